@@ -1,0 +1,22 @@
+"""`artifact-remover SUBCOMMAND`: the project's commands under one name."""
+
+import sys
+
+from artifact_remover import fit
+
+COMMANDS = {"fit": fit.main}
+
+
+def main() -> int:
+    """Hands the command line to the subcommand that is its first word."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name not in COMMANDS:
+        asked_for_help = name in ("-h", "--help")
+        usage = f"usage: artifact-remover {{{','.join(COMMANDS)}}} [OPTIONS]; each has its own --help"
+        print(usage, file=sys.stdout if asked_for_help else sys.stderr)
+        return 0 if asked_for_help else 2
+    return COMMANDS[name](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Every number of a training run, and the presets.
+
+Plain Python: command lines are built from it before TensorFlow is imported.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from data_prep.config import DataConfig
+
+STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
+
+
+def _require_positive(config, *fields):
+    for field in fields:
+        if getattr(config, field) <= 0:
+            raise ValueError(f"{field} must be above zero: {getattr(config, field)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """Size of the generator.
+
+    Attributes:
+        features: Channels between blocks.
+        growth: Channels that each convolution of a dense block adds.
+        blocks: Residual-in-residual dense blocks; two is the design.
+        scale: Side of the pixel blocks that are folded into channels before the first convolution.
+    """
+
+    features: int = 64
+    growth: int = 32
+    blocks: int = 2
+    scale: int = 2
+
+    def __post_init__(self):
+        _require_positive(self, "features", "growth", "blocks", "scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Size of the discriminator.
+
+    Attributes:
+        features: Channels of the first convolution; the later ones have up to four times as many.
+    """
+
+    features: int = 64
+
+    def __post_init__(self):
+        _require_positive(self, "features")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What the generator is trained on. Each term is logged apart.
+
+    The weights are chosen so that the pixel term's gradient stays the largest: whatever drowns it lets colours drift.
+
+    Attributes:
+        pixel: Weight of the mean squared error of pixels in [0, 1].
+        perceptual: Weight of the relative mean squared error of VGG19 features.
+        adversarial: Weight of the binary cross-entropy "classified as clean" (GAN stage only).
+        perceptual_layer: VGG19 layer whose features are compared.
+        perceptual_patches: Patches of a batch on which the perceptual term is computed (all, where the batch is
+            smaller): VGG19 costs more per patch than a small generator does.
+        vgg_weights: Keras `.h5` / `.weights.h5` file or `.npz` with VGG19's ImageNet weights; Keras's cache or download
+            when not given.
+    """
+
+    pixel: float = 1.0
+    perceptual: float = 1e-3
+    adversarial: float = 1e-4
+    perceptual_layer: str = "block3_conv4"
+    perceptual_patches: int = 8
+    vgg_weights: Path | None = None
+
+    def __post_init__(self):
+        for field in ("pixel", "perceptual", "adversarial"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} must not be negative: {getattr(self, field)}")
+        _require_positive(self, "perceptual_patches")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage trains: linear warm-up, then cosine decay to a hundredth.
+
+    Attributes:
+        steps: Training steps, one batch each.
+        learning_rate: Highest learning rate of Adam.
+        warmup_steps: Steps over which the learning rate rises from zero.
+        clip_norm: Gradients whose joint norm is larger are scaled down to it.
+        validate_every: Steps between validations, pictures and, in the GAN stage, candidate checkpoints.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 0
+    clip_norm: float = 0.1
+    validate_every: int = 100
+
+    def __post_init__(self):
+        _require_positive(self, "steps", "learning_rate", "clip_norm", "validate_every")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(f"warmup_steps must be fewer than steps ({self.steps}): {self.warmup_steps}")
+
+
+@dataclasses.dataclass(frozen=True)
+class GanSchedule(Schedule):
+    """The GAN stage: short, and stopped by rule.
+
+    Attributes:
+        discriminator_learning_rate: Highest learning rate of the discriminator's own Adam.
+        discriminator_steps: Discriminator steps for each generator step.
+        gate: The generator steps only while the discriminator's loss is below this (DeOldify's rule): one that cannot
+            tell restored from clean has nothing to teach.
+        ema: Decay of the moving average of the generator's weights, which is what is judged and exported.
+        max_psnr_loss: How far below stage 1 a checkpoint's validation PSNR may lie to be picked, in dB.
+        max_colour_shift: How far the mean colour of a checkpoint's restored pictures may lie from that of the clean ones
+            to be picked, in 8-bit levels.
+    """
+
+    discriminator_learning_rate: float = 4e-4
+    discriminator_steps: int = 1
+    gate: float = 0.65
+    ema: float = 0.99
+    max_psnr_loss: float = 0.5
+    max_colour_shift: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_positive(self, "discriminator_learning_rate", "discriminator_steps", "gate")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in 0..1, 1 excluded: {self.ema}")
+
+
+# Options of these are given without the field's name before them: `--quality`, not `--data.degradation.quality`.
+_Plain = tyro.conf.OmitArgPrefixes
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """Trains generator, discriminator and GAN, one after the other, and compares the result with the JPEG itself.
+
+    Attributes:
+        stage: Run all stages, or just one from the previous one's result in the same run folder.
+        workdir: Folder of the run; the same command goes on from where it was stopped. `runs/PRESET` when not given.
+        init: Export or checkpoint folder of an earlier run whose generator is trained on.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it; weights are float32 always.
+        seed: Every random choice follows from it.
+        data: Photographs and patches.
+        generator: Size of the generator.
+        discriminator: Size of the discriminator.
+        loss: The generator's losses.
+        pretrain_generator: Length and speed of stage 1.
+        pretrain_discriminator: Length and speed of stage 2.
+        train_gan: Length and speed of stage 3.
+    """
+
+    stage: Literal["all", "pretrain_generator", "pretrain_discriminator", "train_gan"] = "all"
+    workdir: Path | None = None
+    init: Path | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+    data: Annotated[DataConfig, _Plain] = DataConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: Annotated[LossConfig, _Plain] = LossConfig()
+    pretrain_generator: Schedule = Schedule(steps=100_000, learning_rate=4e-4, warmup_steps=500, validate_every=1_000)
+    pretrain_discriminator: Schedule = Schedule(steps=3_000, learning_rate=4e-4, warmup_steps=100, validate_every=500)
+    train_gan: GanSchedule = GanSchedule(steps=3_000, learning_rate=1e-4, warmup_steps=100, validate_every=100)
+
+
+PRESETS = {
+    # A newcomer's first run: photographs inside an installed package, ten minutes on two cores.
+    "quick": FitConfig(
+        generator=GeneratorConfig(features=32, growth=16),
+        discriminator=DiscriminatorConfig(features=32),
+        loss=LossConfig(perceptual_patches=2),
+        pretrain_generator=Schedule(steps=1_200, learning_rate=1e-3, warmup_steps=50),
+        pretrain_discriminator=Schedule(steps=100, learning_rate=4e-4, warmup_steps=10, validate_every=50),
+        train_gan=GanSchedule(steps=100, learning_rate=1e-4, warmup_steps=10, validate_every=20),
+    ),
+    # The project as it was asked for: 900 DIV2K photographs, full-size networks. Hours on a GPU.
+    "div2k": FitConfig(data=DataConfig(data="div2k", colour_augmentation=0.3)),
+}

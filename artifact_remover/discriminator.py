@@ -1,0 +1,39 @@
+"""The discriminator: six convolutions that tell clean patches from restored ones, patch by patch.
+
+A PatchGAN (Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017) with spectral
+normalisation (Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018), which keeps it
+from becoming so sure of itself that the generator has nothing left to follow.
+"""
+
+import keras
+from keras import layers
+
+from artifact_remover.config import DiscriminatorConfig
+
+
+def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> keras.Model:
+    """Builds an untrained discriminator.
+
+    Args:
+        config: Its size.
+        dtype: Keras dtype policy of its convolutions, `float32` or `mixed_bfloat16`; weights are float32 in both.
+
+    Returns:
+        A functional model from float32 [N, H, W, 3] in [0, 1] to float32 logits [N, ceil(H / 8), ceil(W / 8), 1], one
+        for each 8x8 block of pixels and what surrounds it; above zero means clean.
+    """
+    patches = keras.Input([None, None, 3], name="patches")
+    # Centred on zero, as a network without normalisation layers wants its input.
+    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="centred")(patches)
+    f = config.features
+    convolutions = [(f, 3, 1), (f, 4, 2), (2 * f, 4, 2), (4 * f, 4, 2), (4 * f, 3, 1)]
+    for number, (filters, kernel, stride) in enumerate(convolutions, 1):
+        x = _conv(filters, kernel, stride, f"conv{number}", dtype)(x)
+        x = layers.LeakyReLU(0.2, dtype=dtype, name=f"leaky{number}")(x)
+    logits = _conv(1, 3, 1, "conv6", "float32")(x)
+    return keras.Model(patches, logits, name="discriminator")
+
+
+def _conv(filters, kernel, stride, name, dtype):
+    convolution = layers.Conv2D(filters, kernel, stride, padding="same", dtype=dtype, name=name)
+    return layers.SpectralNormalization(convolution, dtype=dtype, name=f"{name}_spectral")

@@ -1,0 +1,154 @@
+"""The only door to SavedModels: writing a network as TF Serving expects it, and taking its weights up again.
+
+An export is a folder `<stage>/<version>/` with the SavedModel and a `manifest.json` that says how it came about. It
+appears under its name whole or not at all, runs without this project's code, and holds each weight once.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
+from artifact_remover.discriminator import build_discriminator
+from artifact_remover.generator import build_generator
+from data_prep.errors import InputError
+
+MANIFEST = "manifest.json"
+
+_FLOAT_PICTURES = tf.TensorSpec([None, None, None, 3], tf.float32)
+_BYTE_PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8)
+
+
+def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Path, manifest: dict) -> None:
+    """Writes a generator as a float32 SavedModel.
+
+    Its signatures, each for pictures of any size from 1x1 up:
+
+    * `serving_default`: `degraded` float32 [N, H, W, 3] in [0, 1] to `restored`, the same shape and range;
+    * `restore`: `degraded` uint8 [N, H, W, 3] RGB to `restored`, the same.
+
+    Args:
+        generator: From `build_generator`, of any precision.
+        config: Its size.
+        folder: Where, `<stage>/<version>`; must not exist.
+        manifest: What `manifest.json` is to say.
+    """
+    in_float32 = build_generator(config)
+    in_float32.set_weights(generator.get_weights())
+
+    def restore_float(degraded):
+        return {"restored": tf.clip_by_value(in_float32(degraded, training=False), 0.0, 1.0)}
+
+    def restore(degraded):
+        restored = restore_float(tf.cast(degraded, tf.float32) / 255.0)["restored"]
+        return {"restored": tf.cast(tf.round(restored * 255.0), tf.uint8)}
+
+    _write(folder, manifest, {"serving_default": (restore_float, _FLOAT_PICTURES), "restore": (restore, _BYTE_PICTURES)})
+
+
+def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig, folder: Path, manifest: dict) -> None:
+    """Writes a discriminator as a float32 SavedModel.
+
+    Its signature `serving_default` takes `patches`, float32 [N, H, W, 3] in [0, 1], and returns `logits`, float32
+    [N, ceil(H / 8), ceil(W / 8), 1]; above zero means clean.
+
+    Args:
+        discriminator: From `build_discriminator`, of any precision.
+        config: Its size.
+        folder: Where, `<stage>/<version>`; must not exist.
+        manifest: What `manifest.json` is to say.
+    """
+    in_float32 = build_discriminator(config)
+    in_float32.set_weights(discriminator.get_weights())
+
+    def judge(patches):
+        return {"logits": in_float32(patches, training=False)}
+
+    _write(folder, manifest, {"serving_default": (judge, _FLOAT_PICTURES)}, inputs="patches")
+
+
+def read_manifest(folder: Path) -> dict:
+    """Reads an export's manifest.
+
+    Raises:
+        InputError: If the folder is not an export of this project.
+    """
+    try:
+        return json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} is not an export of this project, its {MANIFEST} is missing or damaged: give a folder such as "
+            "runs/quick/saved_models/pretrain_generator/1"
+        ) from error
+
+
+def load_restorer(folder: Path):
+    """Loads a generator's export as a plain function, without this project's model code.
+
+    Returns:
+        A function from uint8 [N, H, W, 3] to uint8 [N, H, W, 3], NumPy or TensorFlow.
+    """
+    signature = tf.saved_model.load(str(folder)).signatures["restore"]
+    return lambda degraded: signature(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
+
+
+def load_weights(network: keras.Model, folder: Path) -> None:
+    """Takes a network's weights from an export or a checkpoint folder of an earlier run.
+
+    Args:
+        network: From `build_generator` or `build_discriminator`; changed in place.
+        folder: `<run>/saved_models/<stage>/<version>` or `<run>/checkpoints/<stage>`.
+
+    Raises:
+        InputError: If there is neither in the folder, or the weights are those of a network of another size.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give an export or a checkpoint folder of an earlier run")
+    checkpoint = tf.train.latest_checkpoint(str(folder))
+    if checkpoint:
+        _load_checkpoint(network, checkpoint)
+    else:
+        read_manifest(folder)
+        _load_export(network, folder)
+
+
+def _write(folder, manifest, signatures, inputs="degraded"):
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    archive = keras.export.ExportArchive()
+    for name, (function, spec) in signatures.items():
+        archive.add_endpoint(name, function, [tf.TensorSpec(spec.shape, spec.dtype, name=inputs)])
+    archive.write_out(str(partial), verbose=False)
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    partial.rename(folder)
+
+
+def _load_checkpoint(network, checkpoint):
+    try:
+        tf.train.Checkpoint(**{network.name: network}).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        raise InputError(_another_size(network, checkpoint)) from error
+
+
+def _load_export(network, folder):
+    try:
+        exported = tf.saved_model.load(str(folder))  # held, as its signature's variables live only as long
+        variables = exported.signatures["serving_default"].variables
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise InputError(f"{folder} is damaged, its SavedModel cannot be read: use another export") from error
+    values = {variable.name.removesuffix(":0"): variable for variable in variables}
+    wanted = {weight.path: weight for weight in network.weights}
+    # A discriminator's spectral normalisation keeps vectors that only training needs, so an export lacks them.
+    if any(weight.trainable and path not in values for path, weight in wanted.items()) or any(
+        path not in wanted or wanted[path].shape != value.shape for path, value in values.items()
+    ):
+        raise InputError(_another_size(network, folder))
+    for path, value in values.items():
+        wanted[path].assign(value)
+
+
+def _another_size(network, source):
+    return f"{source} holds no {network.name} of this size: give --{network.name}.* the values in its manifest.json"

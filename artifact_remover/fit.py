@@ -1,0 +1,151 @@
+"""Trains all three stages on photographs and proves on others that the result beats the JPEG.
+
+    python -m artifact_remover.fit [quick|div2k] [OPTIONS]
+
+`quick`, the default, needs no download and ten minutes of two cores; `div2k` is the full training.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import tyro
+
+from artifact_remover.config import PRESETS, FitConfig
+from data_prep.errors import InputError
+from data_prep.quiet import quiet_tensorflow
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Instead of the process's own.
+
+    Returns:
+        Exit code: 0 if all is well, 2 for a mistake of the user's, 130 if the user stopped the run.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "quick"
+    config = tyro.cli(
+        FitConfig, args=arguments, default=PRESETS[preset], prog="python -m artifact_remover.fit", description=__doc__
+    )
+    folder = config.workdir or Path("runs") / preset
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with quiet_tensorflow():
+        import tensorflow as tf
+
+        from artifact_remover.training import Interrupted
+
+    try:
+        fit(config, folder)
+    except Interrupted as interruption:
+        return _fail(interruption, 130)
+    except InputError as error:
+        return _fail(error)
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0]
+        return _fail(f"{reason}: {error.filename or folder}; make room or choose another --workdir, nothing finished is lost")
+    except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        reason = error.message.partition("\n")[0]
+        advice = "choose a smaller --batch-size" if "OOM" in reason else "make room or choose another --workdir"
+        return _fail(f"{reason}; {advice}, nothing finished is lost")
+    return 0
+
+
+def fit(config: FitConfig, folder: Path) -> None:
+    """Runs the stages that are asked for, then compares what they restore with the JPEG itself.
+
+    Args:
+        config: Every number.
+        folder: Where the run is kept; a run that is there already is gone on with.
+
+    Raises:
+        InputError: For a mistake of the user's.
+        Interrupted: If the user stopped it.
+    """
+    # Not at the top, nor are those below: `--help` is to answer at once.
+    from rich.console import Console
+
+    from artifact_remover import evaluation, export
+    from artifact_remover.precision import choose_dtype
+    from artifact_remover.stages import Run, find_result
+    from data_prep.sources import open_photographs
+
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    photographs = open_photographs(config.data)
+    dtype = choose_dtype(config.precision)
+    run = Run(config, folder, photographs, _load_features(config, console), dtype, console)
+    console.print(
+        f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, computing in {dtype}\n"
+        f"watch it: tensorboard --logdir {folder / 'tensorboard'}",
+        highlight=False,
+    )
+    _run_stages(run)
+    results = {
+        name: result
+        for name, stage in (("stage 1", "pretrain_generator"), ("stage 3", "train_gan"))
+        if (result := find_result(folder, stage))
+    }
+    restorers = {name: export.load_restorer(result.export) for name, result in results.items()}
+    rows = evaluation.compare(photographs.decoded("generator", "test"), restorers, config.data.degradation)
+    evaluation.print_table(rows, console)
+    evaluation.draw_comparison(rows, folder / "comparison.png")
+    manifests = {name: result.manifest for name, result in results.items()}
+    evaluation.write_report({**evaluation.summarise(rows), "stages": manifests}, folder / "report.json")
+    for what, where in (("pictures", "comparison.png"), ("report", "report.json"), ("models", "saved_models")):
+        console.print(f"{what}: {folder / where}", highlight=False, soft_wrap=True)
+    if not run.features:
+        console.print(f"[bold]NO PERCEPTUAL LOSS[/bold] in this run: {run.perceptual}", soft_wrap=True)
+
+
+def _run_stages(run):
+    from artifact_remover.stages import pretrain_discriminator, pretrain_generator, train_gan
+
+    stage, init = run.config.stage, run.config.init
+    if stage in ("all", "pretrain_generator"):
+        generator = pretrain_generator(run, init).export
+    else:
+        generator = init or _finished(run, "pretrain_generator")
+    if stage in ("all", "pretrain_discriminator"):
+        discriminator = pretrain_discriminator(run, generator).export
+    if stage == "train_gan":
+        discriminator = _finished(run, "pretrain_discriminator")
+    if stage in ("all", "train_gan"):
+        train_gan(run, generator, discriminator)
+
+
+def _finished(run, stage):
+    from artifact_remover.stages import find_result
+
+    result = find_result(run.folder, stage)
+    if not result:
+        raise InputError(f"{run.config.stage} needs {stage}, which {run.folder} does not hold: run --stage {stage} first")
+    return result.export
+
+
+def _load_features(config, console):
+    """VGG19, or why there is none; said loudly, because the result is another."""
+    from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
+
+    if not config.loss.perceptual:
+        return "its weight is 0"
+    try:
+        return load_vgg19(config.loss.perceptual_layer, config.loss.vgg_weights)
+    except PretrainedFeaturesUnavailable as error:
+        console.print(
+            f"[bold]NO PERCEPTUAL LOSS:[/bold] {error}. Training goes on with the pixel loss alone; --vgg-weights FILE "
+            "brings it back.",
+            soft_wrap=True,
+        )
+        return str(error)
+
+
+def _fail(message, code=2):
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Which precision to compute in."""
+
+from pathlib import Path
+from typing import Literal
+
+import tensorflow as tf
+
+# Instructions for products of bfloat16, as Linux names them: Intel's and AMD's, Intel's matrix unit, ARM's.
+_FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+_AMPERE = (8, 0)
+
+
+def choose_dtype(precision: Literal["auto", "float32", "bfloat16"]) -> str:
+    """Chooses the Keras dtype policy of the networks: `float32`, or `mixed_bfloat16` with float32 weights.
+
+    Args:
+        precision: `auto` takes bfloat16 where the GPU, or without one the processor, has instructions for it; where that
+            cannot be told (not Linux), float32.
+    """
+    if precision == "auto":
+        precision = "bfloat16" if _has_fast_bfloat16() else "float32"
+    return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+
+
+def _has_fast_bfloat16():
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        return capability >= _AMPERE
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and not _FAST_BFLOAT16.isdisjoint(cpuinfo.read_text().split())

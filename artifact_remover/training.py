@@ -1,0 +1,133 @@
+"""The loop that all three stages share: batches in, steps, validations, checkpoints; stoppable at any step."""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from artifact_remover.checkpoints import Checkpoints
+from artifact_remover.config import Schedule
+from artifact_remover.monitoring import Monitor
+from data_prep.errors import InputError
+
+
+class Interrupted(Exception):
+    """The user, or the system, asked the run to stop; its state is saved and the message says how to go on."""
+
+
+def make_optimizer(schedule: Schedule, learning_rate: float | None = None) -> keras.optimizers.Optimizer:
+    """Adam with linear warm-up, cosine decay to a hundredth and clipped gradients.
+
+    Args:
+        schedule: Steps, warm-up, learning rate and clipping.
+        learning_rate: Highest learning rate, where it is another than the schedule's.
+    """
+    highest = learning_rate or schedule.learning_rate
+    rate = keras.optimizers.schedules.CosineDecay(
+        # Without warm-up Keras decays from the first number, with warm-up from `warmup_target`.
+        initial_learning_rate=0.0 if schedule.warmup_steps else highest,
+        decay_steps=schedule.steps - schedule.warmup_steps,
+        alpha=0.01,
+        warmup_target=highest if schedule.warmup_steps else None,
+        warmup_steps=schedule.warmup_steps,
+    )
+    # A shorter memory of squared gradients than Adam's usual one, as in GAN training (Karras et al., 2018).
+    return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=schedule.clip_norm)
+
+
+def train(
+    trainer: keras.Model,
+    batches: Callable[[int], tf.data.Dataset],
+    schedule: Schedule,
+    checkpoints: Checkpoints,
+    open_monitor: Callable[[int], Monitor],
+    validate: Callable[[int, Monitor], dict],
+) -> list[dict]:
+    """Trains to the end of the schedule, from the last checkpoint if there is one.
+
+    Args:
+        trainer: A compiled model from `artifact_remover.gan`.
+        batches: Gives the batches from a step on, endless: `(degraded, clean)`, float32 [N, H, W, 3] in [0, 1].
+        schedule: How many steps, and how often to validate.
+        checkpoints: Keeps the state.
+        open_monitor: Gives the monitor of a stage that goes on from a step.
+        validate: Judges the networks after a step and reports to the monitor; called before the first step too.
+
+    Returns:
+        What `validate` returned, with `step` and training `seconds`, in order; those of earlier processes included.
+
+    Raises:
+        Interrupted: After SIGINT (Ctrl-C) or SIGTERM; the state is saved.
+        InputError: If the training diverged; the last checkpoint is from before.
+    """
+    step, history = checkpoints.restore()
+    if step == schedule.steps:
+        return history
+    train_step = tf.function(trainer.train_step, reduce_retracing=True)
+    incoming = iter(batches(step))
+    seconds_before = history[-1]["seconds"] if history else 0.0
+    started = time.perf_counter()
+
+    def validated():
+        scores = validate(step, monitor)
+        return {"step": step, "seconds": seconds_before + time.perf_counter() - started, **scores}
+
+    with open_monitor(step) as monitor, _noticing_signals() as stopped_by:
+        if step:
+            monitor.say(f"{trainer.name}: going on from step {step} of {schedule.steps}")
+        else:
+            history.append(validated())
+        while step < schedule.steps:
+            start = time.perf_counter()
+            batch = next(incoming)
+            received = time.perf_counter()
+            scalars = {name: float(value) for name, value in train_step(batch).items()}
+            step += 1
+            end = time.perf_counter()
+            _stop_on_nan(scalars, step, checkpoints)
+            rates = _learning_rates(trainer)
+            monitor.training(step, {**scalars, **rates}, end - start, received - start)
+            if step % schedule.validate_every == 0 or step == schedule.steps:
+                history.append(validated())
+            if stopped_by or step == schedule.steps:
+                checkpoints.save(step, history)
+            else:
+                checkpoints.save_when_due(step, history)
+            if stopped_by and step < schedule.steps:
+                raise Interrupted(f"stopped at step {step} of {schedule.steps}, saved; the same command goes on from there")
+    return history
+
+
+def _learning_rates(trainer):
+    names = [name for name in ("optimizer", "discriminator_optimizer") if hasattr(trainer, name)]
+    return {name.replace("optimizer", "learning_rate"): float(getattr(trainer, name).learning_rate) for name in names}
+
+
+def _stop_on_nan(scalars, step, checkpoints):
+    names = [name for name in scalars if name.endswith("gradient_norm")]
+    if scalars.get("generator_steps") == 0.0:
+        names.remove("gradient_norm")  # the generator took no step, so that there is none
+    if not all(math.isfinite(scalars[name]) for name in names):
+        raise InputError(
+            f"training diverged at step {step}, its gradient is not a number: start again from {checkpoints.folder} with "
+            "--init, a new --workdir and a lower learning rate or --precision float32"
+        )
+
+
+@contextlib.contextmanager
+def _noticing_signals():
+    """Collects SIGINT and SIGTERM instead of dying of them in the middle of a step."""
+    received = []
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

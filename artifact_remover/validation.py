@@ -1,0 +1,73 @@
+"""How good the networks are on the fixed validation patches, beside the JPEGs that these were made of."""
+
+import numpy as np
+import tensorflow as tf
+
+from artifact_remover import losses, metrics
+
+_PICTURES = 4
+
+
+class Validation:
+    """The validation patches, and what the untouched JPEGs score on them.
+
+    Args:
+        batches: Finite and fixed: `(degraded, clean)`, float32 [N, H, W, 3] in [0, 1].
+        features: VGG19 up to a layer, for the perceptual score; `None` where there is none.
+    """
+
+    def __init__(self, batches: tf.data.Dataset, features=None):
+        """See the class."""
+        self._batches = batches.cache()
+        self._features = features
+        self._measure = tf.function(self._measure_batch)
+        self.jpeg = self.score(lambda degraded: degraded)[0]
+
+    def score(self, generator) -> tuple[dict[str, float], np.ndarray]:
+        """Judges a generator.
+
+        Args:
+            generator: float32 [N, H, W, 3] in [0, 1] to the same.
+
+        Returns:
+            The mean of each measure over all patches: `psnr` and `psnr_b` in dB, `ssim`, `colour_shift` in 8-bit levels
+            (of the channel whose mean over all patches is furthest off), and `perceptual`, the smaller the better:
+            the relative error of VGG19 features, or without them the deviation of gradient magnitudes (`gmsd`);
+            and pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
+        """
+        measured, pictures = [], []
+        for degraded, clean in self._batches:
+            restored = tf.clip_by_value(tf.cast(generator(degraded), tf.float32), 0.0, 1.0)
+            measured.append(self._measure(clean, restored))
+            pictures.extend(tf.concat([degraded, restored, clean], axis=2)[: _PICTURES - len(pictures)])
+        means = {
+            name: np.mean(np.concatenate([each[name] for each in measured]), axis=0) for name in measured[0]
+        }
+        means["colour_shift"] = np.max(np.abs(means["colour_shift"]))
+        scores = {name: float(value) for name, value in means.items()}
+        return scores, np.round(np.stack(pictures) * 255.0).astype(np.uint8)
+
+    def accuracy(self, discriminator, generator) -> dict[str, float]:
+        """Share of patch logits that a discriminator has right, on clean and on restored validation patches apart."""
+        clean_right, restored_right = [], []
+        for degraded, clean in self._batches:
+            clean_right.append(metrics.discriminator_accuracy(discriminator(clean), clean=True))
+            restored_right.append(metrics.discriminator_accuracy(discriminator(generator(degraded)), clean=False))
+        return {
+            "accuracy_clean": float(np.mean(np.concatenate(clean_right))),
+            "accuracy_restored": float(np.mean(np.concatenate(restored_right))),
+        }
+
+    def _measure_batch(self, clean, restored):
+        if self._features:
+            # One number for the batch, where the other measures have one for each patch.
+            perceptual = losses.perceptual_loss(self._features(clean), self._features(restored))[tf.newaxis]
+        else:
+            perceptual = metrics.gmsd(clean, restored)
+        return {
+            "psnr": metrics.psnr(clean, restored),
+            "ssim": metrics.ssim(clean, restored),
+            "psnr_b": metrics.psnr_b(clean, restored),
+            "colour_shift": metrics.colour_shift(clean, restored),
+            "perceptual": perceptual,
+        }

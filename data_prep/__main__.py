@@ -1,0 +1,84 @@
+"""`python -m data_prep NAME_OR_PATH`: prepare photographs and show what there is."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from data_prep.config import DataConfig
+from data_prep.errors import InputError
+
+if TYPE_CHECKING:
+    from data_prep.sources import Photographs
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Prepare photographs for training, and show how many there are, how large, and where they landed.
+
+    Attributes:
+        data: `sample_photos` (inside an installed package), `div2k` (downloaded, 4 GB), or a folder.
+        data_dir: Where prepared data sets are kept; `~/tensorflow_datasets` when not given.
+        exclude: A folder of benchmark pictures that must not be among the photographs.
+    """
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME_OR_PATH")]
+    data_dir: Path | None = None
+    exclude: Path | None = None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the command's name; what the process was started with when not given.
+
+    Returns:
+        Exit code: 0, or 2 when the photographs cannot be used.
+    """
+    options = tyro.cli(Options, prog="python -m data_prep", args=arguments)
+    try:
+        _show(_open(options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _open(options: Options) -> "Photographs":
+    """Open the photographs; TensorFlow is loaded here, so that `--help` answers at once."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+    import tensorflow_datasets as tfds
+
+    from data_prep.sources import open_photographs
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    return open_photographs(DataConfig(options.data, options.data_dir, options.exclude))
+
+
+def _show(photographs: "Photographs") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("role", "part", "photographs", "smallest", "median", "largest", title=photographs.name)
+    for role, parts in photographs.splits.items():
+        for part in parts:
+            sizes = [(entry.width, entry.height) for entry in photographs.entries(role, part)]
+            sizes.sort(key=lambda size: size[0] * size[1])
+            shown = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
+            table.add_row(role, part, str(len(sizes)), *(f"{width}x{height}" for width, height in shown))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"{photographs.num_bytes / 1e6:.1f} MB in {photographs.builder.data_dir}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

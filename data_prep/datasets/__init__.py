@@ -1,0 +1,1 @@
+"""Photographs as data sets of TensorFlow Datasets, one builder per folder."""

@@ -1,0 +1,1 @@
+"""Photographs inside the installed scikit-image package."""

@@ -1,0 +1,121 @@
+"""From a photograph to clean patches: the only door to albumentations."""
+
+import functools
+import random
+import threading
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from data_prep.config import DataConfig
+
+# tf.data already runs one call per core; OpenCV's own threads would only compete with the training.
+cv2.setNumThreads(0)
+
+
+def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
+    """Cut random patches for training: crop, one of the eight flips and rotations, then colour changes.
+
+    The result depends on nothing but the arguments: albumentations ignores NumPy's global seed, so one is
+    passed in.
+
+    Args:
+        photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
+        seed: Any number from 0 up; another number gives other patches.
+        config: Gives `patch_size` (p), `patches_per_photo` (n) and `colour_augmentation`.
+
+    Returns:
+        Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
+
+    Raises:
+        ValueError: The photograph is smaller than a patch.
+    """
+    _check_size(photo, config.patch_size)
+    augmentation = _build_augmentation(threading.get_ident(), config.patch_size, config.colour_augmentation)
+    # One stream of random numbers for all transforms; `set_random_seed` would give each the same stream, so
+    # that their choices would go together, and costs seven times as much.
+    augmentation.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
+    return np.stack([augmentation(image=photo)["image"] for _ in range(config.patches_per_photo)])
+
+
+def cut_validation_patches(photo: np.ndarray, count: int, config: DataConfig) -> np.ndarray:
+    """Cut evenly spaced patches, always the same ones, as they are.
+
+    Args:
+        photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
+        count: Number of patches (n).
+        config: Gives `patch_size` (p).
+
+    Returns:
+        Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
+
+    Raises:
+        ValueError: The photograph is smaller than a patch.
+    """
+    size = config.patch_size
+    _check_size(photo, size)
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = int(np.ceil(count / columns))
+    height, width = photo.shape[:2]
+    tops = ((np.arange(rows) + 0.5) / rows * (height - size)).astype(int)
+    lefts = ((np.arange(columns) + 0.5) / columns * (width - size)).astype(int)
+    corners = [(top, left) for top in tops for left in lefts][:count]
+    return np.stack([photo[top : top + size, left : left + size] for top, left in corners])
+
+
+class ColourMixing(A.ImageOnlyTransform):
+    """Mixes the channels, changes contrast and brightness of each, in one step and without clipping.
+
+    One matrix in floating point, rounded once: a chain of 8-bit steps (hue through HSV, for one) would leave
+    bands in the clean patch, and bands are what the generator is to remove. What leaves 0..255 is not
+    clipped: the whole patch is squeezed back, so that no detail is lost in a saturated colour.
+    """
+
+    def __init__(self, strength: float):
+        """Set how strong the changes are.
+
+        Args:
+            strength: 0 is no change; at 1 half of a channel may come from the others, contrast is multiplied
+                by 0.67..1.5 and brightness moves by up to 40 levels.
+        """
+        super().__init__(p=1)
+        self.strength = strength
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw the matrix, `float64 [3, 4]`: three channel weights and an offset in levels per channel."""
+        draw = self.random_generator.uniform
+        noise = draw(-0.5, 0.5, (3, 3)) * self.strength
+        # Weights of a channel add up to 1, so that gray stays gray until contrast and brightness change it.
+        weights = np.eye(3) + noise - noise.mean(axis=1, keepdims=True)
+        contrast = np.exp(draw(-0.25, 0.25) * self.strength + draw(-0.15, 0.15, (3, 1)) * self.strength)
+        brightness = (draw(-25, 25) + draw(-15, 15, (3, 1))) * self.strength
+        return {"matrix": np.hstack([weights * contrast, 127.5 * (1 - contrast) + brightness])}
+
+    def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
+        """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
+        mixed = cv2.transform(img.astype(np.float32), matrix)
+        low, high = min(0.0, float(mixed.min())), max(255.0, float(mixed.max()))
+        return cv2.convertScaleAbs(mixed, alpha=255 / (high - low), beta=-255 * low / (high - low))
+
+
+@functools.lru_cache(maxsize=64)
+def _build_augmentation(thread: int, size: int, strength: float) -> A.Compose:
+    """Build the transforms, once per thread: they hold the state of the draw, which threads must not share."""
+    colours = A.Sequential(
+        [
+            A.ChannelShuffle(p=strength),
+            A.RandomGamma((100 - 40 * strength, 100 + 60 * strength), p=0.5 * strength),
+            ColourMixing(strength),
+            A.ToGray(p=0.1 * strength),
+        ],
+        p=0.9,  # one patch in ten keeps its colours, so that the generator also sees true ones
+    )
+    geometry = [A.RandomCrop(size, size), A.SquareSymmetry(p=1)]
+    return A.Compose([*geometry, colours] if strength else geometry)
+
+
+def _check_size(photo: np.ndarray, size: int) -> None:
+    if min(photo.shape[:2]) < size:
+        raise ValueError(f"the photograph is smaller than a patch of {size} pixels: {photo.shape}")

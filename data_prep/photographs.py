@@ -1,0 +1,115 @@
+"""From an image file to a photograph: the only place of this package that opens image files."""
+
+import hashlib
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from data_prep.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+
+# What Pillow's decoders raise on a broken file, beside its own UnidentifiedImageError (an OSError).
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def find_photographs(folder: Path) -> Iterator[Path]:
+    """Find the PNG, JPEG, WebP and TIFF files below a folder, by extension, in the order of their paths.
+
+    Args:
+        folder: Folder to search, sub-folders included; hidden files and folders are passed over.
+
+    Raises:
+        InputError: The folder is missing, is not a folder, or cannot be read.
+    """
+    if not folder.exists():
+        raise InputError(f"no such folder, check the path: {folder}")
+    if not folder.is_dir():
+        raise InputError(f"not a folder, give the folder that holds the photographs: {folder}")
+    try:
+        # listed first, because `rglob` silently passes over a folder that it may not read
+        next(folder.iterdir(), None)
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the folder, check its permissions: {folder} ({error.strerror})"
+        ) from error
+    for file in files:
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
+
+
+def read_photograph(file: Path) -> np.ndarray:
+    """Decode an image file into RGB.
+
+    The EXIF orientation is applied. Gray becomes three equal channels, a palette its colours. CMYK is
+    converted through the embedded ICC profile where there is one; the profile of an RGB picture is not
+    applied, as TensorFlow's decoders do not apply it either. 16 bits per channel are scaled to 8, white
+    staying white. Transparency is laid over white, as a browser shows it on an empty page. Of several frames
+    or pages, the first is taken.
+
+    Args:
+        file: Path of a PNG, JPEG, WebP or TIFF file.
+
+    Returns:
+        The photograph, `uint8 [H, W, 3]`, RGB, 0..255.
+
+    Raises:
+        InputError: The file is broken, is no picture, or holds numbers whose white is unknown (float, 32
+            bits).
+    """
+    try:
+        with Image.open(file) as image:
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except _BROKEN as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"not a usable picture, mend or remove it: {file} ({reason})") from error
+
+
+def hash_pixels(photo: np.ndarray) -> str:
+    """Hash what is seen, so that the same picture is known again in another file format.
+
+    Args:
+        photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255.
+
+    Returns:
+        SHA-256 over height, width and pixels, in hexadecimal.
+    """
+    digest = hashlib.sha256(struct.pack("<II", *photo.shape[:2]))
+    digest.update(np.ascontiguousarray(photo))
+    return digest.hexdigest()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # 65535 = 257 * 255; Pillow's own conversion clips at 255 instead of scaling
+        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits per channel")
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
+        return _convert_with_profile(image)
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _convert_with_profile(image: Image.Image) -> Image.Image:
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):  # a broken profile does not make the picture unusable
+        return image.convert("RGB")

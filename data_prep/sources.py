@@ -1,0 +1,278 @@
+"""Photographs, whatever they come from: opened by name, prepared once, read many times."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import requests
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from data_prep.config import DataConfig
+from data_prep.datasets.photo_folder import photo_folder_dataset_builder as photo_folder
+from data_prep.datasets.sample_photos import sample_photos_dataset_builder as sample_photos
+from data_prep.errors import InputError
+from data_prep.photographs import find_photographs, hash_pixels, read_photograph
+from data_prep.splits import Part, Role, Splits, split_as_prepared, split_div2k, split_folder
+
+KNOWN_NAMES = ("sample_photos", "div2k")
+
+# The configuration of TFDS's own builder with the smallest low-resolution pictures, which are never read.
+_DIV2K = "div2k/bicubic_x8"
+_DIV2K_HOME = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What is known of one prepared photograph without decoding it.
+
+    Attributes:
+        name: Its file name, or split and index where TFDS keeps no name (`div2k`).
+        height: Height in pixels.
+        width: Width in pixels.
+        pixels: `photographs.hash_pixels` of it.
+    """
+
+    name: str
+    height: int
+    width: int
+    pixels: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs:
+    """A prepared data set of photographs and the parts it is split into.
+
+    Attributes:
+        name: What the user called it: a known name, or a folder.
+        builder: The TFDS builder, prepared.
+        feature: Name of the builder's feature that holds the photograph.
+        splits: For each role and part, a span of the prepared photographs.
+        inventory: For each prepared split, its photographs in the order of their indices.
+        excluded: `photographs.hash_pixels` of the pictures that must never be read.
+    """
+
+    name: str
+    builder: tfds.core.DatasetBuilder
+    feature: str
+    splits: Splits
+    inventory: Mapping[str, tuple[Entry, ...]]
+    excluded: frozenset[str] = frozenset()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the prepared data set takes on disk."""
+        return self.builder.info.dataset_size
+
+    def entries(self, role: Role, part: Part, shortest_side: int = 1) -> list[Entry]:
+        """List the photographs of a part, in the order in which `read` gives them.
+
+        Args:
+            role: `generator` (also for the GAN) or `discriminator`.
+            part: `train`, `validation` or `test`.
+            shortest_side: Smaller photographs are left out, pixels.
+        """
+        span = self.splits[role][part]
+        entries = self.inventory[span.split][span.start : span.stop]
+        return [entry for entry in entries if self._is_wanted(entry, shortest_side)]
+
+    def count(self, role: Role, part: Part) -> int:
+        """Count the photographs of a part; arguments as in `entries`."""
+        return len(self.entries(role, part))
+
+    def read(self, role: Role, part: Part, shortest_side: int = 1) -> tf.data.Dataset:
+        """Read the photographs of a part in a fixed order, each once, still encoded.
+
+        Args:
+            role: `generator` (also for the GAN) or `discriminator`.
+            part: `train`, `validation` or `test`.
+            shortest_side: Smaller photographs are left out, pixels.
+
+        Returns:
+            Dataset of `{"image": string [], "name": string []}`; `image` holds the bytes of a PNG file.
+        """
+        span = self.splits[role][part]
+        entries = self.inventory[span.split][span.start : span.stop]
+        names = tf.data.Dataset.from_tensor_slices([entry.name for entry in entries])
+        wanted = tf.data.Dataset.from_tensor_slices([self._is_wanted(e, shortest_side) for e in entries])
+        return (
+            tf.data.Dataset.zip(_read_encoded(self.builder, str(span)), names, wanted)
+            .filter(lambda example, name, wanted: wanted)
+            .map(lambda example, name, wanted: {"image": example[self.feature], "name": name})
+        )
+
+    def decoded(self, role: Role, part: Part) -> Iterator[tuple[str, np.ndarray]]:
+        """Iterate over whole photographs, for evaluation.
+
+        Args:
+            role: `generator` (also for the GAN) or `discriminator`.
+            part: `train`, `validation` or `test`.
+
+        Yields:
+            Name and photograph, `uint8 [H, W, 3]`, RGB, 0..255.
+        """
+        for example in self.read(role, part).as_numpy_iterator():
+            yield example["name"].decode(), decode(example["image"]).numpy()
+
+    def _is_wanted(self, entry: Entry, shortest_side: int) -> bool:
+        return min(entry.height, entry.width) >= shortest_side and entry.pixels not in self.excluded
+
+
+def open_photographs(config: DataConfig) -> Photographs:
+    """Open photographs by name, preparing them first where they are not.
+
+    Args:
+        config: Says which photographs (`data`), where they are kept prepared (`data_dir`) and which are never
+            used (`exclude`).
+
+    Raises:
+        InputError: The name is unknown, or the photographs cannot be downloaded, read, or kept.
+    """
+    excluded = _hash_folder(config.exclude) if config.exclude else frozenset()
+    builder, feature = _find_builder(config)
+    _prepare(builder)
+    inventory = _take_inventory(builder, feature)
+    photographs = Photographs(
+        name=config.data,
+        builder=builder,
+        feature=feature,
+        splits=_split(config.data, {split: len(entries) for split, entries in inventory.items()}),
+        inventory=inventory,
+        excluded=excluded,
+    )
+    for role, parts in photographs.splits.items():
+        for part in parts:
+            if not photographs.count(role, part):
+                raise InputError(f"no photograph is left for {part}, exclude fewer: {config.exclude}")
+    return photographs
+
+
+def decode(image: tf.Tensor | bytes) -> tf.Tensor:
+    """Decode an encoded photograph as `Photographs.read` gives it.
+
+    Args:
+        image: Bytes of a PNG file, `string []`.
+
+    Returns:
+        Photograph, `uint8 [H, W, 3]`, RGB, 0..255.
+    """
+    return tf.io.decode_image(image, channels=3, expand_animations=False)
+
+
+def _find_builder(config: DataConfig) -> tuple[tfds.core.DatasetBuilder, str]:
+    if config.data == "sample_photos":
+        return sample_photos.Builder(data_dir=config.data_dir), "image"
+    if config.data == "div2k":
+        return tfds.builder(_DIV2K, data_dir=config.data_dir), "hr"
+    folder = Path(config.data).expanduser()
+    if not folder.exists():
+        known = " or ".join(KNOWN_NAMES)
+        raise InputError(f"no such photographs, give {known} or an existing folder: {config.data}")
+    folder_config = photo_folder.FolderConfig.from_folder(folder.resolve())
+    return photo_folder.Builder(data_dir=config.data_dir, config=folder_config), "image"
+
+
+def _split(data: str, counts: Mapping[str, int]) -> Splits:
+    if data == "sample_photos":
+        return split_as_prepared(counts)
+    if data == "div2k":
+        return split_div2k()
+    return split_folder(counts["train"])
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Prepare a data set unless that was done before.
+
+    TFDS writes into a temporary folder and renames it at the end, so a killed preparation leaves nothing that
+    a later run could take for a prepared data set.
+    """
+    try:
+        if builder.data_path.exists():
+            return
+        if builder.name == "div2k":
+            _check_reachable(_DIV2K_HOME)
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress
+            builder.download_and_prepare()
+    except (tfds.download.DownloadError, requests.RequestException) as error:
+        raise InputError(f"cannot download {builder.name}, try again later: {_first_line(error)}") from error
+    except (OSError, tf.errors.OpError) as error:
+        reason = _first_line(error)
+        raise InputError(
+            f"cannot keep the prepared photographs, choose another data_dir: {builder.data_dir} ({reason})"
+        ) from error
+
+
+def _check_reachable(url: str) -> None:
+    # TFDS alone would try eight times with growing pauses, minutes without a word.
+    try:
+        requests.head(url, timeout=10)
+    except requests.RequestException as error:
+        raise InputError(f"cannot download div2k, check the connection to the internet: {url}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _read_encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """Read examples in the order of their indices, every feature still encoded: `string []`."""
+    return builder.as_dataset(
+        split=split,
+        decoders={feature: tfds.decode.SkipDecoding() for feature in builder.info.features},
+        # One file after the other, or the order would not be that of the indices.
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+
+
+def _take_inventory(builder: tfds.core.DatasetBuilder, feature: str) -> Mapping[str, tuple[Entry, ...]]:
+    """List what was prepared; decodes every photograph once, then keeps the list beside the data set."""
+    file = Path(builder.data_dir) / "inventory.json"
+    with contextlib.suppress(FileNotFoundError):
+        lists = json.loads(file.read_text(encoding="utf-8"))
+        return {split: tuple(Entry(*entry) for entry in entries) for split, entries in lists.items()}
+    inventory = {split: _list_split(builder, feature, split) for split in builder.info.splits}
+    lists = {split: [dataclasses.astuple(entry) for entry in entries] for split, entries in inventory.items()}
+    try:
+        _write_whole(file, json.dumps(lists))
+    except OSError as error:  # a data set that others prepared may be read-only: list it again the next time
+        log.info("cannot keep %s: %s", file, error)
+    return inventory
+
+
+def _list_split(builder: tfds.core.DatasetBuilder, feature: str, split: str) -> tuple[Entry, ...]:
+    entries = []
+    for index, example in enumerate(_read_encoded(builder, split).as_numpy_iterator()):
+        photo = decode(example[feature]).numpy()
+        name = example["name"].decode() if "name" in example else f"{split}_{index:04d}"
+        entries.append(Entry(name, *photo.shape[:2], hash_pixels(photo)))
+    return tuple(entries)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is there whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+    with open(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(temporary, file)
+
+
+def _hash_folder(folder: Path) -> frozenset[str]:
+    """Hash the pictures of a folder; broken ones are passed over with a line of log."""
+    hashes = set()
+    for file in find_photographs(folder):
+        try:
+            hashes.add(hash_pixels(read_photograph(file)))
+        except InputError as error:
+            log.warning("not excluded: %s", error)
+    if not hashes:
+        raise InputError(f"no picture to exclude in the folder: {folder}")
+    return frozenset(hashes)

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.__main__ import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(9):
+        photo = np.random.default_rng(number).integers(0, 256, (80, 100 + number, 3), np.uint8)
+        Image.fromarray(photo).save(folder / f"{number}.png")
+    return folder
+
+
+def test_shows_counts_sizes_and_place(folder, tmp_path, capsys):
+    assert main([str(folder), "--data-dir", str(tmp_path / "tfds")]) == 0
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if "generator" in line and "train" in line)
+    assert [cell.strip() for cell in row.split("│")][3] == "7"
+    assert "80" in row
+    assert f"MB in {tmp_path / 'tfds' / 'photo_folder'}" in shown
+
+
+def test_excluded_pictures_are_not_counted(folder, tmp_path, capsys):
+    (tmp_path / "benchmark").mkdir()
+    Image.open(folder / "3.png").save(tmp_path / "benchmark" / "3.tif")
+    arguments = [str(folder), "--data-dir", str(tmp_path / "tfds"), "--exclude", str(tmp_path / "benchmark")]
+    assert main(arguments) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "generator" in line]
+    assert sum(int(row[3]) for row in rows) == 8
+
+
+@pytest.mark.parametrize("name", ["div3k", "no/such/folder"])
+def test_unknown_name_is_one_line_and_exit_code_2(name, capsys):
+    assert main([name]) == 2
+    printed = capsys.readouterr()
+    assert (
+        printed.err
+        == f"error: no such photographs, give sample_photos or div2k or an existing folder: {name}\n"
+    )
+    assert not printed.out
+
+
+def test_wrong_option_is_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sample_photos", "--dat-dir", "x"])
+    assert stop.value.code == 2
+
+
+def test_help_needs_no_tensorflow():
+    start = time.perf_counter()
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; from data_prep.__main__ import main; main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "NAME_OR_PATH" in done.stdout
+    assert time.perf_counter() - start < 10
+
+
+def test_process_prints_nothing_but_the_table(tmp_path):
+    command = [sys.executable, "-m", "data_prep", "sample_photos", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "sample_photos" in done.stdout
+    assert done.stderr == ""

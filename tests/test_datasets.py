@@ -1,0 +1,375 @@
+import errno
+import logging
+import os
+
+import numpy as np
+import pytest
+import requests
+import skimage
+import tensorflow_datasets as tfds
+from PIL import Image, ImageCms
+
+from data_prep.config import DataConfig
+from data_prep.datasets.photo_folder.photo_folder_dataset_builder import Builder as FolderBuilder
+from data_prep.datasets.sample_photos.sample_photos_dataset_builder import PHOTOS
+from data_prep.errors import InputError
+from data_prep.photographs import find_photographs, hash_pixels, read_photograph
+from data_prep.sources import open_photographs
+from data_prep.splits import PARTS, ROLES
+
+
+def make_photo(seed, height=80, width=100):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six photographs, two of them in a sub-folder with a name beyond ASCII."""
+    folder = tmp_path / "photos"
+    (folder / "Müñchen 東京").mkdir(parents=True)
+    for number in range(4):
+        Image.fromarray(make_photo(number)).save(folder / f"{number}.png")
+    for number in (4, 5):
+        Image.fromarray(make_photo(number)).save(folder / "Müñchen 東京" / f"Straße {number}.PNG")
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return DataConfig(str(folder), tmp_path / "tfds")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return open_photographs(DataConfig("sample_photos", tmp_path_factory.mktemp("tfds")))
+
+
+def names(photographs, role="generator", part=None):
+    parts = [part] if part else PARTS
+    return [entry.name for part in parts for entry in photographs.entries(role, part)]
+
+
+# Reading one file
+
+
+def test_gray_becomes_three_equal_channels(tmp_path):
+    gray = make_photo(1)[..., 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_photograph(tmp_path / "gray.png"), np.stack([gray] * 3, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled_and_not_clipped(tmp_path, suffix):
+    levels = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"deep.{suffix}")
+    assert read_photograph(tmp_path / f"deep.{suffix}")[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_palette_gives_its_colours(tmp_path):
+    photo = Image.fromarray(make_photo(1)).quantize(16)
+    photo.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_photograph(tmp_path / "palette.png"), photo.convert("RGB"))
+
+
+def test_opaque_alpha_is_dropped(tmp_path):
+    photo = make_photo(1)
+    Image.fromarray(np.dstack([photo, np.full((80, 100), 255, np.uint8)])).save(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(read_photograph(tmp_path / "opaque.png"), photo)
+
+
+def test_transparent_is_white(tmp_path):
+    photo = np.dstack([make_photo(1), np.zeros((80, 100), np.uint8)])
+    Image.fromarray(photo).save(tmp_path / "transparent.png")
+    assert (read_photograph(tmp_path / "transparent.png") == 255).all()
+
+
+def test_cmyk_without_profile_is_converted(tmp_path):
+    Image.new("CMYK", (64, 64), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
+    red, green, blue = read_photograph(tmp_path / "cmyk.jpg").mean(axis=(0, 1))
+    assert red > 240 > 15 > max(green, blue)
+
+
+def test_broken_profile_does_not_lose_the_photograph(tmp_path):
+    photo = Image.new("CMYK", (64, 64), (0, 255, 255, 0))
+    photo.save(tmp_path / "cmyk.jpg", icc_profile=b"no profile")
+    assert read_photograph(tmp_path / "cmyk.jpg").shape == (64, 64, 3)
+
+
+def test_profile_of_cmyk_is_applied(tmp_path, monkeypatch):
+    applied = Image.new("RGB", (64, 64), (1, 2, 3))
+    monkeypatch.setattr(ImageCms, "profileToProfile", lambda *args, **kwargs: applied)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("CMYK", (64, 64)).save(tmp_path / "cmyk.jpg", icc_profile=profile)
+    assert read_photograph(tmp_path / "cmyk.jpg")[0, 0].tolist() == [1, 2, 3]
+
+
+def test_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(make_photo(1)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_photograph(tmp_path / "turned.jpg").shape == (100, 80, 3)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"a text file\n", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "text", "cut"]
+)
+def test_broken_file_is_named_in_one_line(tmp_path, content):
+    file = tmp_path / "broken.jpg"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"not a usable picture, mend or remove it: {file}") as error:
+        read_photograph(file)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_file_is_refused(folder):
+    whole = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not a usable picture"):
+        read_photograph(folder / "0.png")
+
+
+def test_hash_tells_shape_and_pixels_apart():
+    photo = make_photo(1)
+    assert hash_pixels(photo) == hash_pixels(photo.copy())
+    assert len({hash_pixels(photo), hash_pixels(photo.reshape(100, 80, 3)), hash_pixels(photo[::-1])}) == 3
+
+
+def test_photographs_are_found_by_extension_in_any_case(folder):
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"")
+    assert len(list(find_photographs(folder))) == 6
+
+
+# A folder
+
+
+def test_folder_is_split_and_read_as_it_is(config):
+    photographs = open_photographs(config)
+    assert sorted(names(photographs))[-1] == "Müñchen 東京/Straße 5.PNG"
+    read = dict(pair for part in PARTS for pair in photographs.decoded("generator", part))
+    assert len(read) == 6
+    np.testing.assert_array_equal(read["3.png"], make_photo(3))
+
+
+def test_unusable_files_are_left_out_and_named(config, folder, caplog):
+    (folder / "text.jpg").write_text("no picture")
+    Image.fromarray(make_photo(9, 63, 300)).save(folder / "small.png")
+    Image.fromarray(make_photo(0)).save(folder / "same.tif")
+    with caplog.at_level(logging.WARNING, logger="data_prep"):
+        photographs = open_photographs(config)
+    assert len(names(photographs)) == 6
+    for name in ("text.jpg", "small.png", "same.tif"):
+        assert (
+            sum(
+                record.getMessage().endswith(name) or name in record.getMessage() for record in caplog.records
+            )
+            == 1
+        )
+
+
+def test_unchanged_folder_is_prepared_once(config, monkeypatch):
+    first = open_photographs(config)
+    monkeypatch.setattr(FolderBuilder, "_generate_examples", None)
+    assert names(open_photographs(config)) == names(first)
+
+
+def test_changed_folder_is_prepared_again(config, folder):
+    open_photographs(config)
+    Image.fromarray(make_photo(77)).save(folder / "0.png")
+    Image.fromarray(make_photo(78)).save(folder / "new.png")
+    photographs = open_photographs(config)
+    read = dict(pair for part in PARTS for pair in photographs.decoded("generator", part))
+    np.testing.assert_array_equal(read["0.png"], make_photo(77))
+    assert "new.png" in read
+
+
+def test_killed_preparation_leaves_nothing_behind(config, monkeypatch):
+    def killed(self, folder):
+        yield "0", {"image": make_photo(0), "name": "0"}
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FolderBuilder, "_generate_examples", killed)
+        open_photographs(config)
+    assert len(names(open_photographs(config))) == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such photographs, give sample_photos or div2k or an existing folder: .*x$"),
+        (lambda path: path.write_text(""), "not a folder, .*x$"),
+        (lambda path: path.mkdir(), "no PNG, JPEG, WebP or TIFF file in the folder: .*x$"),
+    ],
+    ids=["missing", "file", "empty"],
+)
+def test_unusable_folder_is_named(tmp_path, make, message):
+    make(tmp_path / "x")
+    with pytest.raises(InputError, match=message):
+        open_photographs(DataConfig(str(tmp_path / "x"), tmp_path / "tfds"))
+
+
+def test_unreadable_folder_is_named(config, folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(type(folder), "iterdir", refuse)  # the tests may run as root, who may read everything
+    with pytest.raises(InputError, match="cannot read the folder, .* \\(Permission denied\\)"):
+        open_photographs(config)
+
+
+def test_folder_with_only_broken_files_is_named(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match="no usable photograph in the folder, .*photos$"):
+        open_photographs(DataConfig(str(tmp_path / "photos"), tmp_path / "tfds"))
+
+
+def test_two_photographs_are_too_few(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        Image.fromarray(make_photo(number)).save(tmp_path / "photos" / f"{number}.png")
+    with pytest.raises(InputError, match="2 usable photographs are too few"):
+        open_photographs(DataConfig(str(tmp_path / "photos"), tmp_path / "tfds"))
+
+
+def test_data_dir_that_is_a_file_is_named(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match="cannot keep the prepared photographs, choose another data_dir: .*file"
+    ):
+        open_photographs(DataConfig(str(folder), tmp_path / "file"))
+
+
+def test_full_disk_is_reported(config, monkeypatch):
+    def fill(self, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FolderBuilder, "download_and_prepare", fill)
+    with pytest.raises(InputError, match="cannot keep .*No space left on device"):
+        open_photographs(config)
+
+
+# Exclusion
+
+
+def test_excluded_pixels_are_left_out_and_counts_stay_true(folder, tmp_path):
+    (tmp_path / "benchmark").mkdir()
+    everything = open_photographs(DataConfig(str(folder), tmp_path / "tfds"))
+    victim = names(everything, part="train")[0]
+    Image.open(folder / victim).save(tmp_path / "benchmark" / "other name.tiff")
+    photographs = open_photographs(DataConfig(str(folder), tmp_path / "tfds", tmp_path / "benchmark"))
+    assert victim not in names(photographs)
+    read = [name for name, _ in photographs.decoded("generator", "train")]
+    assert read == names(photographs, part="train")
+    assert photographs.count("generator", "train") == len(read) == everything.count("generator", "train") - 1
+
+
+def test_exclusion_works_for_sample_photos(samples, tmp_path):
+    Image.open(os.path.join(os.path.dirname(skimage.__file__), "data", "astronaut.png")).save(
+        tmp_path / "a.webp", lossless=True
+    )
+    data_dir = samples.builder.data_dir.removesuffix("sample_photos/1.0.0")
+    photographs = open_photographs(DataConfig("sample_photos", data_dir, tmp_path))
+    assert set(names(samples)) - set(names(photographs)) == {"astronaut"}
+
+
+def test_excluding_a_whole_part_is_refused(config, folder, tmp_path):
+    with pytest.raises(InputError, match="no photograph is left for train, exclude fewer: .*photos"):
+        open_photographs(DataConfig(config.data, config.data_dir, folder))
+
+
+@pytest.mark.parametrize(("name", "message"), [("none", "no such folder"), (".", "no picture to exclude")])
+def test_useless_exclusion_is_refused(config, tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        open_photographs(DataConfig(config.data, config.data_dir, tmp_path / "empty" / name))
+
+
+# Sample photographs
+
+
+def test_sample_photos_keep_their_parts(samples):
+    for part in PARTS:
+        expected = {os.path.splitext(photo.file)[0] for photo in PHOTOS if photo.split == part}
+        assert set(names(samples, part=part)) == set(names(samples, "discriminator", part)) == expected
+
+
+def test_stereo_pair_is_never_parted():
+    assert len({photo.split for photo in PHOTOS if photo.file.startswith("motorcycle")}) == 1
+
+
+def test_sample_photos_are_the_files_of_scikit_image(samples):
+    photos = dict(samples.decoded("generator", "test"))
+    np.testing.assert_array_equal(photos["chelsea"], skimage.data.chelsea())
+    np.testing.assert_array_equal(photos["camera"], np.stack([skimage.data.camera()] * 3, -1))
+    assert photos["rocket"].shape == (214, 320, 3)
+
+
+def test_reading_twice_gives_the_same_order(samples):
+    for role in ROLES:
+        first = [example["name"] for example in samples.read(role, "train").as_numpy_iterator()]
+        assert first == [name.encode() for name in names(samples, role, "train")]
+
+
+def test_smaller_photographs_are_left_out_of_reading(samples):
+    read = [example["name"] for example in samples.read("generator", "train", 500).as_numpy_iterator()]
+    assert b"ihc" not in read
+    assert len(read) == len(samples.entries("generator", "train", 500)) == 6
+
+
+# DIV2K
+
+
+@pytest.fixture(scope="module")
+def div2k(tmp_path_factory):
+    """DIV2K as TFDS's own builder prepares it, from a tiny download."""
+    download = tmp_path_factory.mktemp("download")
+    for kind, first, count in (("train", 1, 800), ("valid", 801, 100)):
+        for side in ("lr", f"hr/DIV2K_{kind}_HR"):
+            (download / kind / side).mkdir(parents=True)
+        for number in range(first, first + count):
+            photo = Image.fromarray(make_photo(number, 8, 9))
+            photo.save(download / kind / f"hr/DIV2K_{kind}_HR" / f"{number:04d}.png")
+            photo.save(download / kind / "lr" / f"{number:04d}x8.png")
+    extracted = {
+        f"{kind}_{side}_url": str(download / kind / side)
+        for kind in ("train", "valid")
+        for side in ("lr", "hr")
+    }
+    data_dir = tmp_path_factory.mktemp("tfds")
+    builder = tfds.builder("div2k/bicubic_x8", data_dir=data_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(builder), "url_infos", None)
+        patch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda self, urls: extracted)
+        builder.download_and_prepare()
+    return open_photographs(DataConfig("div2k", data_dir))
+
+
+def test_div2k_is_split_as_asked_for(div2k):
+    counts = {role: [div2k.count(role, part) for part in PARTS] for role in ROLES}
+    assert counts == {"generator": [700, 100, 100], "discriminator": [300, 50, 50]}
+
+
+def test_div2k_reads_the_high_resolution_photographs_once_each(div2k):
+    expected = {hash_pixels(make_photo(number, 8, 9)) for number in range(1, 901)}
+    read = [hash_pixels(photo) for part in PARTS for _, photo in div2k.decoded("generator", part)]
+    assert len(read) == 900
+    assert set(read) == expected
+
+
+def test_inventory_names_what_is_read(div2k):
+    name, photo = next(div2k.decoded("discriminator", "validation"))
+    entry = div2k.entries("discriminator", "validation")[0]
+    assert (name, hash_pixels(photo)) == (entry.name, entry.pixels) == ("train_0700", entry.pixels)
+
+
+def test_div2k_without_internet_fails_at_once(tmp_path, monkeypatch):
+    def fail(url, timeout):
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr(requests, "head", fail)
+    with pytest.raises(
+        InputError, match="cannot download div2k, check the connection to the internet: https"
+    ):
+        open_photographs(DataConfig("div2k", tmp_path))

@@ -1,0 +1,129 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+
+from data_prep.config import DegradationConfig
+from data_prep.degradation import degrade, jpeg_photograph
+
+
+@pytest.fixture(scope="module")
+def patches():
+    photo = data.chelsea()
+    return np.stack(
+        [photo[top : top + 64, left : left + 64] for top in (0, 100, 200) for left in (0, 150, 300)]
+    )
+
+
+def pillow_jpeg(photo, quality, chroma_subsampling):
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG", quality=quality, subsampling=chroma_subsampling)
+    return np.asarray(Image.open(file))
+
+
+@pytest.mark.parametrize("chroma_subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [5, 10, 50, 95])
+def test_pixels_equal_pillows(patches, quality, chroma_subsampling):
+    config = DegradationConfig(str(quality), chroma_subsampling)
+    expected = [pillow_jpeg(patch, quality, chroma_subsampling) for patch in patches]
+    np.testing.assert_array_equal(degrade(patches, 1, config), expected)
+
+
+@pytest.mark.parametrize("chroma_subsampling", ["4:2:0", "4:4:4"])
+def test_whole_photograph_of_odd_size_equals_pillows(chroma_subsampling):
+    photo = data.chelsea()[:101, :77]
+    expected = pillow_jpeg(photo, 10, chroma_subsampling)
+    np.testing.assert_array_equal(jpeg_photograph(photo, 10, chroma_subsampling), expected)
+
+
+def test_lower_quality_is_further_from_the_photograph(patches):
+    psnr = [
+        peak_signal_noise_ratio(patches, degrade(patches, 1, DegradationConfig(q)).numpy())
+        for q in ("10", "30", "50", "90")
+    ]
+    assert psnr == sorted(psnr)
+    assert psnr[0] < psnr[-1] - 5
+
+
+@pytest.mark.parametrize("level", [0, 77, 255])
+def test_flat_patch_survives(level):
+    flat = np.full((1, 32, 32, 3), level, np.uint8)
+    degraded = degrade(flat, 1, DegradationConfig("10")).numpy().astype(int)
+    assert abs(degraded - flat).max() <= 2
+
+
+def test_block_edges_lie_at_multiples_of_8(patches):
+    gray = degrade(patches, 1, DegradationConfig("10")).numpy().mean(axis=-1)
+    steps = abs(np.diff(gray, axis=2)).mean(axis=(0, 1))
+    strength = [steps[phase::8].mean() for phase in range(8)]
+    assert np.argmax(strength) == 7  # between the pixels 7 and 8
+    assert strength[7] > 1.5 * np.median(strength)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DegradationConfig(),
+        DegradationConfig("5-95", "both"),
+        DegradationConfig("20-40", "both", clean_share=0.3, double_share=0.5),
+    ],
+    ids=["single", "range", "everything"],
+)
+def test_eager_and_mapped_are_bit_equal(patches, config):
+    eager = degrade(patches, 42, config)
+    mapped = tf.data.Dataset.from_tensors(patches).map(lambda batch: degrade(batch, 42, config))
+    np.testing.assert_array_equal(eager, mapped.get_single_element())
+
+
+def test_quality_is_drawn_per_patch_within_the_range(patches):
+    same = np.repeat(patches[4:5], 60, axis=0)
+    degraded = {patch.tobytes() for patch in degrade(same, 3, DegradationConfig("20-22")).numpy()}
+    assert degraded == {pillow_jpeg(patches[4], quality, "4:2:0").tobytes() for quality in (20, 21, 22)}
+
+
+def test_both_subsamplings_are_drawn(patches):
+    same = np.repeat(patches[4:5], 20, axis=0)
+    degraded = {patch.tobytes() for patch in degrade(same, 3, DegradationConfig("30", "both")).numpy()}
+    assert degraded == {pillow_jpeg(patches[4], 30, kind).tobytes() for kind in ("4:2:0", "4:4:4")}
+
+
+def test_another_seed_draws_other_qualities(patches):
+    config = DegradationConfig("5-95")
+    assert (degrade(patches, 1, config).numpy() != degrade(patches, 2, config).numpy()).any()
+
+
+def test_clean_share_is_left_as_it_is(patches):
+    same = np.repeat(patches[4:5], 200, axis=0)
+    degraded = degrade(same, 5, DegradationConfig(clean_share=0.25)).numpy()
+    assert 0.15 < (degraded == same).all(axis=(1, 2, 3)).mean() < 0.35
+    np.testing.assert_array_equal(degrade(patches, 5, DegradationConfig(clean_share=1.0)), patches)
+
+
+def test_second_compression_adds_a_shifted_grid(patches):
+    same = np.repeat(patches[4:5], 20, axis=0)
+    once = degrade(same, 5, DegradationConfig("10")).numpy()
+    twice = degrade(same, 5, DegradationConfig("10", double_share=1.0)).numpy()
+    assert (twice != once).any(axis=(1, 2, 3)).all()
+    assert len({patch.tobytes() for patch in twice}) > 15  # nearly every shift is another one
+    assert peak_signal_noise_ratio(same, twice) < peak_signal_noise_ratio(same, once)
+
+
+def test_shifted_grid_puts_no_edge_into_a_flat_patch_beside_a_bright_one():
+    ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (8, 64, 64, 3))
+    degraded = degrade(ramp, 5, DegradationConfig("50", double_share=1.0)).numpy().astype(int)
+    assert abs(degraded - ramp).max() < 25  # a pattern that wraps around would be 255 off
+
+
+def test_single_quality_builds_a_single_branch():
+    def count_encoders(quality):
+        traced = tf.function(lambda batch: degrade(batch, 1, DegradationConfig(quality)))
+        graph = traced.get_concrete_function(tf.TensorSpec([2, 16, 16, 3], tf.uint8)).graph.as_graph_def()
+        nodes = [node.op for function in graph.library.function for node in function.node_def]
+        return nodes.count("EncodeJpeg")
+
+    assert count_encoders("10") == 1
+    assert count_encoders("5-95") == 91

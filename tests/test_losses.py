@@ -1,0 +1,173 @@
+import doctest
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from artifact_remover import losses
+from artifact_remover.losses import adversarial_loss, discriminator_loss, perceptual_loss, pixel_loss
+
+REGRESSIONS = [pixel_loss, perceptual_loss]
+half_precisions = pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def gradient(loss, value):
+    value = tf.constant(value)
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        result = loss(value)
+    return tape.gradient(result, value).numpy()
+
+
+def log_sigmoid(logits):
+    return -np.log1p(np.exp(-logits.astype(float)))
+
+
+def test_pixel_loss_is_the_mean_squared_error():
+    clean, restored = random(2, 9, 7, 3), random(2, 9, 7, 3, seed=1)
+    loss = pixel_loss(clean, restored)
+    assert loss.dtype == tf.float32 and loss.shape == []
+    np.testing.assert_allclose(loss, np.mean((clean - restored) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(loss, pixel_loss(restored, clean), rtol=1e-6)
+
+
+def test_perceptual_loss_is_the_error_relative_to_the_clean_features():
+    clean, restored = 300 * random(2, 5, 4, 8), 300 * random(2, 5, 4, 8, seed=1)
+    loss = perceptual_loss(clean, restored)
+    assert loss.dtype == tf.float32 and loss.shape == []
+    np.testing.assert_allclose(loss, np.mean((clean - restored) ** 2) / np.mean(clean**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e4])
+def test_perceptual_loss_has_no_unit(scale):
+    clean, restored = random(2, 5, 4, 8), random(2, 5, 4, 8, seed=1)
+    expected = perceptual_loss(clean, restored)
+    np.testing.assert_allclose(perceptual_loss(scale * clean, scale * restored), expected, rtol=1e-5)
+
+
+def test_perceptual_loss_of_a_zero_picture_is_one_and_of_zero_features_finite():
+    clean, zero = random(1, 4, 4, 8), np.zeros((1, 4, 4, 8), np.float32)
+    np.testing.assert_allclose(perceptual_loss(clean, zero), 1, rtol=1e-5)
+    assert perceptual_loss(zero, zero) == 0
+    assert perceptual_loss(zero, clean) == 0
+
+
+def test_perceptual_loss_sends_no_gradient_through_its_denominator():
+    clean, restored = random(1, 4, 4, 8), random(1, 4, 4, 8, seed=1)
+    to_clean = gradient(lambda value: perceptual_loss(value, restored), clean)
+    to_restored = gradient(lambda value: perceptual_loss(clean, value), restored)
+    np.testing.assert_allclose(to_clean, -to_restored, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", REGRESSIONS)
+def test_equal_inputs_cost_nothing(loss):
+    clean = random(2, 6, 6, 3)
+    assert loss(clean, clean) == 0
+    assert not gradient(lambda value: loss(clean, value), clean).any()
+
+
+@pytest.mark.parametrize("loss", REGRESSIONS)
+def test_a_step_down_the_gradient_comes_closer(loss):
+    clean, restored = random(1, 6, 6, 3), random(1, 6, 6, 3, seed=1)
+    nearer = restored - 0.1 * gradient(lambda value: loss(clean, value), restored)
+    assert loss(clean, nearer) < loss(clean, restored)
+
+
+@pytest.mark.parametrize("loss", REGRESSIONS)
+def test_different_shapes_are_refused_rather_than_broadcast(loss):
+    with pytest.raises(ValueError, match="incompatible"):
+        loss(random(2, 6, 6, 3), random(2, 6, 6, 1))
+    with pytest.raises(ValueError, match="incompatible"):
+        loss(random(2, 6, 6, 3), random(1, 6, 6, 3))
+
+
+@half_precisions
+@pytest.mark.parametrize("loss", REGRESSIONS)
+def test_half_precision_pictures_and_features_are_computed_in_float32(loss, dtype):
+    clean, restored = (
+        tf.cast(200 * random(2, 32, 32, 3), dtype),
+        tf.cast(200 * random(2, 32, 32, 3, seed=1), dtype),
+    )
+    expected = loss(tf.cast(clean, tf.float32), tf.cast(restored, tf.float32))
+    assert loss(clean, restored).dtype == tf.float32
+    assert loss(clean, restored) == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3, 1, 1, 1), (2, 6, 9, 1)])
+def test_cross_entropies_are_means_over_patches_of_any_layout(shape):
+    clean, restored = 4 * random(*shape) - 1, 4 * random(*shape, seed=1) - 3
+    expected = -(log_sigmoid(clean).mean() + log_sigmoid(-restored).mean()) / 2
+    np.testing.assert_allclose(discriminator_loss(clean, restored), expected, rtol=1e-5)
+    np.testing.assert_allclose(adversarial_loss(restored), -log_sigmoid(restored).mean(), rtol=1e-5)
+
+
+def test_the_two_halves_of_the_discriminator_loss_weigh_the_same():
+    clean, restored = np.zeros((1, 2, 2, 1), np.float32), np.full((7, 5, 5, 1), 2, np.float32)
+    expected = (math.log(2) + math.log(1 + math.e**2)) / 2
+    np.testing.assert_allclose(discriminator_loss(clean, restored), expected, rtol=1e-5)
+
+
+def test_the_discriminator_loss_is_symmetric_under_changing_sides():
+    clean, restored = random(2, 3, 3, 1), random(2, 3, 3, 1, seed=1)
+    np.testing.assert_allclose(
+        discriminator_loss(clean, restored), discriminator_loss(-restored, -clean), rtol=1e-6
+    )
+
+
+def test_guessing_costs_log_2():
+    logits = np.zeros((2, 4, 4, 1), np.float32)
+    np.testing.assert_allclose(discriminator_loss(logits, logits), math.log(2), rtol=1e-6)
+    np.testing.assert_allclose(adversarial_loss(logits), math.log(2), rtol=1e-6)
+
+
+def test_the_discriminator_raises_clean_logits_and_lowers_restored_ones():
+    logits = 6 * random(2, 4, 4, 1) - 3
+    assert np.all(gradient(lambda value: discriminator_loss(value, logits), logits) < 0)
+    assert np.all(gradient(lambda value: discriminator_loss(logits, value), logits) > 0)
+
+
+def test_the_generator_raises_the_logits_most_where_its_forgery_is_known():
+    step = -gradient(adversarial_loss, np.float32([-5, 0, 5]))
+    assert np.all(step > 0) and np.all(np.diff(step) < 0)
+
+
+def test_sure_logits_stay_finite():
+    sure = np.full((1, 2, 2, 1), 1e4, np.float32)
+    assert discriminator_loss(sure, -sure) == 0
+    np.testing.assert_allclose(discriminator_loss(-sure, sure), 1e4)
+    np.testing.assert_allclose(adversarial_loss(-sure), 1e4)
+    assert np.isfinite(gradient(adversarial_loss, -sure)).all()
+
+
+@half_precisions
+def test_half_precision_logits_are_computed_in_float32(dtype):
+    logits = tf.cast(9 * random(64, 6, 6, 1) - 4, dtype)
+    in_float32 = tf.cast(logits, tf.float32)
+    for value, expected in [
+        (adversarial_loss(logits), adversarial_loss(in_float32)),
+        (discriminator_loss(logits, logits), discriminator_loss(in_float32, in_float32)),
+    ]:
+        assert value.dtype == tf.float32
+        assert value == expected
+
+
+def test_losses_run_in_a_graph_of_unknown_size():
+    clean, restored = random(2, 6, 5, 3), random(2, 6, 5, 3, seed=1)
+    for loss, arguments in [
+        (pixel_loss, (clean, restored)),
+        (perceptual_loss, (clean, restored)),
+        (discriminator_loss, (clean, restored)),
+        (adversarial_loss, (restored,)),
+    ]:
+        unknown = [tf.TensorSpec([None, None, None, 3])] * len(arguments)
+        in_graph = tf.function(loss, input_signature=unknown)(*arguments)
+        np.testing.assert_allclose(in_graph, loss(*arguments), rtol=1e-6)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(losses).failed == 0

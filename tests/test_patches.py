@@ -1,0 +1,94 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from skimage import data
+
+from data_prep.config import DataConfig
+from data_prep.patches import cut_patches, cut_validation_patches
+
+PLAIN = DataConfig(patch_size=32, patches_per_photo=4, colour_augmentation=0)
+COLOURFUL = DataConfig(patch_size=32, patches_per_photo=4)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return data.chelsea()
+
+
+def is_in(patch, photo):
+    windows = np.lib.stride_tricks.sliding_window_view(photo, patch.shape)
+    corners = np.argwhere((windows[:, :, 0, 0, 0] == patch[0, 0]).all(-1))
+    return any((windows[top, left, 0] == patch).all() for top, left in corners)
+
+
+@pytest.mark.parametrize("config", [PLAIN, COLOURFUL], ids=["plain", "colourful"])
+def test_patches_have_the_stated_shape_and_type(photo, config):
+    patches = cut_patches(photo, 1, config)
+    assert patches.shape == (4, 32, 32, 3)
+    assert patches.dtype == np.uint8
+
+
+def test_same_seed_gives_equal_patches_and_another_gives_others(photo):
+    np.random.seed(0)
+    first = cut_patches(photo, 7, COLOURFUL)
+    np.random.seed(1)
+    np.testing.assert_array_equal(first, cut_patches(photo, 7, COLOURFUL))
+    assert (first != cut_patches(photo, 8, COLOURFUL)).any()
+
+
+def test_threads_do_not_disturb_each_other(photo):
+    alone = [cut_patches(photo, seed, COLOURFUL) for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda seed: cut_patches(photo, seed, COLOURFUL), range(40)))
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_patches_of_one_photograph_differ(photo):
+    patches = cut_patches(photo, 1, PLAIN)
+    assert len({patch.tobytes() for patch in patches}) == 4
+
+
+def test_without_colour_augmentation_a_patch_is_a_turned_piece_of_the_photograph(photo):
+    for patch in cut_patches(photo, 3, PLAIN):
+        turned = [np.rot90(mirrored, turns) for mirrored in (patch, patch[:, ::-1]) for turns in range(4)]
+        assert any(is_in(candidate, photo[..., None, :][:, :, 0]) for candidate in turned)
+
+
+def test_a_photograph_of_the_size_of_a_patch_is_enough(photo):
+    assert cut_patches(photo[:32, :32], 1, COLOURFUL).shape == (4, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda p: cut_patches(p, 1, PLAIN), lambda p: cut_validation_patches(p, 2, PLAIN)]
+)
+def test_smaller_photograph_is_refused(photo, cut):
+    with pytest.raises(ValueError, match="smaller than a patch of 32 pixels"):
+        cut(photo[:31])
+
+
+def test_colours_change_the_mean_colour_but_are_not_clipped(photo):
+    config = DataConfig(patch_size=64, patches_per_photo=64)
+    patches = cut_patches(photo, 1, config).astype(float)
+    means = patches.mean(axis=(1, 2))
+    assert means.std(axis=0).min() > 15
+    assert ((patches == 0) | (patches == 255)).mean() < 0.01
+
+
+def test_colours_change_more_with_strength(photo):
+    def spread(strength):
+        config = DataConfig(patch_size=64, patches_per_photo=64, colour_augmentation=strength)
+        return cut_patches(photo, 1, config).mean(axis=(1, 2)).std(axis=0).mean()
+
+    assert spread(0.0) < spread(0.3) < spread(1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_validation_patches_are_distinct_pieces_of_the_photograph(photo, count):
+    patches = cut_validation_patches(photo, count, PLAIN)
+    assert len({patch.tobytes() for patch in patches}) == count
+    assert all(is_in(patch, photo) for patch in patches)
+
+
+def test_single_validation_patch_is_the_middle(photo):
+    np.testing.assert_array_equal(cut_validation_patches(photo, 1, PLAIN)[0], photo[134:166, 209:241])
