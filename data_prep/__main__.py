@@ -1,7 +1,6 @@
 """`python -m data_prep NAME_OR_PATH`: prepare photographs and show what there is."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import tyro
 
 from data_prep.config import DataConfig
 from data_prep.errors import InputError
+from data_prep.quiet import quiet_tensorflow
 
 if TYPE_CHECKING:
     from data_prep.sources import Photographs
@@ -50,14 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _open(options: Options) -> "Photographs":
     """Open the photographs; TensorFlow is loaded here, so that `--help` answers at once."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from absl import logging
+    with quiet_tensorflow():
+        import tensorflow_datasets as tfds
 
-    logging.set_verbosity(logging.ERROR)
-
-    import tensorflow_datasets as tfds
-
-    from data_prep.sources import open_photographs
+        from data_prep.sources import open_photographs
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()

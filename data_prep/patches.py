@@ -1,9 +1,13 @@
 """From a photograph to clean patches: the only door to albumentations."""
 
 import functools
+import os
 import random
 import threading
 from typing import Any
+
+# albumentations would ask PyPI for a newer version whenever it is imported.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import albumentations as A
 import cv2
@@ -102,7 +106,7 @@ class ColourMixing(A.ImageOnlyTransform):
 
 @functools.lru_cache(maxsize=64)
 def _build_augmentation(thread: int, size: int, strength: float) -> A.Compose:
-    """Build the transforms, once per thread: they hold the state of the draw, which threads must not share."""
+    """Build the transforms once per thread: they hold the state of the draw, which threads must not share."""
     colours = A.Sequential(
         [
             A.ChannelShuffle(p=strength),

@@ -78,7 +78,7 @@ def training_batches(
 def validation_batches(
     photographs: Photographs, role: Role, config: DataConfig, seed: int
 ) -> tf.data.Dataset:
-    """Make the batches for validation, always the same: at most 64 patches of as many photographs as possible.
+    """Make the batches for validation, always the same: at most 64 patches, of as many photographs as can be.
 
     Args:
         photographs: Opened photographs.

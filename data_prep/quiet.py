@@ -9,8 +9,8 @@ from collections.abc import Iterator
 def quiet_tensorflow() -> Iterator[None]:
     """Keeps TensorFlow's start-up notes off the terminal while it is first imported.
 
-    Some are written before any log level counts, straight to standard error: it is closed meanwhile. Python's own
-    exceptions are raised as ever.
+    Some are written before any log level counts, straight to standard error, which is closed meanwhile. Python's
+    own exceptions are raised as ever.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)
@@ -18,6 +18,9 @@ def quiet_tensorflow() -> Iterator[None]:
     os.dup2(nowhere, 2)
     try:
         yield
+        from absl import logging
+
+        logging.set_verbosity(logging.ERROR)
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,7 +145,7 @@ def open_photographs(config: DataConfig) -> Photographs:
         name=config.data,
         builder=builder,
         feature=feature,
-        splits=_split(config.data, {split: len(entries) for split, entries in inventory.items()}),
+        splits=_split(config.data, inventory, excluded),
         inventory=inventory,
         excluded=excluded,
     )
@@ -181,12 +181,12 @@ def _find_builder(config: DataConfig) -> tuple[tfds.core.DatasetBuilder, str]:
     return photo_folder.Builder(data_dir=config.data_dir, config=folder_config), "image"
 
 
-def _split(data: str, counts: Mapping[str, int]) -> Splits:
+def _split(data: str, inventory: Mapping[str, tuple[Entry, ...]], excluded: frozenset[str]) -> Splits:
     if data == "sample_photos":
-        return split_as_prepared(counts)
+        return split_as_prepared({split: len(entries) for split, entries in inventory.items()})
     if data == "div2k":
         return split_div2k()
-    return split_folder(counts["train"])
+    return split_folder([i for i, entry in enumerate(inventory["train"]) if entry.pixels not in excluded])
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
@@ -200,7 +200,7 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
             return
         if builder.name == "div2k":
             _check_reachable(_DIV2K_HOME)
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # announcements; progress is shown on standard error
             builder.download_and_prepare()
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise InputError(f"cannot download {builder.name}, try again later: {_first_line(error)}") from error

@@ -6,7 +6,7 @@ training part with the validation or test part of the other role.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from data_prep.errors import InputError
@@ -37,7 +37,7 @@ class Span:
         return f"{self.split}[{self.start}:{self.stop}]"
 
     def __len__(self) -> int:
-        """Number of photographs."""
+        """Number of photographs, those included that are excluded from reading."""
         return self.stop - self.start
 
 
@@ -75,39 +75,41 @@ def split_as_prepared(counts: Mapping[str, int]) -> Splits:
     return {role: spans for role in ROLES}
 
 
-def split_folder(count: int) -> Splits:
+def split_folder(indices: Sequence[int]) -> Splits:
     """Split the photographs of a folder 7 : 1 : 1, and 3 : 0.5 : 0.5 of the same nine for the discriminator.
 
     These are DIV2K's proportions. Every part holds at least one photograph; what does not divide goes to
     training.
 
     Args:
-        count: Number of photographs, all of them prepared in the split `train`.
+        indices: Ascending indices of the photographs to share out, in the prepared split `train`; what lies
+            between them is excluded, and never read.
 
     Raises:
         InputError: There are fewer photographs than parts.
     """
+    count = len(indices)
     if count < len(PARTS):
         raise InputError(
             f"{count} usable photographs are too few for training, validation and test: give 3 or more"
         )
     held_out = max(1, count // 9)
     train = count - 2 * held_out
-    generator = {
-        "train": Span("train", 0, train),
-        "validation": Span("train", train, train + held_out),
-        "test": Span("train", train + held_out, count),
-    }
+    first = {"train": 0, "validation": train, "test": train + held_out}
+
+    def take(part: Part, taken: int) -> Span:
+        last = first[part] + max(1, taken) - 1
+        return Span("train", indices[first[part]], indices[last] + 1)
+
     return {
-        "generator": generator,
+        "generator": {
+            "train": take("train", train),
+            "validation": take("validation", held_out),
+            "test": take("test", held_out),
+        },
         "discriminator": {
-            "train": _first(generator["train"], train * 3 // 7),
-            "validation": _first(generator["validation"], held_out // 2),
-            "test": _first(generator["test"], held_out // 2),
+            "train": take("train", train * 3 // 7),
+            "validation": take("validation", held_out // 2),
+            "test": take("test", held_out // 2),
         },
     }
-
-
-def _first(span: Span, count: int) -> Span:
-    """The first `count` photographs of a span, but at least one."""
-    return dataclasses.replace(span, stop=span.start + max(1, count))

@@ -112,7 +112,7 @@ def test_second_compression_adds_a_shifted_grid(patches):
     assert peak_signal_noise_ratio(same, twice) < peak_signal_noise_ratio(same, once)
 
 
-def test_shifted_grid_puts_no_edge_into_a_flat_patch_beside_a_bright_one():
+def test_shifted_grid_does_not_wrap_around():
     ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (8, 64, 64, 3))
     degraded = degrade(ramp, 5, DegradationConfig("50", double_share=1.0)).numpy().astype(int)
     assert abs(degraded - ramp).max() < 25  # a pattern that wraps around would be 255 off

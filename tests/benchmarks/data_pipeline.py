@@ -1,6 +1,6 @@
 """How fast the training pipeline makes patches: prints one JSON line, asserts nothing.
 
-python tests/benchmarks/data_pipeline.py --quality 5-95 --data-dir /tmp/tfds
+python -m tests.benchmarks.data_pipeline --quality 5-95 --data-dir /tmp/tfds
 """
 
 import dataclasses
@@ -8,13 +8,13 @@ import itertools
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from data_prep.config import DataConfig, DegradationConfig
+from data_prep.quiet import quiet_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +39,15 @@ class Options:
 def main() -> None:
     """Measure patches of 64 and 96 pixels."""
     options = tyro.cli(Options)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     speeds = {f"patches_per_second_{size}": round(measure(options, size)) for size in (64, 96)}
     print(json.dumps({"data": options.data, "quality": options.quality, "cpus": os.cpu_count(), **speeds}))
 
 
 def measure(options: Options, patch_size: int) -> float:
     """Time windows of batches after a warm-up; returns the median in patches per second."""
-    from data_prep.config import DataConfig, DegradationConfig
-    from data_prep.pipeline import training_batches
-    from data_prep.sources import open_photographs
+    with quiet_tensorflow():
+        from data_prep.pipeline import training_batches
+        from data_prep.sources import open_photographs
 
     config = DataConfig(
         options.data,

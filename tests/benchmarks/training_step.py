@@ -1,0 +1,92 @@
+"""How much of what the machine can do a training step of the generator reaches: `python -m tests.benchmarks.training_step`.
+
+The yardstick is one plain 3x3 convolution of the generator's width, in the same precision, process and minute.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+from artifact_remover.config import PRESETS
+from data_prep.quiet import quiet_tensorflow
+
+with quiet_tensorflow():
+    import tensorflow as tf
+
+from artifact_remover.gan import GeneratorPretraining
+from artifact_remover.generator import build_generator
+from artifact_remover.precision import choose_dtype
+from artifact_remover.training import make_optimizer
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    config, dtype = PRESETS[options.preset], choose_dtype(options.precision)
+    shape = [config.data.batch_size, config.data.patch_size, config.data.patch_size, 3]
+    step, step_flops = _training_step(config, shape, dtype)
+    convolution, convolution_flops = _plain_convolution(config, shape, dtype)
+    # In turns, so that a machine that changes its speed changes both.
+    pairs = [(_seconds(step), _seconds(convolution)) for _ in range(options.rounds)]
+    step_seconds, convolution_seconds = (statistics.median(each) for each in zip(*pairs, strict=True))
+    reached, possible = step_flops / step_seconds / 1e12, convolution_flops / convolution_seconds / 1e12
+    print(
+        json.dumps(
+            {
+                "benchmark": "training_step",
+                "preset": options.preset,
+                "dtype": dtype,
+                "step_seconds": round(step_seconds, 4),
+                "patches_per_second": round(shape[0] / step_seconds, 1),
+                "step_tflops": round(reached, 3),
+                "plain_convolution_tflops": round(possible, 3),
+                "share": round(reached / possible, 2),
+            }
+        )
+    )
+
+
+def _training_step(config, shape, dtype):
+    generator = build_generator(config.generator, dtype)
+    trainer = GeneratorPretraining(generator, config.loss, features=None)
+    trainer.compile(optimizer=make_optimizer(config.pretrain_generator))
+    trainer.optimizer.build(generator.trainable_variables)
+    train_step = tf.function(trainer.train_step)
+    batch = tf.random.uniform(shape), tf.random.uniform(shape)
+    positions = shape[0] * (shape[1] // config.generator.scale) * (shape[2] // config.generator.scale)
+    weights = sum(weight.numpy().size for weight in generator.trainable_variables if len(weight.shape) == 4)
+    # A multiplication and an addition per weight and position; once forward, twice backward.
+    return lambda: train_step(batch)["loss"].numpy(), 3 * 2 * weights * positions
+
+
+def _plain_convolution(config, shape, dtype, repeats=20):
+    width, scale = config.generator.features, config.generator.scale
+    compute = tf.bfloat16 if dtype == "mixed_bfloat16" else tf.float32
+    start = tf.cast(tf.random.uniform([shape[0], shape[1] // scale, shape[2] // scale, width]), compute)
+    kernels = [tf.cast(tf.random.normal([3, 3, width, width], stddev=0.05), compute) for _ in range(repeats)]
+
+    @tf.function
+    def run():
+        x = start
+        for kernel in kernels:
+            x = tf.nn.conv2d(x, kernel, 1, "SAME")
+        return tf.reduce_sum(x)
+
+    positions = start.shape[0] * start.shape[1] * start.shape[2]
+    return lambda: run().numpy(), repeats * 2 * 9 * width * width * positions
+
+
+def _seconds(function, calls=3):
+    function()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+if __name__ == "__main__":
+    main()
