@@ -45,7 +45,7 @@ class Checkpoints:
         if path:
             try:
                 self._checkpoint.restore(path).assert_existing_objects_matched()
-            except (ValueError, AssertionError, tf.errors.OpError) as error:
+            except (ValueError, AssertionError, IndexError, tf.errors.OpError) as error:
                 raise InputError(
                     f"the checkpoint {path} does not fit these networks, or is damaged: use another --workdir"
                 ) from error

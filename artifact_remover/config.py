@@ -73,7 +73,7 @@ class LossConfig:
 
     pixel: float = 1.0
     perceptual: float = 1e-3
-    adversarial: float = 1e-4
+    adversarial: float = 1e-3
     perceptual_layer: str = "block3_conv4"
     perceptual_patches: int = 8
     vgg_weights: Path | None = None
@@ -100,7 +100,7 @@ class Schedule:
     steps: int
     learning_rate: float
     warmup_steps: int = 0
-    clip_norm: float = 0.1
+    clip_norm: float = 0.02
     validate_every: int = 100
 
     def __post_init__(self):
@@ -115,6 +115,7 @@ class GanSchedule(Schedule):
 
     Attributes:
         discriminator_learning_rate: Highest learning rate of the discriminator's own Adam.
+        discriminator_clip_norm: As `clip_norm`, for the discriminator, whose loss is a thousand times the generator's.
         discriminator_steps: Discriminator steps for each generator step.
         gate: The generator steps only while the discriminator's loss is below this (DeOldify's rule): one that cannot
             tell restored from clean has nothing to teach.
@@ -124,7 +125,8 @@ class GanSchedule(Schedule):
             to be picked, in 8-bit levels.
     """
 
-    discriminator_learning_rate: float = 4e-4
+    discriminator_learning_rate: float = 5e-4
+    discriminator_clip_norm: float = 1.0
     discriminator_steps: int = 1
     gate: float = 0.65
     ema: float = 0.99
@@ -133,9 +135,21 @@ class GanSchedule(Schedule):
 
     def __post_init__(self):
         super().__post_init__()
-        _require_positive(self, "discriminator_learning_rate", "discriminator_steps", "gate")
+        _require_positive(self, "discriminator_learning_rate", "discriminator_clip_norm")
+        _require_positive(self, "discriminator_steps", "gate")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in 0..1, 1 excluded: {self.ema}")
+
+    @property
+    def of_discriminator(self) -> Schedule:
+        """The same steps at the discriminator's own learning rate and clipping."""
+        return Schedule(
+            self.steps,
+            self.discriminator_learning_rate,
+            self.warmup_steps,
+            self.discriminator_clip_norm,
+            self.validate_every,
+        )
 
 
 # Options of these are given without the field's name before them: `--quality`, not `--data.degradation.quality`.
@@ -170,20 +184,27 @@ class FitConfig:
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: Annotated[LossConfig, _Plain] = LossConfig()
-    pretrain_generator: Schedule = Schedule(steps=100_000, learning_rate=4e-4, warmup_steps=500, validate_every=1_000)
-    pretrain_discriminator: Schedule = Schedule(steps=3_000, learning_rate=4e-4, warmup_steps=100, validate_every=500)
+    pretrain_generator: Schedule = Schedule(
+        steps=100_000, learning_rate=4e-4, warmup_steps=500, validate_every=1_000
+    )
+    pretrain_discriminator: Schedule = Schedule(
+        steps=3_000, learning_rate=5e-4, warmup_steps=100, clip_norm=1.0, validate_every=500
+    )
     train_gan: GanSchedule = GanSchedule(steps=3_000, learning_rate=1e-4, warmup_steps=100, validate_every=100)
 
 
 PRESETS = {
     # A newcomer's first run: photographs inside an installed package, ten minutes on two cores.
     "quick": FitConfig(
+        data=DataConfig(colour_augmentation=0.5),
         generator=GeneratorConfig(features=32, growth=16),
         discriminator=DiscriminatorConfig(features=32),
         loss=LossConfig(perceptual_patches=2),
-        pretrain_generator=Schedule(steps=1_200, learning_rate=1e-3, warmup_steps=50),
-        pretrain_discriminator=Schedule(steps=100, learning_rate=4e-4, warmup_steps=10, validate_every=50),
-        train_gan=GanSchedule(steps=100, learning_rate=1e-4, warmup_steps=10, validate_every=20),
+        pretrain_generator=Schedule(steps=1_000, learning_rate=4e-3, warmup_steps=50),
+        pretrain_discriminator=Schedule(
+            steps=150, learning_rate=1e-3, warmup_steps=10, clip_norm=1.0, validate_every=50
+        ),
+        train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
     # The project as it was asked for: 900 DIV2K photographs, full-size networks. Hours on a GPU.
     "div2k": FitConfig(data=DataConfig(data="div2k", colour_augmentation=0.3)),

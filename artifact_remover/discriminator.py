@@ -6,6 +6,7 @@ from becoming so sure of itself that the generator has nothing left to follow.
 """
 
 import keras
+import numpy as np
 from keras import layers
 
 from artifact_remover.config import DiscriminatorConfig
@@ -36,4 +37,23 @@ def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> 
 
 def _conv(filters, kernel, stride, name, dtype):
     convolution = layers.Conv2D(filters, kernel, stride, padding="same", dtype=dtype, name=name)
-    return layers.SpectralNormalization(convolution, dtype=dtype, name=f"{name}_spectral")
+    # In float32: it writes the normalised kernel back at every training step, and in bfloat16 would round away all but
+    # the largest steps of the optimizer. Without `autocast` what passes through keeps the convolution's precision.
+    return layers.SpectralNormalization(
+        convolution, dtype="float32", autocast=dtype == "float32", name=f"{name}_spectral"
+    )
+
+
+def recover_spectral_vectors(discriminator: keras.Model) -> None:
+    """Sets the vectors from which spectral normalisation estimates the kernels' norms to what training converges to.
+
+    An export lacks them, as only training needs them. From random ones the norms come out too small, and the first
+    training steps would blow the logits of a pretrained discriminator up by a factor.
+
+    Args:
+        discriminator: From `build_discriminator`, with weights from elsewhere; changed in place.
+    """
+    for layer in discriminator.layers:
+        if isinstance(layer, layers.SpectralNormalization):
+            kernel = layer.kernel.numpy().reshape(-1, layer.kernel.shape[-1])
+            layer.vector_u.assign(np.linalg.svd(kernel, full_matrices=False).Vh[:1])

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
-from artifact_remover.discriminator import build_discriminator
+from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import build_generator
 from data_prep.errors import InputError
 
@@ -46,7 +46,8 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
         restored = restore_float(tf.cast(degraded, tf.float32) / 255.0)["restored"]
         return {"restored": tf.cast(tf.round(restored * 255.0), tf.uint8)}
 
-    _write(folder, manifest, {"serving_default": (restore_float, _FLOAT_PICTURES), "restore": (restore, _BYTE_PICTURES)})
+    signatures = {"serving_default": (restore_float, _FLOAT_PICTURES), "restore": (restore, _BYTE_PICTURES)}
+    _write(folder, manifest, signatures)
 
 
 def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig, folder: Path, manifest: dict) -> None:
@@ -128,16 +129,19 @@ def _write(folder, manifest, signatures, inputs="degraded"):
 
 def _load_checkpoint(network, checkpoint):
     try:
-        tf.train.Checkpoint(**{network.name: network}).restore(checkpoint).expect_partial().assert_existing_objects_matched()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        restored = tf.train.Checkpoint(**{network.name: network}).restore(checkpoint)
+        restored.expect_partial().assert_existing_objects_matched()
+    except (ValueError, AssertionError) as error:
         raise InputError(_another_size(network, checkpoint)) from error
+    except (IndexError, tf.errors.OpError) as error:
+        raise InputError(f"{checkpoint} is damaged, its weights cannot be read: use another checkpoint") from error
 
 
 def _load_export(network, folder):
     try:
         exported = tf.saved_model.load(str(folder))  # held, as its signature's variables live only as long
         variables = exported.signatures["serving_default"].variables
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
         raise InputError(f"{folder} is damaged, its SavedModel cannot be read: use another export") from error
     values = {variable.name.removesuffix(":0"): variable for variable in variables}
     wanted = {weight.path: weight for weight in network.weights}
@@ -148,6 +152,7 @@ def _load_export(network, folder):
         raise InputError(_another_size(network, folder))
     for path, value in values.items():
         wanted[path].assign(value)
+    recover_spectral_vectors(network)
 
 
 def _another_size(network, source):

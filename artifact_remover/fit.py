@@ -6,6 +6,7 @@
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -41,13 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
         fit(config, folder)
     except Interrupted as interruption:
         return _fail(interruption, 130)
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on", 130)
     except InputError as error:
         return _fail(error)
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         return _fail(f"{reason}: {error.filename or folder}; make room or choose another --workdir, nothing finished is lost")
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
-        reason = error.message.partition("\n")[0]
+        # TensorFlow names its own operation around what the system said.
+        reason = re.sub(r"\{\{.*\}\} | \[Op:.*\]", "", error.message.partition("\n")[0])
         advice = "choose a smaller --batch-size" if "OOM" in reason else "make room or choose another --workdir"
         return _fail(f"{reason}; {advice}, nothing finished is lost")
     return 0
@@ -76,7 +80,7 @@ def fit(config: FitConfig, folder: Path) -> None:
     console = Console()
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)
-    run = Run(config, folder, photographs, _load_features(config, console), dtype, console)
+    run = Run(config, folder, photographs, _load_features(config, dtype, console), dtype, console)
     console.print(
         f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, computing in {dtype}\n"
         f"watch it: tensorboard --logdir {folder / 'tensorboard'}",
@@ -125,14 +129,14 @@ def _finished(run, stage):
     return result.export
 
 
-def _load_features(config, console):
+def _load_features(config, dtype, console):
     """VGG19, or why there is none; said loudly, because the result is another."""
     from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
 
     if not config.loss.perceptual:
         return "its weight is 0"
     try:
-        return load_vgg19(config.loss.perceptual_layer, config.loss.vgg_weights)
+        return load_vgg19(config.loss.perceptual_layer, config.loss.vgg_weights, dtype)
     except PretrainedFeaturesUnavailable as error:
         console.print(
             f"[bold]NO PERCEPTUAL LOSS:[/bold] {error}. Training goes on with the pixel loss alone; --vgg-weights FILE "

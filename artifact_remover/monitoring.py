@@ -41,7 +41,7 @@ class Monitor:
         )
         self._task = self._progress.add_task(stage, total=steps, completed=first_step, state="")
         self._steps = steps
-        self._validated = ""
+        self._loss = self._validated = ""
 
     def __enter__(self):
         """Starts the progress bar."""
@@ -71,7 +71,8 @@ class Monitor:
                         tf.summary.scalar(f"train/{name}", value)
         loss = scalars.get("loss", scalars.get("discriminator_loss"))
         if np.isfinite(loss):
-            self._progress.update(self._task, completed=step, state=f"loss {loss:.5f}{self._validated}")
+            self._loss = f"loss {loss:.5f}"
+        self._progress.update(self._task, completed=step, state=f"{self._loss}{self._validated}")
 
     def validation(self, step: int, scores: dict[str, float], jpeg: dict[str, float], pictures: np.ndarray) -> None:
         """Reports a validation.

@@ -14,6 +14,7 @@ import platform
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 from rich.console import Console
 
 from artifact_remover import export
@@ -185,17 +186,18 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     )
     trainer.compile(
         generator_optimizer=make_optimizer(schedule),
-        discriminator_optimizer=make_optimizer(schedule, schedule.discriminator_learning_rate),
+        discriminator_optimizer=make_optimizer(schedule.of_discriminator),
     )
     validation = _open_validation(run, "generator")
     candidates = _checkpoint_folder(run, stage) / "candidates"
     candidates.mkdir(exist_ok=True)
+    candidate = tf.train.Checkpoint(generator=averaged_generator)
 
     def validate(step, monitor):
         scores, pictures = validation.score(averaged_generator)
         scores |= validation.accuracy(discriminator, averaged_generator)
         monitor.validation(step, scores, validation.jpeg, pictures)
-        averaged_generator.save_weights(_candidate(candidates, step))
+        candidate.write(_candidate(candidates, step))
         return scores
 
     state = {
@@ -207,7 +209,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     }
     history = _train(run, stage, "generator", trainer, state, validate)
     picked = pick_candidate(history, schedule.max_psnr_loss, schedule.max_colour_shift)
-    averaged_generator.load_weights(_candidate(candidates, picked["step"]))
+    candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
     run.console.print(f"{stage}: picked step {picked['step']} of {schedule.steps} by perceptual score", highlight=False)
     manifest = _manifest(run, stage, parents, history, picked, validation.jpeg)
     export.export_generator(averaged_generator, run.config.generator, _export_folder(run, stage), manifest)
@@ -247,9 +249,13 @@ def find_result(folder: Path, stage: str) -> StageResult | None:
 def _begin(run, stage, parents) -> StageResult | None:
     """Makes a stage's folders, or returns its result if it is finished; refuses to mix two runs in one folder."""
     folder = _checkpoint_folder(run, stage)
-    settings = _settings(run, stage) | {"parents": {role: str(path.resolve()) for role, path in parents.items()}}
+    # Parents as seen from the run's folder, so that it may be moved.
+    settings = _settings(run, stage) | {
+        "parents": {role: os.path.relpath(path.resolve(), run.folder.resolve()) for role, path in parents.items()}
+    }
     settings_file = folder / "settings.json"
-    if settings_file.exists():
+    # A run that failed before its first checkpoint holds nothing, and must not stand in the way of a mended command.
+    if settings_file.exists() and (tf.train.latest_checkpoint(str(folder)) or find_result(run.folder, stage)):
         _refuse_other_settings(json.loads(settings_file.read_text()), settings, run.folder, stage)
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -337,4 +343,4 @@ def _export_folder(run, stage):
 
 
 def _candidate(folder, step):
-    return folder / f"step-{step:06d}.weights.h5"
+    return str(folder / f"step-{step:06d}")

@@ -19,14 +19,13 @@ class Interrupted(Exception):
     """The user, or the system, asked the run to stop; its state is saved and the message says how to go on."""
 
 
-def make_optimizer(schedule: Schedule, learning_rate: float | None = None) -> keras.optimizers.Optimizer:
+def make_optimizer(schedule: Schedule) -> keras.optimizers.Optimizer:
     """Adam with linear warm-up, cosine decay to a hundredth and clipped gradients.
 
     Args:
         schedule: Steps, warm-up, learning rate and clipping.
-        learning_rate: Highest learning rate, where it is another than the schedule's.
     """
-    highest = learning_rate or schedule.learning_rate
+    highest = schedule.learning_rate
     rate = keras.optimizers.schedules.CosineDecay(
         # Without warm-up Keras decays from the first number, with warm-up from `warmup_target`.
         initial_learning_rate=0.0 if schedule.warmup_steps else highest,
@@ -97,7 +96,7 @@ def train(
                 checkpoints.save(step, history)
             else:
                 checkpoints.save_when_due(step, history)
-            if stopped_by and step < schedule.steps:
+            if stopped_by:
                 raise Interrupted(f"stopped at step {step} of {schedule.steps}, saved; the same command goes on from there")
     return history
 

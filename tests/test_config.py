@@ -1,0 +1,101 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from artifact_remover import fit
+from artifact_remover.config import (
+    PRESETS,
+    STAGES,
+    DiscriminatorConfig,
+    FitConfig,
+    GanSchedule,
+    GeneratorConfig,
+    LossConfig,
+    Schedule,
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (GeneratorConfig(), "features", 0),
+        (GeneratorConfig(), "growth", -1),
+        (GeneratorConfig(), "blocks", 0),
+        (GeneratorConfig(), "scale", 0),
+        (DiscriminatorConfig(), "features", 0),
+        (LossConfig(), "pixel", -1.0),
+        (LossConfig(), "perceptual", -0.1),
+        (LossConfig(), "adversarial", -1e-9),
+        (LossConfig(), "perceptual_patches", 0),
+        (Schedule(10, 1e-3), "steps", 0),
+        (Schedule(10, 1e-3), "learning_rate", 0.0),
+        (Schedule(10, 1e-3), "clip_norm", 0.0),
+        (Schedule(10, 1e-3), "validate_every", 0),
+        (Schedule(10, 1e-3), "warmup_steps", 10),
+        (Schedule(10, 1e-3), "warmup_steps", -1),
+        (GanSchedule(10, 1e-3), "discriminator_learning_rate", 0.0),
+        (GanSchedule(10, 1e-3), "discriminator_steps", 0),
+        (GanSchedule(10, 1e-3), "gate", 0.0),
+        (GanSchedule(10, 1e-3), "ema", 1.0),
+        (GanSchedule(10, 1e-3), "warmup_steps", 10),
+    ],
+)
+def test_wrong_value_is_refused_by_name_and_value(config, field, value):
+    with pytest.raises(ValueError, match=rf"^{field} must .*: {value}$"):
+        dataclasses.replace(config, **{field: value})
+
+
+@pytest.mark.parametrize(("quality", "ends"), [("10", (10, 10)), ("5-95", (5, 95))])
+def test_quality_is_an_option_without_a_prefix(quality, ends):
+    config = tyro.cli(FitConfig, args=["--quality", quality], default=PRESETS["quick"])
+    assert config.data.degradation.quality_range == ends
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_hold_a_schedule_for_every_stage_and_a_short_gan(preset):
+    schedules = {stage: getattr(PRESETS[preset], stage) for stage in STAGES}
+    assert all(isinstance(schedule, Schedule) for schedule in schedules.values())
+    assert schedules["train_gan"].steps <= schedules["pretrain_generator"].steps / 5  # what makes it NoGAN
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_pass_the_command_line_unchanged(preset):
+    assert tyro.cli(FitConfig, args=[], default=PRESETS[preset]) == PRESETS[preset]
+
+
+def test_options_of_the_command_line_reach_their_fields():
+    arguments = "--data photos --stage train_gan --init old --precision float32 --workdir new --vgg-weights vgg.npz"
+    config = tyro.cli(FitConfig, args=arguments.split(), default=PRESETS["quick"])
+    assert (config.data.data, config.stage, config.precision) == ("photos", "train_gan", "float32")
+    assert (config.init, config.workdir, config.loss.vgg_weights) == (Path("old"), Path("new"), Path("vgg.npz"))
+
+
+def test_help_shows_the_options_by_their_plain_names(capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit.main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out.split()
+    assert {"--data", "--quality", "--vgg-weights", "--perceptual-layer"} <= set(shown)
+    assert {"--stage", "--init", "--precision", "--workdir", "--seed", "--batch-size"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--stage pretrain", "--precision float16", "--qualty 10", "--quality 200", "--generator.blocks 0"]
+)
+def test_wrong_option_is_exit_code_2_without_a_traceback(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit.main(arguments.split())
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "Traceback" not in printed.err and arguments.split()[-1] in printed.err + printed.out
+
+
+@pytest.mark.parametrize("module", ["artifact_remover.config", "data_prep.config"])
+def test_configuration_needs_neither_tensorflow_nor_keras(module):
+    code = f"import sys, {module}; assert not {{'tensorflow', 'keras', 'numpy'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,321 @@
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from artifact_remover.checkpoints import Checkpoints
+from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
+from artifact_remover.discriminator import build_discriminator
+from artifact_remover.export import (
+    export_discriminator,
+    export_generator,
+    load_restorer,
+    load_weights,
+    read_manifest,
+)
+from artifact_remover.generator import build_generator
+from data_prep.errors import InputError
+
+TINY = GeneratorConfig(features=8, growth=4, blocks=1)
+TINY_DISCRIMINATOR = DiscriminatorConfig(features=4)
+sizes = pytest.mark.parametrize(("height", "width"), [(1, 1), (15, 17), (32, 24)])
+
+
+def pictures(height=16, width=16, number=2):
+    return np.random.default_rng(0).integers(0, 256, (number, height, width, 3), np.uint8)
+
+
+def make_generator(dtype="float32"):
+    """A generator that changes pixels by tens of levels, beyond black and white as well."""
+    keras.utils.set_random_seed(0)
+    generator = build_generator(TINY, dtype)
+    [kernel] = generator.get_layer("correction").weights
+    kernel.assign(0.05 * np.random.default_rng(0).standard_normal(kernel.shape))
+    return generator
+
+
+def make_discriminator():
+    """A discriminator whose norms have settled, as training leaves them."""
+    keras.utils.set_random_seed(0)
+    discriminator = build_discriminator(TINY_DISCRIMINATOR)
+    for _ in range(60):
+        discriminator(np.zeros([1, 8, 8, 3], np.float32), training=True)
+    return discriminator
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make_generator()
+
+
+@pytest.fixture(scope="module")
+def discriminator():
+    return make_discriminator()
+
+
+@pytest.fixture(scope="module")
+def exported(generator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved_models") / "pretrain_generator" / "1"
+    export_generator(generator, TINY, folder, {"stage": "pretrain_generator"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported_discriminator(discriminator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved_models") / "pretrain_discriminator" / "1"
+    export_discriminator(discriminator, TINY_DISCRIMINATOR, folder, {})
+    return folder
+
+
+@pytest.fixture
+def damaged(exported, tmp_path):
+    """A copy of the export, to be damaged."""
+    folder = tmp_path / "1"
+    (folder / "variables").mkdir(parents=True)
+    for path in exported.rglob("*"):
+        if path.is_file():
+            (folder / path.relative_to(exported)).write_bytes(path.read_bytes())
+    return folder
+
+
+def assert_refused(network, folder, match):
+    with pytest.raises(InputError, match=match) as error:
+        load_weights(network, folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def assert_equal_weights(network, other):
+    for weight, expected in zip(network.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
+
+
+@sizes
+def test_float_signature_is_the_generator_within_black_and_white(generator, exported, height, width):
+    degraded = pictures(height, width) / np.float32(255)
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    restored = signature(degraded=tf.constant(degraded))["restored"]
+    np.testing.assert_allclose(restored, np.clip(generator(degraded), 0, 1), atol=1e-6)
+
+
+@sizes
+def test_byte_signature_clips_and_rounds(generator, exported, height, width):
+    degraded = pictures(height, width)
+    restored = load_restorer(exported)(degraded)
+    exact = np.clip(generator(degraded / np.float32(255)).numpy().astype(float), 0, 1) * 255
+    assert restored.dtype == np.uint8 and restored.shape == degraded.shape
+    assert np.abs(restored - exact).max() <= 0.5 + 1e-3
+    assert height == 1 or {0, 255} <= set(restored.ravel())
+
+
+@sizes
+def test_discriminators_signature_is_the_discriminator(discriminator, exported_discriminator, height, width):
+    patches = pictures(height, width) / np.float32(255)
+    signature = tf.saved_model.load(str(exported_discriminator)).signatures["serving_default"]
+    logits = signature(patches=tf.constant(patches))["logits"]
+    np.testing.assert_allclose(logits, discriminator(patches), atol=1e-6)
+
+
+def test_runs_in_a_process_that_has_only_tensorflow(generator, exported, tmp_path):
+    degraded = pictures(15, 17)
+    np.savez(tmp_path / "expected.npz", degraded=degraded, restored=load_restorer(exported)(degraded))
+    code = f"""
+import sys
+sys.modules.update(artifact_remover=None, data_prep=None)
+import numpy as np
+import tensorflow as tf
+expected = np.load("expected.npz")
+model = tf.saved_model.load({str(exported)!r})
+restored = model.signatures["restore"](degraded=tf.constant(expected["degraded"]))["restored"]
+np.testing.assert_array_equal(restored, expected["restored"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_holds_each_weight_once_and_no_optimizer(generator, exported):
+    stored = tf.train.list_variables(str(exported / "variables" / "variables"))
+    shapes = [tuple(shape) for name, shape in stored if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+    assert sorted(shapes) == sorted(tuple(weight.shape) for weight in generator.weights)
+    num_bytes = sum(path.stat().st_size for path in (exported / "variables").glob("*.data-*"))
+    assert num_bytes < 4 * generator.count_params() + 32_768  # and the names
+
+
+def test_bfloat16_generator_is_exported_in_float32_without_compiled_parts(tmp_path):
+    export_generator(make_generator("mixed_bfloat16"), TINY, tmp_path / "1", {})
+    [meta_graph] = SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes()).meta_graphs
+    meta_graph.ClearField("meta_info_def")  # which names what operations could compute in
+    graph = str(meta_graph)
+    assert "DT_BFLOAT16" not in graph and "DT_FLOAT" in graph
+    assert "XlaCallModule" not in graph
+    functions = meta_graph.graph_def.library.function
+    assert not any(function.attr["_XlaMustCompile"].b for function in functions)
+
+
+def test_manifest_lies_beside_the_model(exported):
+    assert read_manifest(exported) == json.loads((exported / "manifest.json").read_text())
+    assert read_manifest(exported) == {"stage": "pretrain_generator"}
+    assert {path.name for path in exported.iterdir()} >= {"saved_model.pb", "variables", "manifest.json"}
+
+
+def test_failure_in_the_middle_leaves_nothing_and_a_retry_succeeds(generator, tmp_path, monkeypatch):
+    def disk_is_full(path, _text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    folder = tmp_path / "pretrain_generator" / "1"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            export_generator(generator, TINY, folder, {})
+    assert not folder.exists()
+    assert not any(path.name.isdecimal() for path in folder.parent.iterdir())  # what TF Serving would take up
+    export_generator(generator, TINY, folder, {})
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
+
+
+def test_export_that_is_there_is_not_written_over(generator, exported):
+    before = (exported / "saved_model.pb").stat()
+    with pytest.raises(OSError, match="not empty"):
+        export_generator(generator, TINY, exported, {})
+    assert (exported / "saved_model.pb").stat() == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_weights_come_back_from_an_export(generator, exported, dtype):
+    network = build_generator(TINY, dtype)
+    load_weights(network, exported)
+    assert_equal_weights(network, generator)
+
+
+def test_discriminators_weights_come_back_from_an_export(discriminator, exported_discriminator):
+    network = build_discriminator(TINY_DISCRIMINATOR)
+    load_weights(network, exported_discriminator)
+    for weight, expected in zip(network.trainable_weights, discriminator.trainable_weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_discriminator_from_an_export_trains_on_where_it_was(discriminator, exported_discriminator):
+    network = build_discriminator(TINY_DISCRIMINATOR)
+    load_weights(network, exported_discriminator)
+    patches = pictures() / np.float32(255)
+    np.testing.assert_allclose(network(patches, training=True), discriminator(patches), rtol=1e-2)
+
+
+def test_weights_come_back_from_a_checkpoint_folder(generator, discriminator, tmp_path):
+    networks = {"generator": generator, "discriminator": discriminator}
+    Checkpoints(networks, tmp_path).save(3, [])
+    for original, network in [
+        (generator, build_generator(TINY)),
+        (discriminator, build_discriminator(TINY_DISCRIMINATOR)),
+    ]:
+        load_weights(network, tmp_path)
+        assert_equal_weights(network, original)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GeneratorConfig(8, 4, 2),
+        GeneratorConfig(8, 8, 1),
+        GeneratorConfig(4, 4, 1),
+        GeneratorConfig(8, 4, 1, scale=1),
+    ],
+    ids=str,
+)
+def test_another_size_is_refused(generator, exported, tmp_path, config):
+    Checkpoints({"generator": generator}, tmp_path).save(1, [])
+    network = build_generator(config)
+    for folder in (exported, tmp_path):
+        assert_refused(network, folder, "no generator of this size: give --generator")
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_larger_model_does_not_fill_a_smaller_one(blocks, tmp_path):
+    Checkpoints({"generator": build_generator(GeneratorConfig(8, 8, 3))}, tmp_path).save(1, [])
+    assert_refused(build_generator(GeneratorConfig(8, 8, blocks)), tmp_path, "no generator of this size")
+
+
+def test_refused_weights_leave_the_network_as_it_was(generator, exported, tmp_path):
+    Checkpoints({"generator": generator}, tmp_path).save(1, [])
+    network, same = (build_generator(GeneratorConfig(8, 8, 1)) for _ in range(2))
+    same.set_weights(network.get_weights())
+    for folder in (exported, tmp_path):
+        assert_refused(network, folder, "no generator of this size")
+        assert_equal_weights(network, same)
+
+
+def test_the_other_network_is_refused(exported, exported_discriminator, discriminator, tmp_path):
+    Checkpoints({"discriminator": discriminator}, tmp_path).save(1, [])
+    for folder in (exported_discriminator, tmp_path):
+        assert_refused(build_generator(TINY), folder, "holds no generator")
+    assert_refused(build_discriminator(TINY_DISCRIMINATOR), exported, "holds no discriminator")
+
+
+def test_missing_folder_is_refused(tmp_path):
+    assert_refused(build_generator(TINY), tmp_path / "gone", "is not a folder: give an export or a checkpoint")
+
+
+def test_folder_without_manifest_is_refused(damaged):
+    (damaged / "manifest.json").unlink()
+    assert_refused(build_generator(TINY), damaged, "manifest.json is missing or damaged")
+
+
+def cut_variables(folder):
+    [data] = (folder / "variables").glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:1000])
+
+
+def cut_index(folder):
+    index = folder / "variables" / "variables.index"
+    index.write_bytes(index.read_bytes()[:100])
+
+
+def remove_variables(folder):
+    for path in (folder / "variables").iterdir():
+        path.unlink()
+
+
+def scramble_model(folder):
+    (folder / "saved_model.pb").write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def cut_model(folder):
+    model = folder / "saved_model.pb"
+    model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+
+
+def empty_model(folder):
+    (folder / "saved_model.pb").write_bytes(b"")
+
+
+def remove_model(folder):
+    (folder / "saved_model.pb").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut_variables, cut_index, remove_variables, scramble_model, cut_model, empty_model, remove_model],
+)
+def test_damaged_model_is_refused(damaged, damage):
+    damage(damaged)
+    assert_refused(build_generator(TINY), damaged, "is damaged, its SavedModel cannot be read")
+
+
+@pytest.mark.parametrize("content", ["", "{", "\ud800"])
+def test_damaged_manifest_is_refused(damaged, content):
+    (damaged / "manifest.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert_refused(build_generator(TINY), damaged, "manifest.json is missing or damaged")
+
+
+@pytest.mark.parametrize("pattern", ["*.data-*", "*.index"])
+def test_damaged_checkpoint_is_refused(generator, tmp_path, pattern):
+    Checkpoints({"generator": generator}, tmp_path).save(1, [])
+    [path] = tmp_path.glob(pattern)
+    path.write_bytes(path.read_bytes()[:100])
+    assert_refused(build_generator(TINY), tmp_path, "ckpt-1 is damaged, its weights cannot be read")

@@ -1,0 +1,146 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from artifact_remover.config import PRESETS, GeneratorConfig
+from artifact_remover.generator import build_generator
+
+TINY = GeneratorConfig(features=8, growth=4, blocks=1)
+
+
+def pictures(height, width, seed=0):
+    return np.random.default_rng(seed).random((1, height, width, 3), np.float32)
+
+
+def trained(config=TINY, dtype="float32"):
+    """A generator that corrects, by about a tenth of the range: its last layer is not zero."""
+    keras.utils.set_random_seed(0)
+    generator = build_generator(config, dtype)
+    [kernel] = generator.get_layer("correction").weights  # a bias could tint the whole picture
+    kernel.assign(0.01 * np.random.default_rng(0).standard_normal(kernel.shape))
+    return generator
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_untrained_generator_returns_its_input_exactly(scale, dtype):
+    generator = build_generator(GeneratorConfig(8, 4, 1, scale), dtype)
+    for height, width in [(1, 1), (15, 17), (16, 32)]:
+        picture = pictures(height, width)
+        np.testing.assert_array_equal(generator(picture), picture)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (15, 17), (1000, 3), (2, 500)])
+def test_any_size_keeps_its_shape(height, width):
+    picture = pictures(height, width)
+    np.testing.assert_array_equal(build_generator(TINY)(picture), picture)
+    restored = trained()(picture)
+    assert restored.shape == picture.shape and restored.dtype == tf.float32
+    assert 1e-3 < np.abs(restored - picture).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(GeneratorConfig(), 1_526_592), (PRESETS["quick"].generator, 385_440)],
+)
+def test_number_of_parameters(config, parameters):
+    assert build_generator(config).count_params() == parameters
+
+
+def test_double_rrdb_of_three_dense_blocks_of_five_convolutions():
+    generator = build_generator(GeneratorConfig(features=8, growth=4))
+    inputs = {layer.name: layer.input.shape[-1] for layer in generator.layers if "_conv" in layer.name}
+    expected = {
+        f"rrdb{rrdb}_dense{dense}_conv{conv}": 8 + 4 * (conv - 1)
+        for rrdb in (1, 2)
+        for dense in (1, 2, 3)
+        for conv in (1, 2, 3, 4, 5)
+    }
+    assert inputs == expected
+    convolutions = [layer.name for layer in generator.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [name for name in convolutions if name not in expected] == [
+        "shallow",
+        "trunk",
+        "reconstruction",
+        "correction",
+    ]
+    assert generator.get_layer("rrdb1_dense1_conv1").activation.__name__ == "leaky_relu"
+
+
+def test_residual_branches_are_scaled_by_a_fifth():
+    generator = build_generator(GeneratorConfig(features=8, growth=4))
+    scaled = [layer for layer in generator.layers if isinstance(layer, keras.layers.Rescaling)]
+    assert len(scaled) == 2 * (3 + 1) and {layer.scale for layer in scaled} == {0.2}
+
+
+def test_gradients_reach_every_layer_once_the_last_is_not_zero():
+    generator = trained()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(generator(pictures(16, 16), training=True)))
+    gradients = tape.gradient(loss, generator.trainable_variables)
+    assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+
+
+def test_untrained_generator_learns_from_its_last_layer_on():
+    generator = build_generator(TINY)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(generator(pictures(16, 16), training=True)))
+    gradients = tape.gradient(loss, generator.trainable_variables)
+    assert np.abs(gradients[-1]).max() > 0 and np.abs(gradients[0]).max() == 0
+
+
+def test_bfloat16_has_float32_weights_and_nearly_the_same_output():
+    exact, fast = trained(), trained(dtype="mixed_bfloat16")
+    assert {weight.dtype for weight in fast.weights} == {"float32"}
+    assert fast.get_layer("rrdb1_dense1_conv1").compute_dtype == "bfloat16"
+    picture = pictures(32, 32)
+    expected, restored = exact(picture), fast(picture)
+    assert restored.dtype == tf.float32
+    error, correction = np.abs(restored - expected).max(), np.abs(expected - picture).max()
+    assert 0 < error < 0.02 * correction
+
+
+def test_no_lambda_layer():
+    kinds = {type(layer).__name__ for layer in build_generator(TINY).layers}
+    assert "Lambda" not in kinds and {"SpaceToDepth", "DepthToSpace"} <= kinds
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_keras_file_holds_the_same_generator(dtype, tmp_path):
+    generator, picture = trained(dtype=dtype), pictures(15, 17)
+    generator.save(tmp_path / "generator.keras")
+    loaded = keras.models.load_model(tmp_path / "generator.keras")
+    np.testing.assert_array_equal(loaded(picture), generator(picture))
+    assert [layer.compute_dtype for layer in loaded.layers] == [layer.compute_dtype for layer in generator.layers]
+
+
+@pytest.mark.parametrize("imports", ["artifact_remover, keras", "keras, artifact_remover"], ids=["before", "after"])
+def test_keras_file_loads_in_a_process_that_only_imported_the_package(imports, tmp_path):
+    build_generator(TINY).save(tmp_path / "generator.keras")
+    code = f"""
+import {imports}
+assert keras.models.load_model("generator.keras").name == "generator"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_alone_loads_nothing_heavy():
+    code = "import sys, artifact_remover; assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_shifting_the_picture_by_a_block_shifts_what_is_restored(axis):
+    generator = trained()
+    picture = np.moveaxis(pictures(96, 8), 1, axis)
+    rows = np.moveaxis(generator(picture), axis, 1)[:, 2:]
+    shifted = np.moveaxis(generator(np.moveaxis(np.moveaxis(picture, axis, 1)[:, 2:], 1, axis)), axis, 1)
+    beyond_edges = slice(2 * 19, -2 * 19)  # 19 convolutions reach 19 blocks of 2x2 pixels far
+    np.testing.assert_allclose(shifted[:, beyond_edges], rows[:, beyond_edges], atol=1e-5)
+    assert np.abs(shifted[:, :10] - rows[:, :10]).max() > 1e-3

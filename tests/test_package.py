@@ -1,0 +1,95 @@
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import artifact_remover
+import data_prep
+
+PACKAGES = [Path(package.__file__).parent for package in (artifact_remover, data_prep)]
+MODULES = {
+    ".".join(path.relative_to(package.parent).with_suffix("").parts): path
+    for package in PACKAGES
+    for path in sorted(package.rglob("*.py"))
+}
+COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' in path.read_text()]
+# Modules whose tests lie in another file than `test_<module>.py`, and where.
+TESTED_IN = {
+    "artifact_remover.__main__": "test_package",
+    "data_prep.__main__": "test_data_prep_cli",
+    "data_prep.config": "test_data_config",  # both packages have a `config`
+    "data_prep.errors": "test_datasets",
+    "data_prep.photographs": "test_datasets",
+    "data_prep.sources": "test_datasets",
+    "data_prep.quiet": "test_data_prep_cli",
+}
+
+
+def public_definitions(tree):
+    """Yields public functions, classes and their public methods, with their qualified names."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from ((f"{node.name}.{name}", method) for name, method in public_definitions(node))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_have_docstrings(module):
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), module
+    assert [name for name, node in public_definitions(tree) if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "__init__" not in name and "datasets" not in name])
+def test_module_has_a_test_file(module):
+    file = TESTED_IN.get(module, f"test_{module.rpartition('.')[2]}")
+    assert (Path(__file__).parent / f"{file}.py").exists()
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_needs_no_tensorflow(module):
+    code = f"""
+import runpy, sys
+sys.modules.update(tensorflow=None, keras=None)
+sys.argv = ["command", "--help"]
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout and done.stderr == ""
+
+
+@pytest.fixture
+def artifact_remover_command(monkeypatch):
+    """The installed command `artifact-remover`: arguments in, exit code out."""
+    [entry] = importlib.metadata.entry_points(group="console_scripts", name="artifact-remover")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["artifact-remover", *arguments])
+        return entry.load()()
+
+    return run
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_command_shows_its_subcommands(artifact_remover_command, capsys, option):
+    assert artifact_remover_command(option) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("usage: artifact-remover {fit") and printed.err == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["fitt"], ["--version"], ["--quality", "10"]])
+def test_command_without_a_known_subcommand_is_exit_code_2(artifact_remover_command, capsys, arguments):
+    assert artifact_remover_command(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("usage: artifact-remover {fit") and printed.out == ""
+
+
+def test_command_hands_arguments_to_the_subcommand(artifact_remover_command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        artifact_remover_command("fit", "--help")
+    assert stop.value.code == 0 and "--quality" in capsys.readouterr().out
