@@ -36,9 +36,9 @@ def compare(
         degradation: Of its quality range the lowest is used, of its chroma subsamplings 4:2:0 where it may be drawn.
 
     Returns:
-        For each photograph its `name`, `clean` and, by the restorers' names and `JPEG`, the `pictures` uint8 [H, W, 3] and
-        their `scores`: `psnr` and `psnr_b` in dB, `ssim`, and `colour_shift`, the largest shift of a channel's mean in
-        8-bit levels.
+        For each photograph its `name`, `clean` and, by the restorers' names and `JPEG`, the `pictures` uint8 [H, W, 3]
+        and their `scores`: `psnr` and `psnr_b` in dB, `ssim`, and `colour_shift`, the largest shift of a channel's mean
+        in 8-bit levels.
     """
     subsampling = "4:4:4" if degradation.chroma_subsampling == "4:4:4" else "4:2:0"
     rows = []
@@ -58,8 +58,8 @@ def summarise(rows: list[dict]) -> dict:
         rows: From `compare`.
 
     Returns:
-        For each of the JPEG and the restorers the `mean` of each measure, and for restorers the least and the mean `gain`
-        in PSNR over the JPEG and on how many pictures they are `better`; and every picture's own scores.
+        For each of the JPEG and the restorers the `mean` of each measure, and for restorers the least and the mean
+        `psnr_gain` over the JPEG and on how many pictures they are `better_on`; and every picture's own scores.
     """
     summary = {}
     for who in rows[0]["scores"]:

@@ -122,14 +122,21 @@ def _write(folder, manifest, signatures, inputs="degraded"):
     archive = keras.export.ExportArchive()
     for name, (function, spec) in signatures.items():
         archive.add_endpoint(name, function, [tf.TensorSpec(spec.shape, spec.dtype, name=inputs)])
-    archive.write_out(str(partial), verbose=False)
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    partial.rename(folder)
+    try:
+        archive.write_out(str(partial), verbose=False)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would take what room is left
+        raise
 
 
 def _load_checkpoint(network, checkpoint):
     try:
-        restored = tf.train.Checkpoint(**{network.name: network}).restore(checkpoint)
+        # Of a GAN stage the moving average is what counts.
+        averaged = f"averaged_{network.name}"
+        kept = {name.partition("/")[0] for name, _ in tf.train.list_variables(checkpoint)}
+        restored = tf.train.Checkpoint(**{averaged if averaged in kept else network.name: network}).restore(checkpoint)
         restored.expect_partial().assert_existing_objects_matched()
     except (ValueError, AssertionError) as error:
         raise InputError(_another_size(network, checkpoint)) from error

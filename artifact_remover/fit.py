@@ -1,6 +1,6 @@
 """Trains all three stages on photographs and proves on others that the result beats the JPEG.
 
-    python -m artifact_remover.fit [quick|div2k] [OPTIONS]
+python -m artifact_remover.fit [quick|div2k] [OPTIONS]
 
 `quick`, the default, needs no download and ten minutes of two cores; `div2k` is the full training.
 """
@@ -15,6 +15,8 @@ import tyro
 from artifact_remover.config import PRESETS, FitConfig
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
+
+_WIDTH_OF_LOGS = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with quiet_tensorflow():
         import tensorflow as tf
+        import tensorflow_datasets as tfds
 
         from artifact_remover.training import Interrupted
 
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     try:
         fit(config, folder)
     except Interrupted as interruption:
@@ -48,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error)
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
-        return _fail(f"{reason}: {error.filename or folder}; make room or choose another --workdir, nothing finished is lost")
+        return _fail(
+            f"{reason}: {error.filename or folder}; make room or choose another --workdir, nothing finished is lost"
+        )
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
         # TensorFlow names its own operation around what the system said.
         reason = re.sub(r"\{\{.*\}\} | \[Op:.*\]", "", error.message.partition("\n")[0])
@@ -77,12 +84,13 @@ def fit(config: FitConfig, folder: Path) -> None:
     from data_prep.sources import open_photographs
 
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)
     run = Run(config, folder, photographs, _load_features(config, dtype, console), dtype, console)
     console.print(
-        f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, computing in {dtype}\n"
+        f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, "
+        f"computing in {dtype}\n"
         f"watch it: tensorboard --logdir {folder / 'tensorboard'}",
         highlight=False,
     )
@@ -125,7 +133,9 @@ def _finished(run, stage):
 
     result = find_result(run.folder, stage)
     if not result:
-        raise InputError(f"{run.config.stage} needs {stage}, which {run.folder} does not hold: run --stage {stage} first")
+        raise InputError(
+            f"{run.config.stage} needs {stage}, which {run.folder} does not hold: run --stage {stage} first"
+        )
     return result.export
 
 

@@ -121,7 +121,7 @@ class ArtifactRemovalGAN(keras.Model):
         with tf.GradientTape() as tape:
             restored = self.generator(degraded, training=True)
             # Not in training mode, in which spectral normalisation would change the discriminator's weights.
-            logits = self.discriminator(restored, training=False)
+            logits = self.discriminator(cut_off_grid(restored, self.optimizer.iterations.value), training=False)
             terms = self.objective(clean, restored, logits)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)
         self._average_weights()
@@ -129,7 +129,8 @@ class ArtifactRemovalGAN(keras.Model):
 
     def _skipped_step(self):
         # "Not measured" rather than zero: a curve must not show a loss that nobody computed.
-        return {name: tf.constant(float("nan")) for name in (*self.objective.terms, "adversarial", "gradient_norm")}
+        names = (*self.objective.terms, "adversarial", "drift", "gradient_norm")
+        return {name: tf.constant(float("nan")) for name in names}
 
     def _average_weights(self):
         # The decay grows with the steps taken, as in tf.train.ExponentialMovingAverage, so that a short stage is not
@@ -152,7 +153,7 @@ class GeneratorObjective:
         """See the class."""
         self.weights = loss
         self.features = features
-        self.terms = ("loss", "pixel", "perceptual") if features else ("loss", "pixel")
+        self.terms = ("loss", "pixel", *(["perceptual"] if features else []))
 
     def __call__(self, clean, restored, restored_logits=None) -> dict[str, tf.Tensor]:
         """Computes every term of a batch.
@@ -171,6 +172,8 @@ class GeneratorObjective:
             terms["perceptual"] = losses.perceptual_loss(self.features(clean[share]), self.features(restored[share]))
         if restored_logits is not None:
             terms["adversarial"] = losses.adversarial_loss(restored_logits)
+            # What a discriminator asks for first: a grid looks sharp, a tint looks different.
+            terms["drift"] = losses.drift_loss(clean, restored)
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return {"loss": loss, **terms}
 
@@ -180,9 +183,11 @@ def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, t
     # Clean values are multiples of 1/255 and restored ones are not: half a level of noise on both hides that, or it
     # would be the first thing the discriminator learns.
     patches = tf.concat([clean, restored], axis=0)
-    patches += tf.random.uniform(tf.shape(patches), -0.5 / 255, 0.5 / 255)
+    # Drawn from the step's number, so that a resumed run goes on as it would have gone.
+    noise = tf.random.stateless_uniform(tf.shape(patches), [optimizer.iterations.value, 0], -0.5 / 255, 0.5 / 255)
     with tf.GradientTape() as tape:
-        clean_logits, restored_logits = tf.split(discriminator(patches, training=True), 2)
+        logits = discriminator(cut_off_grid(patches + noise, optimizer.iterations.value), training=True)
+        clean_logits, restored_logits = tf.split(logits, 2)
         loss = losses.discriminator_loss(clean_logits, restored_logits)
     norm = descend(tape, loss, optimizer, discriminator.trainable_variables)
     return {
@@ -191,6 +196,17 @@ def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, t
         "accuracy_restored": tf.reduce_mean(discriminator_accuracy(restored_logits, clean=False)),
         "discriminator_gradient_norm": norm,
     }
+
+
+def cut_off_grid(patches, seed) -> tf.Tensor:
+    """Cuts 8 pixels off patches, float32 [N, H, W, 3], at random sides, so that [N, H - 8, W - 8, 3] is left.
+
+    A convolution with a stride looks harder at some pixels than at others. Were these always the same, the generator's
+    answer would be a grid.
+    """
+    _, height, width, _ = patches.shape
+    top, left = tf.unstack(tf.random.stateless_uniform([2], [seed, 1], 0, 9, tf.int32))
+    return patches[:, top : top + height - 8, left : left + width - 8]
 
 
 def descend(tape, loss, optimizer, variables) -> tf.Tensor:

@@ -67,9 +67,7 @@ class DepthToSpace(keras.layers.Layer):
         _, height, width, depth = ops.shape(folded)
         s = self.scale
         blocks = ops.reshape(folded, [-1, height, width, s, s, depth // (s * s)])
-        image = ops.reshape(
-            ops.transpose(blocks, [0, 1, 3, 2, 4, 5]), [-1, height * s, width * s, depth // (s * s)]
-        )
+        image = ops.reshape(ops.transpose(blocks, [0, 1, 3, 2, 4, 5]), [-1, height * s, width * s, depth // (s * s)])
         return image[:, : ops.shape(picture)[1], : ops.shape(picture)[2]]
 
     def compute_output_shape(self, input_shapes):

@@ -112,17 +112,17 @@ def gmsd(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """Gradient magnitude similarity deviation: how unevenly the edges suffered; 0 is equal, smaller is better.
 
     Luma, averaged over 2 x 2 pixels; magnitudes `m` of its Prewitt gradients; similarity
-    `(2 m1 m2 + c) / (m1^2 + m2^2 + c)` at every pixel, c = 170 / 255^2; its standard deviation over the picture (Xue et
-    al., "Gradient Magnitude Similarity Deviation: A Highly Efficient Perceptual Image Quality Index", 2014). It needs no
-    trained network, and so judges where VGG19's weights cannot be had.
+    `(2 m1 m2 + c) / (m1^2 + m2^2 + c)` at every pixel, c = 170 / 255^2; its standard deviation over the picture (Xue
+    et al., "Gradient Magnitude Similarity Deviation: A Highly Efficient Perceptual Image Quality Index", 2014). It
+    needs no trained network, and so judges where VGG19's weights cannot be had.
 
     >>> clean = tf.random.stateless_uniform([1, 16, 16, 3], seed=[1, 2])
     >>> float(gmsd(clean, clean)[0])
     0.0
 
     Args:
-        clean: The original, float `[N, H, W, 3]` or `[N, H, W, 1]` in [0, 1], at least 6 pixels high and wide, computed in
-            float32.
+        clean: The original, float `[N, H, W, 3]` or `[N, H, W, 1]` in [0, 1], at least 6 pixels high and wide,
+            computed in float32.
         restored: What is judged, likewise.
 
     Returns:

@@ -33,7 +33,7 @@ class Monitor:
         }
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
@@ -91,9 +91,9 @@ class Monitor:
             tf.summary.image("before | after | clean", pictures, max_outputs=len(pictures))
         for writer in self._writers.values():
             writer.flush()
-        parts = [f"PSNR {scores['psnr']:.2f} dB ({scores['psnr'] - jpeg['psnr']:+.2f} over the JPEG)"] if jpeg else []
+        parts = [f"PSNR {scores['psnr']:.2f} dB ({scores['psnr'] - jpeg['psnr']:+.2f} over the JPEG)"]
         parts += [f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in _shown(scores)]
-        self._validated = f", {parts[0]}"
+        self._validated = f", {scores['psnr'] - jpeg['psnr']:+.2f} dB over the JPEG"
         left = self._progress.tasks[0].time_remaining
         parts += [f"{left / 60:.0f} min left" if left and left >= 60 else ""]
         self._progress.console.print(

@@ -14,8 +14,8 @@ def choose_dtype(precision: Literal["auto", "float32", "bfloat16"]) -> str:
     """Chooses the Keras dtype policy of the networks: `float32`, or `mixed_bfloat16` with float32 weights.
 
     Args:
-        precision: `auto` takes bfloat16 where the GPU, or without one the processor, has instructions for it; where that
-            cannot be told (not Linux), float32.
+        precision: `auto` takes bfloat16 where the GPU, or without one the processor, has instructions for it; where
+            that cannot be told (not Linux), float32.
     """
     if precision == "auto":
         precision = "bfloat16" if _has_fast_bfloat16() else "float32"

@@ -1,8 +1,8 @@
 """NoGAN in three functions: the generator alone, the discriminator alone, both together for a short time.
 
 Start here. Each stage takes the result of the one before it, trains, and leaves a SavedModel with a manifest under
-`<run>/saved_models/<stage>/1`; a stage whose SavedModel is there is finished and is not run again. What a stage needs to
-go on after a kill lies under `<run>/checkpoints/<stage>`, its curves under `<run>/tensorboard/<stage>`.
+`<run>/saved_models/<stage>/1`; a stage whose SavedModel is there is finished and is not run again. What a stage needs
+to go on after a kill lies under `<run>/checkpoints/<stage>`, its curves under `<run>/tensorboard/<stage>`.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from rich.console import Console
 
 from artifact_remover import export
 from artifact_remover.checkpoints import Checkpoints
-from artifact_remover.config import FitConfig
+from artifact_remover.config import STAGES, FitConfig
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
 from artifact_remover.generator import build_generator
 from artifact_remover.monitoring import Monitor
 from artifact_remover.training import make_optimizer, train
-from artifact_remover.validation import Validation
+from artifact_remover.validation import CHANNELS, Validation
 from artifact_remover.vgg import PerceptualNetwork
 from data_prep.errors import InputError
 from data_prep.pipeline import training_batches, validation_batches
@@ -181,9 +181,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     export.load_weights(generator, generator_export)
     averaged_generator.set_weights(generator.get_weights())
     export.load_weights(discriminator, discriminator_export)
-    trainer = ArtifactRemovalGAN(
-        generator, averaged_generator, discriminator, run.config.loss, run.features, schedule
-    )
+    trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, run.config.loss, run.features, schedule)
     trainer.compile(
         generator_optimizer=make_optimizer(schedule),
         discriminator_optimizer=make_optimizer(schedule.of_discriminator),
@@ -210,7 +208,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     history = _train(run, stage, "generator", trainer, state, validate)
     picked = pick_candidate(history, schedule.max_psnr_loss, schedule.max_colour_shift)
     candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
-    run.console.print(f"{stage}: picked step {picked['step']} of {schedule.steps} by perceptual score", highlight=False)
+    run.console.print(f"{stage}: {_explain(picked, schedule)}", highlight=False)
     manifest = _manifest(run, stage, parents, history, picked, validation.jpeg)
     export.export_generator(averaged_generator, run.config.generator, _export_folder(run, stage), manifest)
     return find_result(run.folder, stage)
@@ -223,21 +221,32 @@ def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: 
     among the candidates that stayed faithful.
 
     Args:
-        history: Validations in order, the first of them of stage 1's weights, with `psnr` (dB), `colour_shift` (8-bit
-            levels) and `perceptual` (smaller is better).
+        history: Validations in order, the first of them of stage 1's weights, with `psnr` (dB), `red_shift`,
+            `green_shift`, `blue_shift` (8-bit levels) and `perceptual` (smaller is better).
         max_psnr_loss: How far below the first a candidate's PSNR may lie, in dB.
-        max_colour_shift: How large its colour shift may be, in 8-bit levels.
+        max_colour_shift: How far from the first the mean of any of its channels may lie, in 8-bit levels.
 
     Returns:
-        The picked validation: the first, stage 1 itself, only where no other qualifies.
+        The picked validation: the first, stage 1 itself, where no faithful candidate scores better.
     """
     before, *candidates = history
+    shifts = [f"{channel}_shift" for channel in CHANNELS]
     faithful = [
         each
         for each in candidates
-        if each["psnr"] >= before["psnr"] - max_psnr_loss and each["colour_shift"] <= max_colour_shift
+        if each["psnr"] >= before["psnr"] - max_psnr_loss
+        and all(abs(each[shift] - before[shift]) <= max_colour_shift for shift in shifts)
     ]
-    return min(faithful, key=lambda each: each["perceptual"], default=before)
+    return min([before, *faithful], key=lambda each: each["perceptual"])
+
+
+def _explain(picked, schedule):
+    if picked["step"]:
+        return f"step {picked['step']} of {schedule.steps} has the best perceptual score and is exported"
+    return (
+        f"no checkpoint within {schedule.max_psnr_loss} dB and {schedule.max_colour_shift} levels of stage 1 has a "
+        "better perceptual score than stage 1, which is exported unchanged"
+    )
 
 
 def find_result(folder: Path, stage: str) -> StageResult | None:
@@ -251,26 +260,35 @@ def _begin(run, stage, parents) -> StageResult | None:
     folder = _checkpoint_folder(run, stage)
     # Parents as seen from the run's folder, so that it may be moved.
     settings = _settings(run, stage) | {
-        "parents": {role: os.path.relpath(path.resolve(), run.folder.resolve()) for role, path in parents.items()}
+        "parents": {role: os.path.relpath(path.resolve(), run.folder.resolve()) for role, path in parents.items()},
+        "perceptual_features": bool(run.features),
     }
     settings_file = folder / "settings.json"
+    finished = find_result(run.folder, stage)
     # A run that failed before its first checkpoint holds nothing, and must not stand in the way of a mended command.
-    if settings_file.exists() and (tf.train.latest_checkpoint(str(folder)) or find_result(run.folder, stage)):
-        _refuse_other_settings(json.loads(settings_file.read_text()), settings, run.folder, stage)
+    if settings_file.exists() and (finished or tf.train.latest_checkpoint(str(folder))):
+        before = json.loads(settings_file.read_text())
+        if finished:  # then it does not matter any more whether VGG19 can still be had
+            settings["perceptual_features"] = before["perceptual_features"]
+        _refuse_other_settings(before, settings, run.folder, stage)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         partial = settings_file.with_suffix(".partial")
         partial.write_text(json.dumps(settings, indent=2) + "\n")
         os.replace(partial, settings_file)
     _export_folder(run, stage).parent.mkdir(parents=True, exist_ok=True)
-    return find_result(run.folder, stage)
+    return finished
 
 
 def _settings(run, stage) -> dict:
     """What a stage's outcome depends on, as plain JSON values."""
     config = dataclasses.asdict(run.config)
-    wanted = {"seed", "data", "generator", "loss", stage} | ({"discriminator"} if stage != "pretrain_generator" else set())
-    return json.loads(json.dumps({name: config[name] for name in sorted(wanted)}, default=str))
+    # Where files lie does not matter, and may change while a run rests.
+    del config["data"]["data_dir"], config["loss"]["vgg_weights"]
+    wanted = ["seed", "data", "generator", "loss", stage]
+    if stage != "pretrain_generator":
+        wanted.append("discriminator")
+    return json.loads(json.dumps({name: config[name] for name in wanted}, default=str))
 
 
 def _refuse_other_settings(before, now, folder, stage):
@@ -296,7 +314,7 @@ def _open_validation(run, role) -> Validation:
 def _train(run, stage, role, trainer, state, validate) -> list[dict]:
     schedule = getattr(run.config, stage)
     # Each stage has batches of its own: the GAN is not to see the very patches that the generator was pretrained on.
-    seed = run.config.seed + ["pretrain_generator", "pretrain_discriminator", "train_gan"].index(stage)
+    seed = run.config.seed + STAGES.index(stage)
     return train(
         trainer,
         batches=lambda step: training_batches(run.photographs, role, run.config.data, seed, step),

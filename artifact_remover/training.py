@@ -97,7 +97,9 @@ def train(
             else:
                 checkpoints.save_when_due(step, history)
             if stopped_by:
-                raise Interrupted(f"stopped at step {step} of {schedule.steps}, saved; the same command goes on from there")
+                raise Interrupted(
+                    f"stopped at step {step} of {schedule.steps}, saved; the same command goes on from there"
+                )
     return history
 
 
@@ -112,7 +114,7 @@ def _stop_on_nan(scalars, step, checkpoints):
         names.remove("gradient_norm")  # the generator took no step, so that there is none
     if not all(math.isfinite(scalars[name]) for name in names):
         raise InputError(
-            f"training diverged at step {step}, its gradient is not a number: start again from {checkpoints.folder} with "
+            f"training diverged at step {step}, its gradient is not a number: go on from {checkpoints.folder} with "
             "--init, a new --workdir and a lower learning rate or --precision float32"
         )
 
@@ -121,10 +123,12 @@ def _stop_on_nan(scalars, step, checkpoints):
 def _noticing_signals():
     """Collects SIGINT and SIGTERM instead of dying of them in the middle of a step."""
     received = []
-    handlers = {
-        number: signal.signal(number, lambda number, _frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def notice(number, _frame):
+        received.append(number)
+        signal.signal(number, handlers[number])  # so that a second one ends a step that hangs
+
+    handlers = {number: signal.signal(number, notice) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:

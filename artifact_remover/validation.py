@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from artifact_remover import losses, metrics
 
+CHANNELS = ("red", "green", "blue")
+
 _PICTURES = 4
 
 
@@ -30,20 +32,20 @@ class Validation:
             generator: float32 [N, H, W, 3] in [0, 1] to the same.
 
         Returns:
-            The mean of each measure over all patches: `psnr` and `psnr_b` in dB, `ssim`, `colour_shift` in 8-bit levels
-            (of the channel whose mean over all patches is furthest off), and `perceptual`, the smaller the better:
-            the relative error of VGG19 features, or without them the deviation of gradient magnitudes (`gmsd`);
-            and pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
+            The mean of each measure over all patches: `psnr` and `psnr_b` in dB, `ssim`; `red_shift`, `green_shift`,
+            `blue_shift` and the largest of them, without its sign, `colour_shift`, in 8-bit levels; and `perceptual`,
+            the smaller the better: the relative error of VGG19 features, or without them the deviation of gradient
+            magnitudes (`gmsd`). And pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
         """
         measured, pictures = [], []
         for degraded, clean in self._batches:
             restored = tf.clip_by_value(tf.cast(generator(degraded), tf.float32), 0.0, 1.0)
             measured.append(self._measure(clean, restored))
             pictures.extend(tf.concat([degraded, restored, clean], axis=2)[: _PICTURES - len(pictures)])
-        means = {
-            name: np.mean(np.concatenate([each[name] for each in measured]), axis=0) for name in measured[0]
-        }
-        means["colour_shift"] = np.max(np.abs(means["colour_shift"]))
+        means = {name: np.mean(np.concatenate([each[name] for each in measured]), axis=0) for name in measured[0]}
+        shift = means["colour_shift"]
+        means["colour_shift"] = np.max(np.abs(shift))
+        means |= {f"{channel}_shift": value for channel, value in zip(CHANNELS, shift, strict=True)}
         scores = {name: float(value) for name, value in means.items()}
         return scores, np.round(np.stack(pictures) * 255.0).astype(np.uint8)
 

@@ -55,9 +55,7 @@ class PerceptualNetwork:
     source: str
 
 
-def load_vgg19(
-    layer: str = "block3_conv4", weights: Path | None = None, dtype: str = "float32"
-) -> PerceptualNetwork:
+def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: str = "float32") -> PerceptualNetwork:
     """Load VGG19 up to a layer, frozen, with its preprocessing inside (Simonyan and Zisserman, 2015).
 
     The preprocessing is that of `keras.applications.vgg19.preprocess_input`: to 0..255, RGB to BGR, less
@@ -86,9 +84,7 @@ def load_vgg19(
     vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
     convolutions = [each.name for each in vgg.layers if isinstance(each, keras.layers.Conv2D)]
     if layer not in convolutions:
-        raise InputError(
-            f"no such VGG19 layer; --perceptual-layer is one of {', '.join(convolutions)}: {layer}"
-        )
+        raise InputError(f"no such VGG19 layer; --perceptual-layer is one of {', '.join(convolutions)}: {layer}")
     source = Path(weights) if weights else _cached_or_downloaded()
     _load_weights(vgg, convolutions, layer, source)
     return PerceptualNetwork(_frozen_up_to(vgg, layer, dtype), layer, str(source))
@@ -128,8 +124,7 @@ def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source:
     if layer not in loaded:
         last = loaded[-1]
         raise InputError(
-            f"VGG19 weights end at {last}, before {layer}: use --perceptual-layer {last} or another file: "
-            f"{source}"
+            f"VGG19 weights end at {last}, before {layer}: use --perceptual-layer {last} or another file: {source}"
         )
 
 
@@ -152,14 +147,10 @@ def _cached_or_downloaded() -> Path:
     if cached.is_file() and _md5(cached) == WEIGHTS_MD5:
         return cached
     if reason := _why_unreachable(WEIGHTS_URL):
-        raise PretrainedFeaturesUnavailable(
-            f"VGG19 is not in {cached.parent} and cannot be downloaded: {reason}"
-        )
+        raise PretrainedFeaturesUnavailable(f"VGG19 is not in {cached.parent} and cannot be downloaded: {reason}")
     try:
         return Path(
-            keras.utils.get_file(
-                name, WEIGHTS_URL, cache_subdir="models", file_hash=WEIGHTS_MD5, cache_dir=str(home)
-            )
+            keras.utils.get_file(name, WEIGHTS_URL, cache_subdir="models", file_hash=WEIGHTS_MD5, cache_dir=str(home))
         )
     except Exception as error:  # what Keras raises for a failed download
         cached.unlink(missing_ok=True)

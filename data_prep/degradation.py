@@ -43,9 +43,7 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
         patch, coding, first_coding, shift, twice, clean = drawn
         jpeg = patch
         if config.double_share:
-            jpeg = tf.cond(
-                twice, lambda: _compress_shifted(patch, first_coding, shift, codings), lambda: patch
-            )
+            jpeg = tf.cond(twice, lambda: _compress_shifted(patch, first_coding, shift, codings), lambda: patch)
         jpeg = _compress(jpeg, coding, codings)
         return tf.where(clean, patch, jpeg) if config.clean_share else jpeg
 
@@ -75,9 +73,7 @@ def jpeg_photograph(photo: np.ndarray, quality: int, chroma_subsampling: str = "
 
 
 def _code(image: tf.Tensor, quality: int, chroma_subsampling: str) -> tf.Tensor:
-    jpeg = tf.io.encode_jpeg(
-        image, format="rgb", quality=quality, chroma_downsampling=chroma_subsampling == "4:2:0"
-    )
+    jpeg = tf.io.encode_jpeg(image, format="rgb", quality=quality, chroma_downsampling=chroma_subsampling == "4:2:0")
     return tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
 
 

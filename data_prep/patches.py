@@ -15,6 +15,9 @@ import numpy as np
 
 from data_prep.config import DataConfig
 
+# 2 Y - C in each channel C, with JPEG's luma Y (ITU-R BT.601): both chroma components change their sign.
+_COMPLEMENT = 2 * np.array([[0.299, 0.587, 0.114]] * 3) - np.eye(3)
+
 # tf.data already runs one call per core; OpenCV's own threads would only compete with the training.
 cv2.setNumThreads(0)
 
@@ -99,9 +102,26 @@ class ColourMixing(A.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
         """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
-        mixed = cv2.transform(img.astype(np.float32), matrix)
-        low, high = min(0.0, float(mixed.min())), max(255.0, float(mixed.max()))
-        return cv2.convertScaleAbs(mixed, alpha=255 / (high - low), beta=-255 * low / (high - low))
+        return _recolour(img, matrix)
+
+
+class ComplementaryColours(A.ImageOnlyTransform):
+    """Turns every colour into its complement of the same luma: red into cyan, orange into azure.
+
+    A JPEG of low quality rounds weak colours to gray, and a generator guesses them back: after training on a few
+    photographs, as the tint that most of them have. Where a tint and its complement are equally likely, the best
+    guess is none, and colours do not drift.
+    """
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
+        return _recolour(img, _COMPLEMENT)
+
+
+def _recolour(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    mixed = cv2.transform(img.astype(np.float32), matrix)
+    low, high = min(0.0, float(mixed.min())), max(255.0, float(mixed.max()))
+    return cv2.convertScaleAbs(mixed, alpha=255 / (high - low), beta=-255 * low / (high - low))
 
 
 @functools.lru_cache(maxsize=64)
@@ -117,7 +137,7 @@ def _build_augmentation(thread: int, size: int, strength: float) -> A.Compose:
         p=0.9,  # one patch in ten keeps its colours, so that the generator also sees true ones
     )
     geometry = [A.RandomCrop(size, size), A.SquareSymmetry(p=1)]
-    return A.Compose([*geometry, colours] if strength else geometry)
+    return A.Compose([*geometry, colours, ComplementaryColours(p=0.5)] if strength else geometry)
 
 
 def _check_size(photo: np.ndarray, size: int) -> None:

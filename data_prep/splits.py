@@ -90,9 +90,7 @@ def split_folder(indices: Sequence[int]) -> Splits:
     """
     count = len(indices)
     if count < len(PARTS):
-        raise InputError(
-            f"{count} usable photographs are too few for training, validation and test: give 3 or more"
-        )
+        raise InputError(f"{count} usable photographs are too few for training, validation and test: give 3 or more")
     held_out = max(1, count // 9)
     train = count - 2 * held_out
     first = {"train": 0, "validation": train, "test": train + held_out}

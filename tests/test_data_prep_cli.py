@@ -41,10 +41,7 @@ def test_excluded_pictures_are_not_counted(folder, tmp_path, capsys):
 def test_unknown_name_is_one_line_and_exit_code_2(name, capsys):
     assert main([name]) == 2
     printed = capsys.readouterr()
-    assert (
-        printed.err
-        == f"error: no such photographs, give sample_photos or div2k or an existing folder: {name}\n"
-    )
+    assert printed.err == f"error: no such photographs, give sample_photos or div2k or an existing folder: {name}\n"
     assert not printed.out
 
 
@@ -56,9 +53,7 @@ def test_wrong_option_is_exit_code_2(capsys):
 
 def test_help_needs_no_tensorflow():
     start = time.perf_counter()
-    code = (
-        "import sys; sys.modules['tensorflow'] = None; from data_prep.__main__ import main; main(['--help'])"
-    )
+    code = "import sys; sys.modules['tensorflow'] = None; from data_prep.__main__ import main; main(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "NAME_OR_PATH" in done.stdout

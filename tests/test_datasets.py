@@ -233,9 +233,7 @@ def test_two_photographs_are_too_few(tmp_path):
 
 def test_data_dir_that_is_a_file_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        InputError, match="cannot keep the prepared photographs, choose another data_dir: .*file"
-    ):
+    with pytest.raises(InputError, match="cannot keep the prepared photographs, choose another data_dir: .*file"):
         open_photographs(DataConfig(str(folder), tmp_path / "file"))
 
 
@@ -340,9 +338,7 @@ def div2k(tmp_path_factory):
             photo.save(download / kind / f"hr/DIV2K_{kind}_HR" / f"{number:04d}.png")
             photo.save(download / kind / "lr" / f"{number:04d}x8.png")
     extracted = {
-        f"{kind}_{side}_url": str(download / kind / side)
-        for kind in ("train", "valid")
-        for side in ("lr", "hr")
+        f"{kind}_{side}_url": str(download / kind / side) for kind in ("train", "valid") for side in ("lr", "hr")
     }
     data_dir = tmp_path_factory.mktemp("tfds")
     builder = tfds.builder("div2k/bicubic_x8", data_dir=data_dir)
@@ -377,7 +373,5 @@ def test_div2k_without_internet_fails_at_once(tmp_path, monkeypatch):
         raise requests.ConnectionError("no route")
 
     monkeypatch.setattr(requests, "head", fail)
-    with pytest.raises(
-        InputError, match="cannot download div2k, check the connection to the internet: https"
-    ):
+    with pytest.raises(InputError, match="cannot download div2k, check the connection to the internet: https"):
         open_photographs(DataConfig("div2k", tmp_path))

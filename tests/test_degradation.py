@@ -14,9 +14,7 @@ from data_prep.degradation import degrade, jpeg_photograph
 @pytest.fixture(scope="module")
 def patches():
     photo = data.chelsea()
-    return np.stack(
-        [photo[top : top + 64, left : left + 64] for top in (0, 100, 200) for left in (0, 150, 300)]
-    )
+    return np.stack([photo[top : top + 64, left : left + 64] for top in (0, 100, 200) for left in (0, 150, 300)])
 
 
 def pillow_jpeg(photo, quality, chroma_subsampling):

@@ -114,9 +114,7 @@ def test_the_two_halves_of_the_discriminator_loss_weigh_the_same():
 
 def test_the_discriminator_loss_is_symmetric_under_changing_sides():
     clean, restored = random(2, 3, 3, 1), random(2, 3, 3, 1, seed=1)
-    np.testing.assert_allclose(
-        discriminator_loss(clean, restored), discriminator_loss(-restored, -clean), rtol=1e-6
-    )
+    np.testing.assert_allclose(discriminator_loss(clean, restored), discriminator_loss(-restored, -clean), rtol=1e-6)
 
 
 def test_guessing_costs_log_2():

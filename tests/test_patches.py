@@ -59,9 +59,7 @@ def test_a_photograph_of_the_size_of_a_patch_is_enough(photo):
     assert cut_patches(photo[:32, :32], 1, COLOURFUL).shape == (4, 32, 32, 3)
 
 
-@pytest.mark.parametrize(
-    "cut", [lambda p: cut_patches(p, 1, PLAIN), lambda p: cut_validation_patches(p, 2, PLAIN)]
-)
+@pytest.mark.parametrize("cut", [lambda p: cut_patches(p, 1, PLAIN), lambda p: cut_validation_patches(p, 2, PLAIN)])
 def test_smaller_photograph_is_refused(photo, cut):
     with pytest.raises(ValueError, match="smaller than a patch of 32 pixels"):
         cut(photo[:31])

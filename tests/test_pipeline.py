@@ -70,9 +70,7 @@ def test_same_seed_gives_equal_batches_and_another_gives_others(photographs):
 def test_resumed_run_sees_the_same_batches(photographs, monkeypatch, memory, step):
     monkeypatch.setattr(pipeline, "_FITS_IN_MEMORY", memory)
     monkeypatch.setattr(pipeline, "_SHUFFLED_AT_ONCE", 3)
-    config = DataConfig(
-        patch_size=32, patches_per_photo=3, batch_size=5, degradation=DegradationConfig("20-30")
-    )
+    config = DataConfig(patch_size=32, patches_per_photo=3, batch_size=5, degradation=DegradationConfig("20-30"))
     whole = take(training_batches(photographs, "generator", config, 3), step + 3)
     resumed = take(training_batches(photographs, "generator", config, 3, start_step=step), 3)
     np.testing.assert_array_equal(whole[step:], resumed)
@@ -137,9 +135,7 @@ def test_validation_is_not_augmented(photographs):
     photo = dict(photographs.decoded("generator", "validation"))["coins"]
     middle = photo[60:92, 80:112].astype(np.float32) / 255
     patches = [
-        patch
-        for _, clean in take(validation_batches(photographs, "generator", config, 1), 9)
-        for patch in clean
+        patch for _, clean in take(validation_batches(photographs, "generator", config, 1), 9) for patch in clean
     ]
     assert any((patch == middle).all() for patch in patches)
 

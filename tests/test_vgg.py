@@ -17,9 +17,7 @@ from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
 from data_prep.errors import InputError
 
 # Keras 3.15 under NumPy 2.4 warns of itself whenever it saves a weight.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "vgg19_conv1_1_to_conv3_4.npz"
 needs_genuine_weights = pytest.mark.skipif(not GENUINE.is_file(), reason=f"no {GENUINE}")
@@ -179,9 +177,7 @@ def test_half_precision_is_close_to_float32(tmp_path, dtype, weights):
     assert {variable.dtype for variable in model.weights} == {weights}
     features = model(image)
     assert features.dtype == tf.bfloat16
-    error = tf.reduce_mean(tf.square(tf.cast(features, tf.float32) - exact)) / tf.reduce_mean(
-        tf.square(exact)
-    )
+    error = tf.reduce_mean(tf.square(tf.cast(features, tf.float32) - exact)) / tf.reduce_mean(tf.square(exact))
     assert error < 1e-4
 
 

@@ -1,68 +1,79 @@
-"""How fast the training pipeline makes patches: prints one JSON line, asserts nothing.
+"""How many times faster the data pipeline makes patches than a training step uses them, in one process.
 
-python -m tests.benchmarks.data_pipeline --quality 5-95 --data-dir /tmp/tfds
+python -m tests.benchmarks.data_pipeline --preset div2k --data FOLDER_OF_LARGE_PHOTOGRAPHS
 """
 
 import dataclasses
 import itertools
 import json
-import os
 import statistics
 import time
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-from data_prep.config import DataConfig, DegradationConfig
+from artifact_remover.config import PRESETS
 from data_prep.quiet import quiet_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure the training pipeline.
+    """Measure the training pipeline beside the training step.
 
     Attributes:
-        data: Name or folder of the photographs.
+        preset: Whose patches and generator.
+        data: Name or folder of the photographs, if not the preset's.
         data_dir: Where prepared data sets are kept.
         quality: JPEG quality factor, or a range.
-        windows: Number of windows timed; the median is given.
-        steps: Batches per window.
+        rounds: Pipeline and step are timed in turns, this many times; medians are given.
     """
 
+    preset: Literal["quick", "div2k"] = "quick"
     data: str = "sample_photos"
     data_dir: Path | None = None
     quality: str = "10"
-    windows: int = 5
-    steps: int = 100
+    rounds: int = 5
 
 
 def main() -> None:
-    """Measure patches of 64 and 96 pixels."""
-    options = tyro.cli(Options)
-    speeds = {f"patches_per_second_{size}": round(measure(options, size)) for size in (64, 96)}
-    print(json.dumps({"data": options.data, "quality": options.quality, "cpus": os.cpu_count(), **speeds}))
-
-
-def measure(options: Options, patch_size: int) -> float:
-    """Time windows of batches after a warm-up; returns the median in patches per second."""
+    options = tyro.cli(Options, description=__doc__)
     with quiet_tensorflow():
+        from artifact_remover.precision import choose_dtype
         from data_prep.pipeline import training_batches
         from data_prep.sources import open_photographs
+        from tests.benchmarks.training_step import time_calls, training_step
 
-    config = DataConfig(
-        options.data,
-        options.data_dir,
-        patch_size=patch_size,
-        degradation=DegradationConfig(options.quality),
+    preset = PRESETS[options.preset]
+    config = dataclasses.replace(
+        preset.data,
+        data=options.data,
+        data_dir=options.data_dir,
+        degradation=dataclasses.replace(preset.data.degradation, quality=options.quality),
     )
+    shape = [config.batch_size, config.patch_size, config.patch_size, 3]
+    step, _ = training_step(preset, shape, choose_dtype("auto"))
     batches = iter(training_batches(open_photographs(config), "generator", config, seed=0))
-    take_steps(batches, options.steps)
-    seconds = [take_steps(batches, options.steps) for _ in range(options.windows)]
-    return options.steps * config.batch_size / statistics.median(seconds)
+    steps = max(100, 4 * config.patches_per_photo)
+    _take(batches, steps)
+    pairs = [(_take(batches, steps) / steps, time_calls(step)) for _ in range(options.rounds)]
+    made, used = (config.batch_size / statistics.median(each) for each in zip(*pairs, strict=True))
+    print(
+        json.dumps(
+            {
+                "benchmark": "data_pipeline",
+                "preset": options.preset,
+                "data": options.data,
+                "quality": options.quality,
+                "patches_made_per_second": round(made),
+                "patches_used_per_second": round(used, 1),
+                "ratio": round(made / used, 1),
+            }
+        )
+    )
 
 
-def take_steps(batches, steps: int) -> float:
-    """Take batches and return the seconds that took."""
+def _take(batches, steps):
     start = time.perf_counter()
     for _ in itertools.islice(batches, steps):
         pass

@@ -1,6 +1,8 @@
-"""How much of what the machine can do a training step of the generator reaches: `python -m tests.benchmarks.training_step`.
+"""How much of what the machine can do a training step of the generator reaches.
 
-The yardstick is one plain 3x3 convolution of the generator's width, in the same precision, process and minute.
+python -m tests.benchmarks.training_step --preset div2k
+
+The yardstick is a plain 3x3 convolution of the generator's width, in the same precision, process and minute.
 """
 
 import argparse
@@ -28,10 +30,10 @@ def main():
     options = parser.parse_args()
     config, dtype = PRESETS[options.preset], choose_dtype(options.precision)
     shape = [config.data.batch_size, config.data.patch_size, config.data.patch_size, 3]
-    step, step_flops = _training_step(config, shape, dtype)
+    step, step_flops = training_step(config, shape, dtype)
     convolution, convolution_flops = _plain_convolution(config, shape, dtype)
     # In turns, so that a machine that changes its speed changes both.
-    pairs = [(_seconds(step), _seconds(convolution)) for _ in range(options.rounds)]
+    pairs = [(time_calls(step), time_calls(convolution)) for _ in range(options.rounds)]
     step_seconds, convolution_seconds = (statistics.median(each) for each in zip(*pairs, strict=True))
     reached, possible = step_flops / step_seconds / 1e12, convolution_flops / convolution_seconds / 1e12
     print(
@@ -50,7 +52,7 @@ def main():
     )
 
 
-def _training_step(config, shape, dtype):
+def training_step(config, shape, dtype):
     generator = build_generator(config.generator, dtype)
     trainer = GeneratorPretraining(generator, config.loss, features=None)
     trainer.compile(optimizer=make_optimizer(config.pretrain_generator))
@@ -80,7 +82,7 @@ def _plain_convolution(config, shape, dtype, repeats=20):
     return lambda: run().numpy(), repeats * 2 * 9 * width * width * positions
 
 
-def _seconds(function, calls=3):
+def time_calls(function, calls=3):
     function()
     start = time.perf_counter()
     for _ in range(calls):

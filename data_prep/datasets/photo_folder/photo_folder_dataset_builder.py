@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from data_prep.errors import InputError
-from data_prep.photographs import find_photographs, hash_pixels, read_photograph
+from data_prep.photographs import encode_photograph, find_photographs, hash_pixels, read_photograph
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 log.warning("left out: the same picture as %s: %s", first, file)
                 continue
             name = file.relative_to(folder).as_posix().encode(errors="replace").decode()
-            yield name, {"image": photo, "name": name}
+            yield name, {"image": encode_photograph(photo), "name": name}
         if not seen:
             raise InputError(f"no usable photograph in the folder, see the lines above: {folder}")

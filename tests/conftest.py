@@ -1,0 +1,90 @@
+"""Small real photographs, and a tiny run of all three stages on them that many tests read."""
+
+import contextlib
+import dataclasses
+import io
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+import tyro
+from PIL import Image
+from rich.console import Console
+from skimage import data as skimage_data
+
+from artifact_remover import fit
+from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.stages import Run
+from data_prep.sources import open_photographs
+
+# No perceptual term, or a test's outcome would depend on whether VGG19 can be downloaded.
+TINY = """
+    --perceptual 0 --precision float32 --patch-size 32 --batch-size 2 --patches-per-photo 4
+    --generator.features 8 --generator.growth 4 --generator.blocks 1 --discriminator.features 4
+    --pretrain-generator.steps 10 --pretrain-generator.warmup-steps 2 --pretrain-generator.validate-every 5
+    --pretrain-discriminator.steps 10 --pretrain-discriminator.warmup-steps 2
+    --pretrain-discriminator.validate-every 5
+    --train-gan.steps 10 --train-gan.warmup-steps 2 --train-gan.validate-every 5 --train-gan.gate 10
+""".split()  # noqa: SIM905
+STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """Nine crops of real photographs: seven to train on, one to validate on, one to test on."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("astronaut", "chelsea", "coffee"):
+        photo = getattr(skimage_data, name)()
+        for number in range(3):
+            crop = photo[60 : 60 + 80, 100 * number : 100 * number + 96]
+            Image.fromarray(crop).save(folder / f"{name}{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_options(photo_folder, tmp_path_factory):
+    """Command line of a tiny run, but for `--workdir`."""
+    return [*TINY, "--data", str(photo_folder), "--data-dir", str(tmp_path_factory.mktemp("tfds"))]
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_options):
+    return tyro.cli(FitConfig, args=tiny_options, default=PRESETS["quick"])
+
+
+@pytest.fixture(scope="session")
+def make_run(tiny_config):
+    """Makes what the stages take: a tiny run in a folder, with other settings where they are given."""
+    photographs = open_photographs(tiny_config.data)
+
+    def make(folder, **settings):
+        config = dataclasses.replace(tiny_config, **settings)
+        console = Console(file=io.StringIO(), width=200)
+        return Run(config, Path(folder), photographs, "its weight is 0", "float32", console)
+
+    return make
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    folder: Path
+    code: int
+    printed: str
+    options: list[str]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_options, tmp_path_factory) -> FinishedRun:
+    """A tiny run from the command line; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    options = [*tiny_options, "--workdir", str(folder)]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = fit.main(options)
+    return FinishedRun(folder, code, printed.getvalue(), options)
+
+
+def describe(folder):
+    """Every file below a folder, with when it was last written."""
+    return {file.relative_to(folder): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}

@@ -1,0 +1,378 @@
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tyro
+from PIL import Image
+
+from artifact_remover import fit, gan, stages, vgg
+from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.stages import StageResult, find_result
+from tests.conftest import STAGES, describe
+
+GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "vgg19_conv1_1_to_conv3_4.npz"
+SHORT = ["--pretrain-generator.steps", "2", "--pretrain-generator.warmup-steps", "0"]
+
+
+@pytest.fixture
+def options(tiny_options, tmp_path):
+    return [*tiny_options, "--workdir", str(tmp_path / "run")]
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    for model in (gan.GeneratorPretraining, gan.DiscriminatorPretraining, gan.ArtifactRemovalGAN):
+        monkeypatch.setattr(model, "train_step", lambda *_: pytest.fail("trained"))
+
+
+def read_report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def final_files(folder):
+    """What lies below a folder under a name that promises a whole result."""
+    whole = ("*.index", "saved_model.pb", "manifest.json", "report.json", "comparison.png")
+    files = (file for name in whole for file in Path(folder).rglob(name))
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+
+
+def without_last_stage(finished, folder):
+    """Copies a finished run as it was when its GAN stage was to begin."""
+    shutil.copytree(finished, folder)
+    for kind in ("saved_models", "checkpoints", "tensorboard"):
+        shutil.rmtree(folder / kind / "train_gan")
+    (folder / "report.json").unlink()
+    (folder / "comparison.png").unlink()
+
+
+# All is well
+
+
+def test_a_run_ends_with_a_table_a_picture_and_a_report(finished_run):
+    assert finished_run.code == 0
+    for word in ("JPEG", "stage 1", "stage 3", "mean", "PSNR dB", "tensorboard --logdir", "7 photographs of"):
+        assert word in finished_run.printed
+    with Image.open(finished_run.folder / "comparison.png") as picture:
+        assert picture.width > 4 * 80 * 3  # JPEG, stage 1, stage 3 and clean, enlarged
+    report = read_report(finished_run.folder)
+    assert set(report["summary"]) == {"JPEG itself", "stage 1", "stage 3"} and report["pictures"] == 1
+    for who in ("stage 1", "stage 3"):
+        means = report["summary"][who]["mean"]
+        gain = means["psnr"] - report["summary"]["JPEG itself"]["mean"]["psnr"]
+        assert report["summary"][who]["psnr_gain"]["mean"] == pytest.approx(gain)
+        assert report["stages"][who]["stage"] in STAGES
+    assert sum(file.name == "saved_model.pb" for file in final_files(finished_run.folder)) == 3
+
+
+def test_the_report_is_of_the_exports(finished_run):
+    [before], [after] = (
+        [read_report(finished_run.folder)["each"][0]["scores"][who]] for who in ("JPEG itself", "stage 1")
+    )
+    assert before != after and before["psnr"] > 20
+
+
+def test_the_same_command_again_trains_nothing(finished_run, no_training, capsys):
+    kept = ("saved_models", "checkpoints", "tensorboard")
+    before = [describe(finished_run.folder / name) for name in kept]
+    report = read_report(finished_run.folder)
+    assert fit.main(finished_run.options) == 0
+    assert [describe(finished_run.folder / name) for name in kept] == before
+    assert read_report(finished_run.folder) == report
+    assert "stage 3" in capsys.readouterr().out
+
+
+def test_a_run_without_vgg_says_so_loudly(finished_run):
+    assert "NO PERCEPTUAL LOSS" in finished_run.printed
+    manifests = [*read_report(finished_run.folder)["stages"].values()]
+    manifests += [find_result(finished_run.folder, stage).manifest for stage in STAGES]
+    for manifest in manifests:
+        assert manifest["perceptual_features"].startswith("none, trained without the perceptual term")
+
+
+def test_without_a_network_training_goes_on_and_says_why(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(vgg, "_why_unreachable", lambda url: "the moon is in the way")
+    runs = []
+    monkeypatch.setattr(fit, "_run_stages", runs.append)
+    assert fit.main([*options, "--perceptual", "0.001"]) == 0
+    assert not runs[0].features and "the moon is in the way" in runs[0].perceptual
+    printed = capsys.readouterr().out
+    assert printed.count("NO PERCEPTUAL LOSS") == 2 and "--vgg-weights FILE brings it back" in printed
+
+
+@pytest.mark.skipif(not GENUINE.is_file(), reason=f"no {GENUINE}")
+def test_with_genuine_vgg_weights_the_perceptual_term_is_trained_on_and_logged(options, tmp_path, capsys):
+    steps = ["--pretrain-generator.steps", "10", "--pretrain-generator.validate-every", "10"]
+    perceptual = ["--perceptual", "0.001", "--perceptual-layer", "block2_conv2", "--vgg-weights", str(GENUINE)]
+    assert fit.main([*options, "--stage", "pretrain_generator", *steps, *perceptual]) == 0
+    assert "NO PERCEPTUAL LOSS" not in capsys.readouterr().out
+    manifest = find_result(tmp_path / "run", "pretrain_generator").manifest
+    assert manifest["perceptual_features"] == {"layer": "block2_conv2", "source": str(GENUINE)}
+    [events] = (tmp_path / "run" / "tensorboard" / "pretrain_generator" / "train").iterdir()
+    values = [value for event in tf.compat.v1.train.summary_iterator(str(events)) for value in event.summary.value]
+    logged = {value.tag: float(tf.make_ndarray(value.tensor)) for value in values}
+    terms = [logged[f"train/{name}"] for name in ("loss", "pixel", "perceptual")]
+    assert terms[0] == pytest.approx(terms[1] + 0.001 * terms[2], rel=1e-4) and terms[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("finished", "options", "called"),
+    [
+        ("", [], [("1",), ("2", "1"), ("3", "1", "2")]),
+        ("", ["--init", "0"], [("1", "0"), ("2", "1"), ("3", "1", "2")]),
+        ("", ["--stage", "pretrain_generator"], [("1",)]),
+        ("1", ["--stage", "pretrain_discriminator"], [("2", "1")]),
+        ("12", ["--stage", "train_gan"], [("3", "1", "2")]),
+        ("2", ["--stage", "train_gan", "--init", "0"], [("3", "0", "2")]),
+    ],
+)
+def test_stages_run_from_the_one_before(tiny_options, make_run, monkeypatch, finished, options, called):
+    calls = []
+    numbers = dict(zip(STAGES, "123", strict=True))
+
+    def result(stage):
+        return StageResult(stage, Path(numbers[stage]), {})
+
+    def record(stage, run, *parents):
+        calls.append((numbers[stage], *(str(parent) for parent in parents if parent)))
+        return result(stage)
+
+    for stage in STAGES:
+        monkeypatch.setattr(stages, stage, functools.partial(record, stage))
+    found = {stage: result(stage) for stage in STAGES if numbers[stage] in finished}
+    monkeypatch.setattr(stages, "find_result", lambda folder, stage: found.get(stage))
+    config = tyro.cli(FitConfig, args=[*tiny_options, *options], default=PRESETS["quick"])
+    fit._run_stages(make_run(".", stage=config.stage, init=config.init))
+    assert calls == called
+
+
+def test_init_starts_from_those_weights(finished_run, options, tmp_path):
+    init = finished_run.folder / "checkpoints" / "pretrain_generator"
+    still = [*options, *SHORT, "--pretrain-generator.learning-rate", "1e-9", "--stage", "pretrain_generator"]
+    assert fit.main([*still, "--init", str(tmp_path)]) == 2
+    assert fit.main([*still, "--init", str(init)]) == 0  # a mended command may use the same folder
+    before, after = (find_result(folder, "pretrain_generator") for folder in (finished_run.folder, tmp_path / "run"))
+    assert after.manifest["curve"][0]["psnr"] == pytest.approx(before.manifest["curve"][-1]["psnr"], abs=1e-4)
+    assert after.manifest["parents"] == {"generator": str(init)}
+    models = [tf.saved_model.load(str(each.export)) for each in (before, after)]  # held: variables live as long
+    before, after = (model.signatures["serving_default"] for model in models)
+    for a, b in zip(before.variables, after.variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+# Bad input
+
+
+def broken_folder(folder, name):
+    photos = folder / name
+    if name != "missing":
+        photos.mkdir()
+    if name == "text":
+        (photos / "note.jpg").write_text("this is no picture")
+    return str(photos)
+
+
+BAD = {
+    "missing folder": (lambda tmp, run: ["--data", broken_folder(tmp, "missing")], "no such photographs"),
+    "empty folder": (lambda tmp, run: ["--data", broken_folder(tmp, "empty")], "no PNG, JPEG, WebP or TIFF file"),
+    "batch too large": (lambda tmp, run: ["--batch-size", "100"], "choose a smaller batch_size: 100"),
+    "patch too large": (lambda tmp, run: ["--patch-size", "96"], "choose a smaller patch_size"),
+    "stage too early": (lambda tmp, run: ["--stage", "train_gan"], "needs pretrain_generator, .* run --stage"),
+    "no such init": (lambda tmp, run: ["--init", str(tmp / "nothing")], "nothing is not a folder"),
+    "init without a model": (lambda tmp, run: ["--init", str(tmp)], "is not an export of this project"),
+    "init of another size": (
+        lambda tmp, run: ["--init", f"{run}/saved_models/pretrain_generator/1", "--generator.features", "12"],
+        "holds no generator of this size",
+    ),
+    "init from a checkpoint of another size": (
+        lambda tmp, run: ["--init", f"{run}/checkpoints/pretrain_generator", "--generator.growth", "6"],
+        "holds no generator of this size",
+    ),
+    "init from a discriminator": (
+        lambda tmp, run: ["--init", f"{run}/saved_models/pretrain_discriminator/1"],
+        "holds no generator of this size",
+    ),
+    "no such vgg": (
+        lambda tmp, run: ["--perceptual", "1", "--vgg-weights", str(tmp / "vgg.npz")],
+        "no such VGG19 weights file: .*vgg.npz",
+    ),
+    "text as vgg": (lambda tmp, run: ["--perceptual", "1", "--vgg-weights", __file__], "VGG19 weights: .*test_fit.py"),
+    "no such layer": (lambda tmp, run: ["--perceptual", "1", "--perceptual-layer", "conv7"], "no such VGG19 layer"),
+    "workdir below a file": (lambda tmp, run: ["--workdir", f"{__file__}/run"], "Not a directory: .*another --workdir"),
+    "workdir in /proc": (lambda tmp, run: ["--workdir", "/proc/run"], ": /proc/run; .*another --workdir"),
+    "workdir is a file": (lambda tmp, run: ["--workdir", __file__], "File exists: .*another --workdir"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case, finished_run, options, tmp_path, capfd):
+    make, message = BAD[case]
+    assert fit.main([*options, *make(tmp_path, finished_run.folder)]) == 2
+    printed = capfd.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1, printed
+    assert re.search(message, printed), printed
+    assert not final_files(tmp_path)
+
+
+def test_a_text_file_named_jpg_is_named_and_then_nothing_is_left(options, tmp_path, capfd, caplog):
+    assert fit.main([*options, "--data", broken_folder(tmp_path, "text")]) == 2
+    assert "left out: not a usable picture" in caplog.text and "note.jpg" in caplog.text
+    assert "error: no usable photograph in the folder" in capfd.readouterr().err
+    assert not final_files(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--train-gan.ema", "2"], ["dvi2k"]])
+def test_a_wrong_option_is_exit_code_2(wrong, capfd):
+    with pytest.raises(SystemExit) as stop:
+        fit.main(wrong)
+    assert stop.value.code == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+# The disk is full
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], stderr=subprocess.DEVNULL, check=False
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk, free):
+    """Leaves that many bytes free."""
+    room = os.statvfs(disk)
+    with contextlib.suppress(OSError), open(disk / "filler", "wb") as filler:
+        filler.write(bytes(room.f_bavail * room.f_frsize - free))
+    return disk / "filler"
+
+
+def check_full(code, capfd):
+    printed = capfd.readouterr().err
+    assert code == 2 and printed.startswith("error: ") and printed.count("\n") == 1, printed
+    assert "No space left on device" in printed and "; make room or choose another --workdir" in printed
+    assert "{{" not in printed and "[Op:" not in printed
+
+
+def full_at(*sizes, default):
+    """How many bytes are free; one size is enough by default."""
+    return [size if size == default else pytest.param(size, marks=pytest.mark.slow) for size in sizes]
+
+
+@pytest.mark.parametrize("free", full_at(0, 12_000, 60_000, 200_000, 500_000, default=500_000))
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_later(options, disk, free, capfd):
+    command = [*options, *SHORT, "--stage", "pretrain_generator", "--workdir", str(disk / "run")]
+    filler = fill(disk, free)
+    check_full(fit.main(command), capfd)
+    assert not (disk / "run" / "report.json").exists() and not find_result(disk / "run", "pretrain_generator")
+    filler.unlink()
+    assert fit.main(command) == 0
+    assert read_report(disk / "run")["stages"]["stage 1"]["steps"] == 2
+
+
+@pytest.mark.parametrize("free", full_at(24_000, 100_000, 200_000, 500_000, 800_000, default=100_000))
+def test_a_disk_that_is_full_in_the_last_stage_loses_no_finished_stage(finished_run, options, disk, free, capfd):
+    without_last_stage(finished_run.folder, disk / "run")
+    finished = describe(disk / "run" / "saved_models")
+    fill(disk, free)
+    check_full(fit.main([*options, "--workdir", str(disk / "run")]), capfd)
+    assert describe(disk / "run" / "saved_models").items() >= finished.items()
+    assert not (disk / "run" / "report.json").exists() and not find_result(disk / "run", "train_gan")
+
+
+def test_a_read_only_disk_is_one_line(options, disk, capfd):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    assert fit.main([*options, "--workdir", str(disk / "run")]) == 2
+    assert capfd.readouterr().err.startswith("error: Read-only file system: ")
+
+
+# Processes that are stopped
+
+SAVING_EVERY_STEP = """
+import sys
+from artifact_remover import fit
+from data_prep.quiet import quiet_tensorflow
+with quiet_tensorflow():
+    from artifact_remover import checkpoints
+checkpoints.SECONDS_BETWEEN = 0
+sys.exit(fit.main(sys.argv[1:]))
+"""
+
+
+def start(options):
+    command = [sys.executable, "-c", SAVING_EVERY_STEP, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(process, folder, step):
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if any(int(file.stem.partition("-")[2]) >= step for file in folder.glob("ckpt-*.index")):
+            return
+        time.sleep(0.005)
+    pytest.fail(f"no checkpoint: {process.communicate()}")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(options, tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "pretrain_generator"
+    process = start([*options, "--pretrain-generator.steps", "5000"])
+    wait_for_checkpoint(process, folder, 1)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert printed.startswith("error: stopped at step ") and printed.count("\n") == 1
+    assert "of 5000, saved; the same command goes on from there" in printed
+    step = int(printed.split()[4])
+    assert tf.train.latest_checkpoint(str(folder)) == str(folder / f"ckpt-{step}")
+
+
+def test_ctrl_c_outside_of_training_is_one_line(options, monkeypatch, capsys):
+    def interrupted(_config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_prep.sources.open_photographs", interrupted)
+    assert fit.main(options) == 130
+    assert capsys.readouterr().err == "error: stopped; the same command goes on\n"
+
+
+def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options, tmp_path, capsys):
+    without_last_stage(finished_run.folder, tmp_path / "run")
+    finished = [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]]
+    longer = [*options, "--train-gan.steps", "60", "--train-gan.validate-every", "20"]
+    process = start([*longer, "--stage", "train_gan"])
+    wait_for_checkpoint(process, tmp_path / "run" / "checkpoints" / "train_gan", 15)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not find_result(tmp_path / "run", "train_gan") and not (tmp_path / "run" / "report.json").exists()
+
+    assert fit.main(longer) == 0
+    printed = capsys.readouterr().out
+    assert int(printed.partition("going on from step ")[2].partition(" of 60")[0]) >= 14
+    curve = find_result(tmp_path / "run", "train_gan").manifest["curve"]
+    assert [entry["step"] for entry in curve] == [0, 20, 40, 60]
+    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "train_gan")).endswith("ckpt-60")
+    assert [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]] == finished
+    seconds = [entry["seconds"] for entry in curve]
+    assert np.all(np.diff(seconds) > 0)

@@ -1,0 +1,235 @@
+import dataclasses
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from artifact_remover import export, gan
+from artifact_remover.generator import build_generator
+from artifact_remover.stages import (
+    find_result,
+    pick_candidate,
+    pretrain_discriminator,
+    pretrain_generator,
+    train_gan,
+)
+from data_prep.errors import InputError
+from data_prep.pipeline import training_batches
+from tests.conftest import STAGES, describe
+
+
+def load_generator(run, folder):
+    generator = build_generator(run.config.generator)
+    export.load_weights(generator, folder)
+    return generator
+
+
+def load_candidate(run, step):
+    generator = build_generator(run.config.generator)
+    file = run.folder / "checkpoints" / "train_gan" / "candidates" / f"step-{step:06d}"
+    tf.train.Checkpoint(generator=generator).read(str(file)).assert_existing_objects_matched()
+    return generator
+
+
+def arrays_equal(some, others):
+    return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+@pytest.fixture
+def copied_run(finished_run, make_run, tmp_path):
+    """A finished run that may be changed."""
+    shutil.copytree(finished_run.folder, tmp_path / "run")
+    return make_run(tmp_path / "run")
+
+
+# What a stage leaves
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_leaves_a_saved_model_with_a_manifest(finished_run, stage, tiny_options):
+    manifest = find_result(finished_run.folder, stage).manifest
+    settings = manifest["settings"]
+    assert settings["seed"] == 0 and settings["generator"]["features"] == 8
+    assert settings[stage]["steps"] == 10 and settings["data"]["patch_size"] == 32
+    assert manifest["data"]["photographs"] == {"train": 7, "validation": 1, "test": 1}
+    assert {"python", "artifact-remover", "tensorflow", "keras", "numpy"} == set(manifest["versions"])
+    assert manifest["validation"]["psnr"] > 10 < manifest["validation_of_the_jpeg_itself"]["psnr"]
+    assert [entry["step"] for entry in manifest["curve"]] == [0, 5, 10]
+    assert "without the perceptual term: its weight is 0" in manifest["perceptual_features"]
+    tf.saved_model.load(str(finished_run.folder / "saved_models" / stage / "1"))
+
+
+def test_stages_name_their_parents(finished_run):
+    exports = {stage: str(finished_run.folder / "saved_models" / stage / "1") for stage in STAGES}
+    parents = {stage: find_result(finished_run.folder, stage).manifest["parents"] for stage in STAGES}
+    assert parents["pretrain_generator"] == {}
+    assert parents["pretrain_discriminator"] == {"generator": exports["pretrain_generator"]}
+    assert parents["train_gan"] == {
+        "generator": exports["pretrain_generator"],
+        "discriminator": exports["pretrain_discriminator"],
+    }
+
+
+def test_the_gan_stage_starts_from_stage_one(finished_run):
+    one, three = (find_result(finished_run.folder, stage).manifest for stage in (STAGES[0], STAGES[2]))
+    for name in ("psnr", "ssim", "colour_shift"):
+        assert three["curve"][0][name] == pytest.approx(one["curve"][-1][name], rel=1e-4)
+
+
+def test_the_picked_average_is_what_is_exported(finished_run, make_run):
+    run, result = make_run(finished_run.folder), find_result(finished_run.folder, "train_gan")
+    picked = pick_candidate(result.manifest["curve"], 0.5, 0.5)
+    assert result.manifest["steps"] == picked["step"]
+    averaged, exported = load_candidate(run, picked["step"]), load_generator(run, result.export)
+    assert arrays_equal(exported.get_weights(), averaged.get_weights())
+
+
+def test_the_average_is_neither_the_start_nor_the_generator_itself(finished_run, make_run):
+    run = make_run(finished_run.folder)
+    start = load_generator(run, find_result(run.folder, "pretrain_generator").export)
+    itself = load_generator(run, run.folder / "checkpoints" / "train_gan")
+    averaged = load_candidate(run, 10)
+    kernels = [network.get_layer("correction").get_weights()[0] for network in (start, averaged, itself)]
+    to_start, to_end = (np.abs(kernels[1] - kernel).mean() for kernel in (kernels[0], kernels[2]))
+    assert 0 < to_end < to_start  # a short memory: closer to where the generator is than to where it began
+
+
+def test_the_last_checkpoint_holds_the_average_and_both_optimizers(finished_run, make_run):
+    run = make_run(finished_run.folder)
+    path = tf.train.latest_checkpoint(str(run.folder / "checkpoints" / "train_gan"))
+    averaged = build_generator(run.config.generator)
+    kept = tf.train.Checkpoint(averaged_generator=averaged).restore(path).expect_partial()
+    kept.assert_existing_objects_matched()
+    assert arrays_equal(averaged.get_weights(), load_candidate(run, 10).get_weights())
+    names = {name.partition("/")[0] for name, _ in tf.train.list_variables(path)}
+    assert names >= {"discriminator", "optimizer", "discriminator_optimizer"}
+
+
+# What a stage does
+
+
+def test_a_finished_stage_is_not_run_again(finished_run, make_run, monkeypatch):
+    before = describe(finished_run.folder)
+    monkeypatch.setattr("artifact_remover.stages.train", lambda *_, **__: pytest.fail("trained again"))
+    run = make_run(finished_run.folder)
+    one = pretrain_generator(run).export
+    two = pretrain_discriminator(run, one).export
+    assert train_gan(run, one, two) == find_result(run.folder, "train_gan")
+    assert describe(finished_run.folder) == before
+
+
+def test_a_run_that_was_moved_and_killed_before_its_export_takes_no_step_again(copied_run, monkeypatch):
+    exported = find_result(copied_run.folder, "train_gan").export
+    weights = load_generator(copied_run, exported).get_weights()
+    shutil.rmtree(exported)
+    monkeypatch.setattr(gan.ArtifactRemovalGAN, "train_step", lambda *_: pytest.fail("trained"))
+    one, two = (find_result(copied_run.folder, stage).export for stage in STAGES[:2])
+    again = train_gan(copied_run, one, two)
+    assert arrays_equal(load_generator(copied_run, again.export).get_weights(), weights)
+
+
+@pytest.mark.parametrize("role", ["seed", "generator", "data"])
+def test_other_settings_in_the_same_folder_are_refused(finished_run, make_run, tiny_config, role):
+    changed, named = {
+        "seed": (5, "seed 0, now 5"),
+        "generator": (dataclasses.replace(tiny_config.generator, growth=6), "generator.growth 4, now 6"),
+        "data": (dataclasses.replace(tiny_config.data, batch_size=3), "data.batch_size 2, now 3"),
+    }[role]
+    with pytest.raises(InputError, match=named) as raised:
+        pretrain_generator(make_run(finished_run.folder, **{role: changed}))
+    assert str(raised.value).count(", now ") == 1 and "choose another --workdir" in str(raised.value)
+
+
+def test_settings_of_other_stages_may_change(finished_run, make_run, tiny_config):
+    longer = dataclasses.replace(tiny_config.train_gan, steps=20)
+    assert pretrain_generator(make_run(finished_run.folder, train_gan=longer)).manifest["steps"] == 10
+
+
+def test_the_discriminator_is_trained_on_restored_against_clean(finished_run, make_run, monkeypatch, tmp_path):
+    seen = []
+
+    def spy(discriminator, optimizer, clean, restored):
+        tf.py_function(lambda *pair: seen.append([each.numpy() for each in pair]), [clean, restored], [])
+        return discriminator_step(discriminator, optimizer, clean, restored)
+
+    discriminator_step = gan.discriminator_step
+    monkeypatch.setattr(gan, "discriminator_step", spy)
+    run, stage_one = make_run(tmp_path), find_result(finished_run.folder, "pretrain_generator").export
+    pretrain_discriminator(run, stage_one)
+    generator = load_generator(run, stage_one)
+    batches = training_batches(run.photographs, "discriminator", run.config.data, run.config.seed + 1)
+    assert len(seen) == 10
+    for (degraded, clean), (judged_clean, judged_restored) in zip(batches.take(10), seen, strict=True):
+        np.testing.assert_array_equal(judged_clean, clean)
+        np.testing.assert_allclose(judged_restored, generator(degraded), atol=1e-5)
+        assert np.abs(judged_restored - degraded).mean() > 1e-3  # never the JPEG
+
+
+def test_pretraining_the_discriminator_leaves_the_generator_alone(finished_run, make_run):
+    run = make_run(finished_run.folder)
+    one, two = (find_result(run.folder, stage).manifest for stage in STAGES[:2])
+    assert {entry["psnr"] for entry in two["curve"]} == {two["validation"]["psnr"]}
+    assert two["validation"]["psnr"] == pytest.approx(one["validation"]["psnr"], abs=1e-3)
+    assert {"accuracy_clean", "accuracy_restored"} < set(two["validation"])
+
+
+def test_a_run_without_init_starts_as_the_jpeg_itself(finished_run):
+    manifest = find_result(finished_run.folder, "pretrain_generator").manifest
+    jpeg = manifest["validation_of_the_jpeg_itself"]
+    assert {name: manifest["curve"][0][name] for name in jpeg} == pytest.approx(jpeg)
+
+
+def test_same_seed_same_export(finished_run, make_run, tmp_path):
+    keras.utils.set_random_seed(12345)  # must not matter
+    one, two = (find_result(finished_run.folder, stage).export for stage in STAGES[:2])
+    run = make_run(tmp_path)
+    again = train_gan(run, one, two)
+    said = "which is exported unchanged" if not again.manifest["steps"] else f"step {again.manifest['steps']} of 10 has"
+    assert said in run.console.file.getvalue()
+    first = find_result(finished_run.folder, "train_gan")
+    weights = [load_generator(make_run(tmp_path), each.export).get_weights() for each in (first, again)]
+    assert arrays_equal(*weights)
+
+
+def test_a_folder_that_is_no_finished_stage_is_no_result(tmp_path):
+    assert find_result(tmp_path, "train_gan") is None
+    broken = tmp_path / "saved_models" / "train_gan" / "1"
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text(json.dumps({"stage": "train_gan"})[:-3])
+    with pytest.raises(InputError, match="is not an export"):
+        find_result(tmp_path, "train_gan")
+
+
+# Which candidate is picked
+
+
+def candidate(step, psnr=30.0, blue=-0.7, perceptual=1.0):
+    return {
+        "step": step,
+        "psnr": psnr,
+        "perceptual": perceptual,
+        "red_shift": 0.2,
+        "green_shift": 0.1,
+        "blue_shift": blue,
+    }
+
+
+@pytest.mark.parametrize(
+    ("picked", "candidates"),
+    {
+        "best perceptual score": (2, [candidate(1, perceptual=0.9), candidate(2, perceptual=0.7)]),
+        "PSNR too low": (1, [candidate(1, perceptual=0.9), candidate(2, psnr=29.4, perceptual=0.1)]),
+        "PSNR on the limit": (2, [candidate(1, perceptual=0.9), candidate(2, psnr=29.5, perceptual=0.1)]),
+        "colours drifted": (1, [candidate(1, perceptual=0.9), candidate(2, blue=-0.1, perceptual=0.1)]),
+        "colours drifted back": (2, [candidate(1, perceptual=0.9), candidate(2, blue=-0.3, perceptual=0.1)]),
+        "worse than stage 1": (0, [candidate(1, perceptual=1.5)]),
+        "none qualifies": (0, [candidate(1, psnr=20, perceptual=0.1), candidate(2, blue=9, perceptual=0.1)]),
+        "there is none": (0, []),
+        "equal": (0, [candidate(1), candidate(2)]),
+    }.values(),
+)
+def test_pick_candidate(picked, candidates):
+    assert pick_candidate([candidate(0), *candidates], 0.5, 0.5)["step"] == picked
