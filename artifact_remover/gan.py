@@ -204,7 +204,7 @@ def cut_off_grid(patches, seed) -> tf.Tensor:
     A convolution with a stride looks harder at some pixels than at others. Were these always the same, the generator's
     answer would be a grid.
     """
-    _, height, width, _ = patches.shape
+    _, height, width, _ = tf.unstack(tf.shape(patches))
     top, left = tf.unstack(tf.random.stateless_uniform([2], [seed, 1], 0, 9, tf.int32))
     return patches[:, top : top + height - 8, left : left + width - 8]
 

@@ -51,7 +51,7 @@ def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    _, height, width, channels = clean.shape
+    _, height, width, channels = tf.unstack(tf.shape(clean))
     error = tf.reshape(_difference(clean, restored), [-1, height // 8, 8, width // 8, 8, channels])
     return _mean_square(tf.reduce_mean(error, axis=[0, 1, 3]))
 

@@ -12,6 +12,7 @@ from artifact_remover.gan import (
     DiscriminatorPretraining,
     GeneratorObjective,
     GeneratorPretraining,
+    cut_off_grid,
 )
 from artifact_remover.generator import build_generator
 
@@ -124,12 +125,13 @@ def test_gan_step_changes_both_networks_and_the_average(batch):
 
 
 def test_gan_step_reports_every_term_and_the_weighted_sum(batch, features):
-    loss = LossConfig(pixel=2.0, perceptual=0.5, adversarial=0.1)
+    loss = LossConfig(pixel=2.0, perceptual=0.5, adversarial=0.1, drift=3.0)
     terms = make_gan(features, loss).train_step(batch)
     measured = {"discriminator_loss", "accuracy_clean", "accuracy_restored", "discriminator_gradient_norm"}
-    generators = {"loss", "pixel", "perceptual", "adversarial", "gradient_norm", "generator_steps"}
+    generators = {"loss", "pixel", "perceptual", "adversarial", "drift", "gradient_norm", "generator_steps"}
     assert set(terms) == measured | generators and terms["generator_steps"] == 1
     parts = 2.0 * terms["pixel"] + 0.5 * terms["perceptual"] + 0.1 * terms["adversarial"]
+    parts += 3.0 * terms["drift"]
     np.testing.assert_allclose(terms["loss"], parts, rtol=1e-6)
 
 
@@ -140,7 +142,7 @@ def test_closed_gate_keeps_the_generator_from_stepping(batch, features):
     np.testing.assert_array_equal(weights(gan.generator), before[0])
     np.testing.assert_array_equal(weights(gan.averaged_generator), before[1])
     assert np.any(weights(gan.discriminator) != before[2])
-    skipped = {"loss", "pixel", "perceptual", "adversarial", "gradient_norm"}
+    skipped = {"loss", "pixel", "perceptual", "adversarial", "drift", "gradient_norm"}
     assert {name for name, value in terms.items() if np.isnan(value)} == skipped
     assert terms["generator_steps"] == 0 and gan.optimizer.iterations == 0
 
@@ -258,3 +260,12 @@ def test_state_survives_a_checkpoint_with_both_optimizers(batch, tmp_path):
         gan.train_step(batch)
     np.testing.assert_array_equal(weights(second.averaged_generator), weights(first.averaged_generator))
     np.testing.assert_array_equal(weights(second.discriminator), weights(first.discriminator))
+
+
+def test_the_discriminator_sees_patches_from_every_place_of_the_grid():
+    rows, columns = np.meshgrid(np.arange(24.0), np.arange(24.0), indexing="ij")
+    patches = tf.constant(np.stack([rows, columns, rows], axis=-1)[np.newaxis])
+    cuts = [cut_off_grid(patches, seed).numpy() for seed in range(1000)]
+    assert all(cut.shape == (1, 16, 16, 3) for cut in cuts)
+    assert {tuple(cut[0, 0, 0, :2] % 8) for cut in cuts} == {(top, left) for top in range(8) for left in range(8)}
+    np.testing.assert_array_equal(cut_off_grid(patches, 7), cuts[7])

@@ -167,5 +167,22 @@ def test_losses_run_in_a_graph_of_unknown_size():
         np.testing.assert_allclose(in_graph, loss(*arguments), rtol=1e-6)
 
 
+def test_drift_is_what_all_errors_have_in_common():
+    clean = np.random.default_rng(0).random((2, 32, 16, 3), np.float32)
+    error = np.random.default_rng(1).normal(0, 0.1, clean.shape).astype(np.float32)
+    common = np.mean([error[:, y : y + 8, x : x + 8] for y in range(0, 32, 8) for x in (0, 8)], axis=(0, 1))
+    assert float(losses.drift_loss(clean, clean + error)) == pytest.approx(np.mean(common**2), rel=1e-4)
+
+
+@pytest.mark.parametrize("grid", [2, 8, 64], ids=["checkerboard", "block grid", "tint"])
+def test_drift_charges_grids_and_tints_in_full_and_errors_that_cancel_not_at_all(grid):
+    clean = np.full((2, 64, 64, 3), 0.5, np.float32)
+    habit = np.where((np.arange(64) % grid < grid // 2) | (grid == 64), 0.1, -0.1).astype(np.float32)
+    habit = np.broadcast_to(habit[:, np.newaxis], clean.shape[1:])
+    assert float(losses.drift_loss(clean, clean + habit)) == pytest.approx(0.01, rel=1e-3)
+    opposite = np.stack([habit, -habit])
+    assert float(losses.drift_loss(clean, clean + opposite)) == pytest.approx(0, abs=1e-9)
+
+
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(losses).failed == 0

@@ -276,5 +276,31 @@ def check_baseline(folder, quality, published):
     np.testing.assert_array_less(np.abs(np.mean(scores, axis=0) - published), [0.02, 0.02, 0.0005])
 
 
+def test_gmsd_is_the_published_formula():
+    rng = np.random.default_rng(0)
+    clean = rng.random((20, 24), np.float32)
+    restored = np.clip(clean + rng.normal(0, 0.1, clean.shape), 0, 1).astype(np.float32)
+
+    def gradient(image):
+        half = image.reshape(10, 2, 12, 2).mean(axis=(1, 3))
+        across = np.array([[half[y : y + 3, x] - half[y : y + 3, x + 2] for x in range(10)] for y in range(8)])
+        down = np.array([[half[y, x : x + 3] - half[y + 2, x : x + 3] for x in range(10)] for y in range(8)])
+        return np.hypot(across.sum(axis=-1) / 3, down.sum(axis=-1) / 3)
+
+    first, second = gradient(clean), gradient(restored)
+    similarity = (2 * first * second + 170 / 255**2) / (first**2 + second**2 + 170 / 255**2)
+    measured = metrics.gmsd(clean[np.newaxis, ..., np.newaxis], restored[np.newaxis, ..., np.newaxis])
+    assert float(measured[0]) == pytest.approx(similarity.std(), rel=1e-4)
+
+
+def test_gmsd_grows_with_the_damage_and_refuses_tiny_pictures():
+    clean = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
+    noise = np.random.default_rng(1).normal(0, 1, clean.shape).astype(np.float32)
+    little, much = (float(metrics.gmsd(clean, np.clip(clean + each * noise, 0, 1))[0]) for each in (0.05, 0.2))
+    assert 0 < little < much
+    with pytest.raises(ValueError, match="at least 6"):
+        metrics.gmsd(clean[:, :5], clean[:, :5])
+
+
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(metrics).failed == 0

@@ -5,7 +5,7 @@ import pytest
 from skimage import data
 
 from data_prep.config import DataConfig
-from data_prep.patches import cut_patches, cut_validation_patches
+from data_prep.patches import ComplementaryColours, cut_patches, cut_validation_patches
 
 PLAIN = DataConfig(patch_size=32, patches_per_photo=4, colour_augmentation=0)
 COLOURFUL = DataConfig(patch_size=32, patches_per_photo=4)
@@ -90,3 +90,21 @@ def test_validation_patches_are_distinct_pieces_of_the_photograph(photo, count):
 
 def test_single_validation_patch_is_the_middle(photo):
     np.testing.assert_array_equal(cut_validation_patches(photo, 1, PLAIN)[0], photo[134:166, 209:241])
+
+
+def test_complementary_colours_keep_luma_and_turn_chroma_around():
+    gentle = np.random.default_rng(0).integers(90, 160, (32, 32, 3)).astype(np.uint8)
+    turned = ComplementaryColours(p=1)(image=gentle)["image"]
+    to_ycbcr = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]).T
+    before, after = gentle @ to_ycbcr, turned @ to_ycbcr
+    np.testing.assert_allclose(after, before * [1, -1, -1], atol=1)
+
+
+def test_complementary_colours_leave_gray_alone_and_clip_nothing(photo):
+    gray = np.repeat(photo[..., :1], 3, axis=-1)
+    turn = ComplementaryColours(p=1)
+    np.testing.assert_array_equal(turn(image=gray)["image"], gray)
+    vivid = np.zeros((4, 4, 3), np.uint8)
+    vivid[:2, :, 0], vivid[2:, :, 0] = 255, 200
+    turned = turn(image=vivid)["image"]
+    assert np.all(turned[:2] != turned[2:], axis=(0, 1)).any()

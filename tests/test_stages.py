@@ -90,11 +90,19 @@ def test_the_picked_average_is_what_is_exported(finished_run, make_run):
 def test_the_average_is_neither_the_start_nor_the_generator_itself(finished_run, make_run):
     run = make_run(finished_run.folder)
     start = load_generator(run, find_result(run.folder, "pretrain_generator").export)
-    itself = load_generator(run, run.folder / "checkpoints" / "train_gan")
+    itself = build_generator(run.config.generator)
+    path = tf.train.latest_checkpoint(str(run.folder / "checkpoints" / "train_gan"))
+    tf.train.Checkpoint(generator=itself).restore(path).expect_partial().assert_existing_objects_matched()
     averaged = load_candidate(run, 10)
     kernels = [network.get_layer("correction").get_weights()[0] for network in (start, averaged, itself)]
     to_start, to_end = (np.abs(kernels[1] - kernel).mean() for kernel in (kernels[0], kernels[2]))
     assert 0 < to_end < to_start  # a short memory: closer to where the generator is than to where it began
+
+
+def test_a_gan_checkpoint_gives_its_average(finished_run, make_run):
+    run = make_run(finished_run.folder)
+    taken = load_generator(run, run.folder / "checkpoints" / "train_gan")
+    assert arrays_equal(taken.get_weights(), load_candidate(run, 10).get_weights())
 
 
 def test_the_last_checkpoint_holds_the_average_and_both_optimizers(finished_run, make_run):
