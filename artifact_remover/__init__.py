@@ -6,6 +6,8 @@ layers of `artifact_remover.layers` are registered with it, so that `keras.model
 
 import wrapt
 
+__version__ = "0.1.0"
+
 
 @wrapt.when_imported("keras")
 def _register_layers(_keras):

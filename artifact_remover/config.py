@@ -16,7 +16,7 @@ STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
 
 def _require_positive(config, *fields):
     for field in fields:
-        if getattr(config, field) <= 0:
+        if not getattr(config, field) > 0:  # which NaN is not either
             raise ValueError(f"{field} must be above zero: {getattr(config, field)}")
 
 
@@ -143,6 +143,12 @@ class GanSchedule(Schedule):
             raise ValueError(f"ema must lie in 0..1, 1 excluded: {self.ema}")
 
     @property
+    def of_generator(self) -> Schedule:
+        """The steps that the generator takes if the gate stays open, so that its learning rate comes down in time."""
+        every = self.discriminator_steps
+        return Schedule(-(-self.steps // every), self.learning_rate, self.warmup_steps // every, self.clip_norm)
+
+    @property
     def of_discriminator(self) -> Schedule:
         """The same steps at the discriminator's own learning rate and clipping."""
         return Schedule(
@@ -191,6 +197,10 @@ class FitConfig:
         steps=3_000, learning_rate=5e-4, warmup_steps=100, clip_norm=1.0, validate_every=500
     )
     train_gan: GanSchedule = GanSchedule(steps=3_000, learning_rate=1e-4, warmup_steps=100, validate_every=100)
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in 0..{2**31 - 1}: {self.seed}")
 
 
 PRESETS = {

@@ -1,7 +1,7 @@
 """The proof: restored photographs beside the JPEGs they were made from."""
 
+import io
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from rich.table import Table
 from artifact_remover import metrics
 from data_prep.config import DegradationConfig
 from data_prep.degradation import jpeg_photograph
+from data_prep.files import write_whole
 
 JPEG = "JPEG itself"
 LARGEST_SIDE = 768
 """Photographs are judged on at most this many pixels a side, from the middle: whole pictures take 1 GB a megapixel."""
+
+SHOWN = 8
+"""The table lists, and the comparison draws, this many photographs; the means are over all."""
 
 _GRID = 16
 _CROP = 128
@@ -33,22 +37,28 @@ def compare(
     Args:
         photographs: Names and clean photographs, uint8 [H, W, 3] RGB.
         restorers: By name, functions from uint8 [1, H, W, 3] to the same.
-        degradation: Of its quality range the lowest is used, of its chroma subsamplings 4:2:0 where it may be drawn.
+        degradation: What the restorers trained for; `jpeg_settings` says what of it is used.
 
     Returns:
-        For each photograph its `name`, `clean` and, by the restorers' names and `JPEG`, the `pictures` uint8 [H, W, 3]
-        and their `scores`: `psnr` and `psnr_b` in dB, `ssim`, and `colour_shift`, the largest shift of a channel's mean
-        in 8-bit levels.
+        For each photograph its `name` and, by the restorers' names and `JPEG`, its `scores`: `psnr` and `psnr_b` in dB,
+        `ssim`, and `colour_shift`, the largest shift of a channel's mean in 8-bit levels; for the first `SHOWN` also
+        `clean` and, by the same names, the `pictures`, uint8 [H, W, 3].
     """
-    subsampling = "4:4:4" if degradation.chroma_subsampling == "4:4:4" else "4:2:0"
+    quality, subsampling = jpeg_settings(degradation)
     rows = []
     for name, photo in photographs:
-        clean = _middle(photo)
-        jpeg = jpeg_photograph(clean, degradation.quality_range[0], subsampling)
+        clean = _middle(photo).copy()  # a view would keep the whole photograph in memory
+        jpeg = jpeg_photograph(clean, quality, subsampling)
         pictures = {JPEG: jpeg} | {who: restore(jpeg[np.newaxis])[0] for who, restore in restorers.items()}
         scores = {who: _score(clean, picture) for who, picture in pictures.items()}
-        rows.append({"name": name, "clean": clean, "pictures": pictures, "scores": scores})
+        row = {"name": name, "scores": scores}
+        rows.append(row | {"clean": clean, "pictures": pictures} if len(rows) < SHOWN else row)
     return rows
+
+
+def jpeg_settings(degradation: DegradationConfig) -> tuple[int, str]:
+    """The quality factor and chroma subsampling on which restorers are judged: the hardest that they trained for."""
+    return degradation.quality_range[0], "4:4:4" if degradation.chroma_subsampling == "4:4:4" else "4:2:0"
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -76,13 +86,17 @@ def summarise(rows: list[dict]) -> dict:
     }
 
 
-def print_table(rows: list[dict], console: Console) -> None:
-    """Prints what every photograph scores, and the mean; arguments as `summarise`."""
-    table = Table(title="Held-out photographs, each as JPEG and restored from it")
+def print_table(rows: list[dict], degradation: DegradationConfig, console: Console) -> None:
+    """Prints what photographs score, and the mean of all; arguments as in `compare`."""
+    quality, subsampling = jpeg_settings(degradation)
+    table = Table(title=f"Held-out photographs, as JPEGs of quality {quality}, {subsampling}, and restored from these")
     for heading in ("photograph", "", "PSNR dB", "over the JPEG", "SSIM", "PSNR-B dB", "colour shift"):
         table.add_column(heading, justify="left" if heading in ("photograph", "") else "right")
-    means = {"name": "mean", "scores": {who: entry["mean"] for who, entry in summarise(rows)["summary"].items()}}
-    for row in [*rows, means]:
+    means = {
+        "name": f"mean of {len(rows)}",
+        "scores": {who: entry["mean"] for who, entry in summarise(rows)["summary"].items()},
+    }
+    for row in [*rows[:SHOWN], means]:
         table.add_section()
         for who, scores in row["scores"].items():
             gain = scores["psnr"] - row["scores"][JPEG]["psnr"]
@@ -100,9 +114,7 @@ def print_table(rows: list[dict], console: Console) -> None:
 
 def write_report(report: dict, file: Path) -> None:
     """Writes a report as JSON, whole or not at all."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(partial, file)
+    write_whole(file, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def draw_comparison(rows: list[dict], file: Path) -> None:
@@ -112,6 +124,8 @@ def draw_comparison(rows: list[dict], file: Path) -> None:
         rows: From `compare`.
         file: PNG to write, whole or not at all.
     """
+    rows = [row for row in rows if "pictures" in row]
+    crops = [_worst_crop(row["clean"], row["pictures"][JPEG]) for row in rows]
     titles = [*rows[0]["pictures"], "clean"]
     side, margin, heading = _CROP * _ENLARGED, 8, 24
     shape = (margin + (side + margin) * len(titles), heading + (side + margin) * len(rows))
@@ -122,13 +136,13 @@ def draw_comparison(rows: list[dict], file: Path) -> None:
         draw.text((left, 4), title, fill="black", font=ImageFont.load_default(14))
         for number, row in enumerate(rows):
             picture = row["pictures"].get(title, row["clean"])
-            crop = Image.fromarray(picture[_worst_crop(row["clean"], row["pictures"][JPEG])])
+            crop = Image.fromarray(picture[crops[number]])
             # Nearest neighbour: every pixel is to be seen as it is.
             crop = crop.resize((crop.width * _ENLARGED, crop.height * _ENLARGED), Image.Resampling.NEAREST)
             canvas.paste(crop, (left, heading + number * (side + margin)))
-    partial = file.with_name(f".{file.name}.partial")
-    canvas.save(partial, format="PNG")
-    os.replace(partial, file)
+    png = io.BytesIO()
+    canvas.save(png, format="PNG")
+    write_whole(file, png.getvalue())
 
 
 def _middle(photo):

@@ -163,4 +163,4 @@ def _load_export(network, folder):
 
 
 def _another_size(network, source):
-    return f"{source} holds no {network.name} of this size: give --{network.name}.* the values in its manifest.json"
+    return f"{source} holds no {network.name} of this size: give --{network.name}.* the values that it was trained with"

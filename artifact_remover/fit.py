@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.config import PRESETS, STAGES, FitConfig
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
@@ -33,14 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     config = tyro.cli(
         FitConfig, args=arguments, default=PRESETS[preset], prog="python -m artifact_remover.fit", description=__doc__
     )
-    folder = config.workdir or Path("runs") / preset
+    folder = config.workdir or Path("runs") / _name_run(config, preset)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with quiet_tensorflow():
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
+    try:
+        with quiet_tensorflow():
+            import tensorflow as tf
+            import tensorflow_datasets as tfds
 
-        from artifact_remover.training import Interrupted
-
+            from artifact_remover.training import Interrupted
+    except KeyboardInterrupt:
+        return _fail("stopped before it began", 130)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
@@ -76,6 +78,7 @@ def fit(config: FitConfig, folder: Path) -> None:
         Interrupted: If the user stopped it.
     """
     # Not at the top, nor are those below: `--help` is to answer at once.
+    import tensorflow as tf
     from rich.console import Console
 
     from artifact_remover import evaluation, export
@@ -87,10 +90,10 @@ def fit(config: FitConfig, folder: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)
-    run = Run(config, folder, photographs, _load_features(config, dtype, console), dtype, console)
+    run = Run(config, folder, photographs, _load_features(config, folder, dtype, console), dtype, console)
     console.print(
         f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, "
-        f"computing in {dtype}\n"
+        f"computing in {dtype} on the {'GPU' if tf.config.list_physical_devices('GPU') else 'processor'}\n"
         f"watch it: tensorboard --logdir {folder / 'tensorboard'}",
         highlight=False,
     )
@@ -102,14 +105,18 @@ def fit(config: FitConfig, folder: Path) -> None:
     }
     restorers = {name: export.load_restorer(result.export) for name, result in results.items()}
     rows = evaluation.compare(photographs.decoded("generator", "test"), restorers, config.data.degradation)
-    evaluation.print_table(rows, console)
+    evaluation.print_table(rows, config.data.degradation, console)
     evaluation.draw_comparison(rows, folder / "comparison.png")
     manifests = {name: result.manifest for name, result in results.items()}
-    evaluation.write_report({**evaluation.summarise(rows), "stages": manifests}, folder / "report.json")
+    quality, chroma_subsampling = evaluation.jpeg_settings(config.data.degradation)
+    jpeg = {"quality": quality, "chroma_subsampling": chroma_subsampling}
+    evaluation.write_report({"jpeg": jpeg, **evaluation.summarise(rows), "stages": manifests}, folder / "report.json")
     for what, where in (("pictures", "comparison.png"), ("report", "report.json"), ("models", "saved_models")):
         console.print(f"{what}: {folder / where}", highlight=False, soft_wrap=True)
-    if not run.features:
-        console.print(f"[bold]NO PERCEPTUAL LOSS[/bold] in this run: {run.perceptual}", soft_wrap=True)
+    for name, manifest in manifests.items():
+        features = manifest["perceptual_features"]
+        if isinstance(features, str):
+            console.print(f"[bold]NO PERCEPTUAL LOSS[/bold] in {name}: {features}", soft_wrap=True)
 
 
 def _run_stages(run):
@@ -139,12 +146,18 @@ def _finished(run, stage):
     return result.export
 
 
-def _load_features(config, dtype, console):
+def _load_features(config, folder, dtype, console):
     """VGG19, or why there is none; said loudly, because the result is another."""
+    from artifact_remover.stages import began_without_features, find_result
     from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
 
     if not config.loss.perceptual:
         return "its weight is 0"
+    if all(find_result(folder, stage) for stage in STAGES):
+        return "every stage is finished"
+    # Not because the network is back: a run has one objective from its start to its end.
+    if not config.loss.vgg_weights and began_without_features(folder):
+        return "the run was begun without it, another --workdir starts one with it"
     try:
         return load_vgg19(config.loss.perceptual_layer, config.loss.vgg_weights, dtype)
     except PretrainedFeaturesUnavailable as error:
@@ -154,6 +167,13 @@ def _load_features(config, dtype, console):
             soft_wrap=True,
         )
         return str(error)
+
+
+def _name_run(config, preset):
+    """A run's folder under `runs`: the preset's name, or that of the photographs where they are others."""
+    if config.data.data == PRESETS[preset].data.data:
+        return preset
+    return Path(config.data.data).expanduser().resolve().name
 
 
 def _fail(message, code=2):

@@ -93,6 +93,7 @@ class Monitor:
             writer.flush()
         parts = [f"PSNR {scores['psnr']:.2f} dB ({scores['psnr'] - jpeg['psnr']:+.2f} over the JPEG)"]
         parts += [f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in _shown(scores)]
+        parts += [self._loss]
         self._validated = f", {scores['psnr'] - jpeg['psnr']:+.2f} dB over the JPEG"
         left = self._progress.tasks[0].time_remaining
         parts += [f"{left / 60:.0f} min left" if left and left >= 60 else ""]

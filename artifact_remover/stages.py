@@ -7,16 +7,18 @@ to go on after a kill lies under `<run>/checkpoints/<stage>`, its curves under `
 
 import dataclasses
 import datetime
-import importlib.metadata
+import hashlib
 import json
 import os
 import platform
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
+import artifact_remover
 from artifact_remover import export
 from artifact_remover.checkpoints import Checkpoints
 from artifact_remover.config import STAGES, FitConfig
@@ -28,8 +30,10 @@ from artifact_remover.training import make_optimizer, train
 from artifact_remover.validation import CHANNELS, Validation
 from artifact_remover.vgg import PerceptualNetwork
 from data_prep.errors import InputError
+from data_prep.files import write_whole
 from data_prep.pipeline import training_batches, validation_batches
 from data_prep.sources import Photographs
+from data_prep.splits import PARTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +187,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     export.load_weights(discriminator, discriminator_export)
     trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, run.config.loss, run.features, schedule)
     trainer.compile(
-        generator_optimizer=make_optimizer(schedule),
+        generator_optimizer=make_optimizer(schedule.of_generator),
         discriminator_optimizer=make_optimizer(schedule.of_discriminator),
     )
     validation = _open_validation(run, "generator")
@@ -208,7 +212,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     history = _train(run, stage, "generator", trainer, state, validate)
     picked = pick_candidate(history, schedule.max_psnr_loss, schedule.max_colour_shift)
     candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
-    run.console.print(f"{stage}: {_explain(picked, schedule)}", highlight=False)
+    run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
     manifest = _manifest(run, stage, parents, history, picked, validation.jpeg)
     export.export_generator(averaged_generator, run.config.generator, _export_folder(run, stage), manifest)
     return find_result(run.folder, stage)
@@ -227,7 +231,7 @@ def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: 
         max_colour_shift: How far from the first the mean of any of its channels may lie, in 8-bit levels.
 
     Returns:
-        The picked validation: the first, stage 1 itself, where no faithful candidate scores better.
+        The picked validation: the first, stage 1 itself, only where no candidate stayed faithful.
     """
     before, *candidates = history
     shifts = [f"{channel}_shift" for channel in CHANNELS]
@@ -237,15 +241,18 @@ def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: 
         if each["psnr"] >= before["psnr"] - max_psnr_loss
         and all(abs(each[shift] - before[shift]) <= max_colour_shift for shift in shifts)
     ]
-    return min([before, *faithful], key=lambda each: each["perceptual"])
+    return min(faithful, key=lambda each: each["perceptual"], default=before)
 
 
-def _explain(picked, schedule):
-    if picked["step"]:
-        return f"step {picked['step']} of {schedule.steps} has the best perceptual score and is exported"
+def _explain(picked, before, schedule):
+    if picked is before:
+        return (
+            f"no checkpoint stayed within {schedule.max_psnr_loss} dB and {schedule.max_colour_shift} levels of "
+            "stage 1, which is exported unchanged"
+        )
     return (
-        f"no checkpoint within {schedule.max_psnr_loss} dB and {schedule.max_colour_shift} levels of stage 1 has a "
-        "better perceptual score than stage 1, which is exported unchanged"
+        f"step {picked['step']} of {schedule.steps} is exported, perceptual score {picked['perceptual']:.4f} "
+        f"(stage 1 {before['perceptual']:.4f}, smaller is better)"
     )
 
 
@@ -255,13 +262,25 @@ def find_result(folder: Path, stage: str) -> StageResult | None:
     return StageResult(stage, exported, export.read_manifest(exported)) if exported.is_dir() else None
 
 
+def began_without_features(folder: Path) -> bool:
+    """Whether any stage of a run was begun without pretrained VGG19 features."""
+    return any(
+        not json.loads(file.read_text())["perceptual_features"]
+        for file in folder.glob("checkpoints/*/settings.json")
+        if find_result(folder, file.parent.name) or tf.train.latest_checkpoint(str(file.parent))
+    )
+
+
 def _begin(run, stage, parents) -> StageResult | None:
     """Makes a stage's folders, or returns its result if it is finished; refuses to mix two runs in one folder."""
     folder = _checkpoint_folder(run, stage)
-    # Parents as seen from the run's folder, so that it may be moved.
+    excluded = "".join(sorted(run.photographs.excluded)).encode()
     settings = _settings(run, stage) | {
-        "parents": {role: os.path.relpath(path.resolve(), run.folder.resolve()) for role, path in parents.items()},
+        "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
         "perceptual_features": bool(run.features),
+        # Another state of the folder splits otherwise: what was held out would be trained on.
+        "photographs": run.photographs.builder.info.full_name,
+        "excluded": hashlib.sha256(excluded).hexdigest()[:16],
     }
     settings_file = folder / "settings.json"
     finished = find_result(run.folder, stage)
@@ -273,18 +292,24 @@ def _begin(run, stage, parents) -> StageResult | None:
         _refuse_other_settings(before, settings, run.folder, stage)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = settings_file.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(partial, settings_file)
+        write_whole(settings_file, (json.dumps(settings, indent=2) + "\n").encode())
     _export_folder(run, stage).parent.mkdir(parents=True, exist_ok=True)
     return finished
+
+
+def _seen_from(folder, path):
+    """A path relative to the run's folder, so that it may be moved; on Windows another drive has none."""
+    try:
+        return os.path.relpath(path.resolve(), folder.resolve())
+    except ValueError:
+        return str(path.resolve())
 
 
 def _settings(run, stage) -> dict:
     """What a stage's outcome depends on, as plain JSON values."""
     config = dataclasses.asdict(run.config)
     # Where files lie does not matter, and may change while a run rests.
-    del config["data"]["data_dir"], config["loss"]["vgg_weights"]
+    del config["data"]["data_dir"], config["data"]["exclude"], config["loss"]["vgg_weights"]
     wanted = ["seed", "data", "generator", "loss", stage]
     if stage != "pretrain_generator":
         wanted.append("discriminator")
@@ -326,6 +351,7 @@ def _train(run, stage, role, trainer, state, validate) -> list[dict]:
 
 
 def _manifest(run, stage, parents, history, chosen, jpeg) -> dict:
+    role = "discriminator" if stage == "pretrain_discriminator" else "generator"
     return {
         "stage": stage,
         "parents": {role: str(path) for role, path in parents.items()},
@@ -334,7 +360,7 @@ def _manifest(run, stage, parents, history, chosen, jpeg) -> dict:
         "settings": _settings(run, stage),
         "data": {
             "name": run.photographs.name,
-            "photographs": {part: run.photographs.count("generator", part) for part in ("train", "validation", "test")},
+            "photographs": {part: run.photographs.count(role, part) for part in PARTS},
             "builder": run.photographs.builder.info.full_name,
         },
         "perceptual_features": {"layer": run.perceptual.layer, "source": run.perceptual.source}
@@ -346,7 +372,10 @@ def _manifest(run, stage, parents, history, chosen, jpeg) -> dict:
         "curve": history,
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("artifact-remover", "tensorflow", "keras", "numpy")},
+            "artifact_remover": artifact_remover.__version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
         },
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

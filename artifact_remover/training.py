@@ -87,7 +87,7 @@ def train(
             scalars = {name: float(value) for name, value in train_step(batch).items()}
             step += 1
             end = time.perf_counter()
-            _stop_on_nan(scalars, step, checkpoints)
+            _stop_on_nan(scalars, step)
             rates = _learning_rates(trainer)
             monitor.training(step, {**scalars, **rates}, end - start, received - start)
             if step % schedule.validate_every == 0 or step == schedule.steps:
@@ -108,14 +108,14 @@ def _learning_rates(trainer):
     return {name.replace("optimizer", "learning_rate"): float(getattr(trainer, name).learning_rate) for name in names}
 
 
-def _stop_on_nan(scalars, step, checkpoints):
+def _stop_on_nan(scalars, step):
     names = [name for name in scalars if name.endswith("gradient_norm")]
     if scalars.get("generator_steps") == 0.0:
         names.remove("gradient_norm")  # the generator took no step, so that there is none
     if not all(math.isfinite(scalars[name]) for name in names):
         raise InputError(
-            f"training diverged at step {step}, its gradient is not a number: go on from {checkpoints.folder} with "
-            "--init, a new --workdir and a lower learning rate or --precision float32"
+            f"training diverged at step {step}, its gradient is not a number: use a new --workdir with a lower "
+            "learning rate or --precision float32"
         )
 
 

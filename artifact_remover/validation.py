@@ -20,7 +20,7 @@ class Validation:
 
     def __init__(self, batches: tf.data.Dataset, features=None):
         """See the class."""
-        self._batches = batches.cache()
+        self._batches = batches
         self._features = features
         self._measure = tf.function(self._measure_batch)
         self.jpeg = self.score(lambda degraded: degraded)[0]

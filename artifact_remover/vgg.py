@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import queue
+import socket
 import threading
 import urllib.request
 import warnings
@@ -29,6 +30,7 @@ WEIGHTS_MD5 = "253f8cb515780f3b799900260a226db6"
 """Keras's own file, as `keras.applications.VGG19(include_top=False)` downloads and checks it."""
 
 _ANSWER_SECONDS = 4.0
+_STALLED_SECONDS = 30.0
 _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
@@ -68,9 +70,8 @@ def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: 
 
     Args:
         layer: A convolution, `block1_conv1` to `block5_conv4`.
-        weights: A file with the weights: `.h5`, `.weights.h5` or `.keras` of the whole VGG19 without its top,
-            or `.npz` of its first layers, each as `<layer>/kernel` `[3, 3, in, out]` and `<layer>/bias`
-            `[out]`.
+        weights: A file with the weights of VGG19 or of its first layers: `.h5`, `.weights.h5` or `.keras` as Keras
+            writes them, or `.npz` with each layer's `<layer>/kernel` `[3, 3, in, out]` and `<layer>/bias` `[out]`.
         dtype: Keras dtype policy of the convolutions, such as `mixed_bfloat16`.
 
     Returns:
@@ -111,8 +112,9 @@ def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source:
         if source.suffix == ".npz":
             _assign_npz(vgg, convolutions, source)
         else:
+            legacy = source.suffix == ".h5" and not source.name.endswith(".weights.h5")
             with warnings.catch_warnings(action="ignore"):  # whatever was skipped is still NaN
-                vgg.load_weights(source)
+                vgg.load_weights(source, **({"by_name": True} if legacy else {"skip_mismatch": True}))
     except FileNotFoundError:
         raise InputError(f"no such VGG19 weights file: {source}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -148,6 +150,8 @@ def _cached_or_downloaded() -> Path:
         return cached
     if reason := _why_unreachable(WEIGHTS_URL):
         raise PretrainedFeaturesUnavailable(f"VGG19 is not in {cached.parent} and cannot be downloaded: {reason}")
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALLED_SECONDS)  # Keras's own download would wait for ever
     try:
         return Path(
             keras.utils.get_file(name, WEIGHTS_URL, cache_subdir="models", file_hash=WEIGHTS_MD5, cache_dir=str(home))
@@ -156,6 +160,8 @@ def _cached_or_downloaded() -> Path:
         cached.unlink(missing_ok=True)
         reason = str(error).partition("\n")[0]
         raise PretrainedFeaturesUnavailable(f"VGG19 could not be downloaded: {reason}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def _md5(path: Path) -> str:

@@ -10,11 +10,9 @@ from data_prep.patches import cut_patches, cut_validation_patches
 from data_prep.sources import Photographs, decode
 from data_prep.splits import Part, Role
 
-# A data set up to this size is kept in memory, still encoded (bytes).
-_FITS_IN_MEMORY = 2**30
-# Photographs of a larger data set that are shuffled among each other; TFDS shuffled all of them when
-# preparing.
-_SHUFFLED_AT_ONCE = 64
+# So many bytes of encoded photographs are shuffled among each other, which takes 2.5 times as much memory. A smaller
+# data set is kept in memory whole; TFDS shuffled all of a larger one when preparing it.
+_SHUFFLED_BYTES = 2**28
 # Patches that are validated on.
 _VALIDATION_PATCHES = 64
 
@@ -138,10 +136,11 @@ def _shuffled_epochs(
     contents depends on seed and epoch alone.
     """
     encoded = _read(photographs, role, "train", config)
-    if photographs.num_bytes <= _FITS_IN_MEMORY:
+    if photographs.num_bytes <= _SHUFFLED_BYTES:
         encoded = encoded.batch(_count_usable(photographs, role, "train", config)).cache()
     else:
-        encoded = encoded.batch(_SHUFFLED_AT_ONCE)
+        bytes_each = photographs.num_bytes / sum(len(entries) for entries in photographs.inventory.values())
+        encoded = encoded.batch(max(1, int(_SHUFFLED_BYTES / bytes_each)))
 
     def shuffle_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         return encoded.map(lambda images: tf.random.experimental.stateless_shuffle(images, [seed, epoch])).unbatch()

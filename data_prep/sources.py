@@ -5,8 +5,6 @@ import dataclasses
 import io
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from data_prep.config import DataConfig
 from data_prep.datasets.photo_folder import photo_folder_dataset_builder as photo_folder
 from data_prep.datasets.sample_photos import sample_photos_dataset_builder as sample_photos
 from data_prep.errors import InputError
+from data_prep.files import write_whole
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 from data_prep.splits import Part, Role, Splits, split_as_prepared, split_div2k, split_folder
 
@@ -236,13 +235,13 @@ def _read_encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Data
 def _take_inventory(builder: tfds.core.DatasetBuilder, feature: str) -> Mapping[str, tuple[Entry, ...]]:
     """List what was prepared; decodes every photograph once, then keeps the list beside the data set."""
     file = Path(builder.data_dir) / "inventory.json"
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, PermissionError):
         lists = json.loads(file.read_text(encoding="utf-8"))
         return {split: tuple(Entry(*entry) for entry in entries) for split, entries in lists.items()}
     inventory = {split: _list_split(builder, feature, split) for split in builder.info.splits}
     lists = {split: [dataclasses.astuple(entry) for entry in entries] for split, entries in inventory.items()}
     try:
-        _write_whole(file, json.dumps(lists))
+        write_whole(file, json.dumps(lists).encode())
     except OSError as error:  # a data set that others prepared may be read-only: list it again the next time
         log.info("cannot keep %s: %s", file, error)
     return inventory
@@ -255,14 +254,6 @@ def _list_split(builder: tfds.core.DatasetBuilder, feature: str, split: str) -> 
         name = example["name"].decode() if "name" in example else f"{split}_{index:04d}"
         entries.append(Entry(name, *photo.shape[:2], hash_pixels(photo)))
     return tuple(entries)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that it is there whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, file)
 
 
 def _hash_folder(folder: Path) -> frozenset[str]:

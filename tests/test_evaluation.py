@@ -1,5 +1,6 @@
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -76,9 +77,19 @@ def test_the_crop_is_where_the_jpeg_is_worst():
 
 def test_table_names_every_photograph_and_who_restored_it(rows):
     printed = io.StringIO()
-    print_table(rows, Console(file=printed, width=120))
+    print_table(rows, DegradationConfig(), Console(file=printed, width=120))
     for word in (*PHOTOS, "mean", JPEG, "identity", "brighter", "+0.00", "SSIM", "PSNR-B", "colour shift"):
         assert word in printed.getvalue()
+
+
+def test_only_the_first_pictures_are_kept_but_all_are_scored():
+    tiny = [(f"photo{number}", PHOTOS["astronaut"][:32, :32]) for number in range(evaluation.SHOWN + 2)]
+    many = compare(tiny, {"identity": lambda pictures: pictures}, DegradationConfig())
+    assert sum("pictures" in row for row in many) == evaluation.SHOWN
+    assert summarise(many)["pictures"] == len(tiny)
+    printed = io.StringIO()
+    print_table(many, DegradationConfig(), Console(file=printed, width=120))
+    assert f"mean of {len(tiny)}" in printed.getvalue() and tiny[-1][0] not in printed.getvalue()
 
 
 def test_report_is_json_that_can_be_read(rows, tmp_path):
@@ -93,7 +104,7 @@ def test_a_failed_write_leaves_what_was_there(rows, tmp_path, monkeypatch, write
         raise OSError("disk full")
 
     (tmp_path / "output").write_text("before")
-    monkeypatch.setattr(evaluation.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write(summarise(rows) if write is write_report else rows, tmp_path / "output")
     assert (tmp_path / "output").read_text() == "before"

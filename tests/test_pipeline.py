@@ -65,11 +65,10 @@ def test_same_seed_gives_equal_batches_and_another_gives_others(photographs):
     assert (np.array(first) != take(training_batches(photographs, "generator", CONFIG, 4), 6)).any()
 
 
-@pytest.mark.parametrize("memory", [2**30, 0], ids=["in memory", "from disk"])
+@pytest.mark.parametrize("memory", [2**30, 20_000], ids=["in memory", "from disk"])
 @pytest.mark.parametrize("step", [1, 4, 7, 13, 20])
 def test_resumed_run_sees_the_same_batches(photographs, monkeypatch, memory, step):
-    monkeypatch.setattr(pipeline, "_FITS_IN_MEMORY", memory)
-    monkeypatch.setattr(pipeline, "_SHUFFLED_AT_ONCE", 3)
+    monkeypatch.setattr(pipeline, "_SHUFFLED_BYTES", memory)
     config = DataConfig(patch_size=32, patches_per_photo=3, batch_size=5, degradation=DegradationConfig("20-30"))
     whole = take(training_batches(photographs, "generator", config, 3), step + 3)
     resumed = take(training_batches(photographs, "generator", config, 3, start_step=step), 3)
@@ -78,7 +77,7 @@ def test_resumed_run_sees_the_same_batches(photographs, monkeypatch, memory, ste
 
 @pytest.mark.parametrize("memory", [2**30, 0], ids=["in memory", "from disk"])
 def test_an_epoch_contains_every_photograph_once(flat_photographs, monkeypatch, memory):
-    monkeypatch.setattr(pipeline, "_FITS_IN_MEMORY", memory)
+    monkeypatch.setattr(pipeline, "_SHUFFLED_BYTES", memory)
     seen = levels(flat_photographs, FLAT, 2 * 7)
     names = flat_photographs.entries("generator", "train")
     expected = sorted(int(entry.name.removesuffix(".png")) * 20 for entry in names)

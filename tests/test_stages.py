@@ -10,6 +10,7 @@ import tensorflow as tf
 from artifact_remover import export, gan
 from artifact_remover.generator import build_generator
 from artifact_remover.stages import (
+    began_without_features,
     find_result,
     pick_candidate,
     pretrain_discriminator,
@@ -54,8 +55,9 @@ def test_every_stage_leaves_a_saved_model_with_a_manifest(finished_run, stage, t
     settings = manifest["settings"]
     assert settings["seed"] == 0 and settings["generator"]["features"] == 8
     assert settings[stage]["steps"] == 10 and settings["data"]["patch_size"] == 32
-    assert manifest["data"]["photographs"] == {"train": 7, "validation": 1, "test": 1}
-    assert {"python", "artifact-remover", "tensorflow", "keras", "numpy"} == set(manifest["versions"])
+    train = 3 if stage == "pretrain_discriminator" else 7
+    assert manifest["data"]["photographs"] == {"train": train, "validation": 1, "test": 1}
+    assert {"python", "artifact_remover", "tensorflow", "keras", "numpy"} == set(manifest["versions"])
     assert manifest["validation"]["psnr"] > 10 < manifest["validation_of_the_jpeg_itself"]["psnr"]
     assert [entry["step"] for entry in manifest["curve"]] == [0, 5, 10]
     assert "without the perceptual term: its weight is 0" in manifest["perceptual_features"]
@@ -195,7 +197,8 @@ def test_same_seed_same_export(finished_run, make_run, tmp_path):
     one, two = (find_result(finished_run.folder, stage).export for stage in STAGES[:2])
     run = make_run(tmp_path)
     again = train_gan(run, one, two)
-    said = "which is exported unchanged" if not again.manifest["steps"] else f"step {again.manifest['steps']} of 10 has"
+    steps = again.manifest["steps"]
+    said = f"step {steps} of 10 is exported" if steps else "which is exported unchanged"
     assert said in run.console.file.getvalue()
     first = find_result(finished_run.folder, "train_gan")
     weights = [load_generator(make_run(tmp_path), each.export).get_weights() for each in (first, again)]
@@ -209,6 +212,19 @@ def test_a_folder_that_is_no_finished_stage_is_no_result(tmp_path):
     (broken / "manifest.json").write_text(json.dumps({"stage": "train_gan"})[:-3])
     with pytest.raises(InputError, match="is not an export"):
         find_result(tmp_path, "train_gan")
+
+
+def test_a_changed_data_set_is_not_gone_on_with(copied_run):
+    settings_file = copied_run.folder / "checkpoints" / "pretrain_generator" / "settings.json"
+    settings = json.loads(settings_file.read_text())
+    settings_file.write_text(json.dumps({**settings, "photographs": "photo_folder/of_yesterday/1.0.0"}))
+    with pytest.raises(InputError, match="photographs photo_folder/of_yesterday/1.0.0, now"):
+        pretrain_generator(copied_run)
+
+
+def test_a_run_remembers_that_it_was_begun_without_features(finished_run, tmp_path):
+    assert began_without_features(finished_run.folder)
+    assert not began_without_features(tmp_path)
 
 
 # Which candidate is picked
@@ -233,10 +249,10 @@ def candidate(step, psnr=30.0, blue=-0.7, perceptual=1.0):
         "PSNR on the limit": (2, [candidate(1, perceptual=0.9), candidate(2, psnr=29.5, perceptual=0.1)]),
         "colours drifted": (1, [candidate(1, perceptual=0.9), candidate(2, blue=-0.1, perceptual=0.1)]),
         "colours drifted back": (2, [candidate(1, perceptual=0.9), candidate(2, blue=-0.3, perceptual=0.1)]),
-        "worse than stage 1": (0, [candidate(1, perceptual=1.5)]),
+        "worse than stage 1": (1, [candidate(1, perceptual=1.5)]),
         "none qualifies": (0, [candidate(1, psnr=20, perceptual=0.1), candidate(2, blue=9, perceptual=0.1)]),
         "there is none": (0, []),
-        "equal": (0, [candidate(1), candidate(2)]),
+        "equal": (1, [candidate(1), candidate(2)]),
     }.values(),
 )
 def test_pick_candidate(picked, candidates):

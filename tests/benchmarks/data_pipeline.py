@@ -30,7 +30,7 @@ class Options:
     """
 
     preset: Literal["quick", "div2k"] = "quick"
-    data: str = "sample_photos"
+    data: str | None = None
     data_dir: Path | None = None
     quality: str = "10"
     rounds: int = 5
@@ -47,7 +47,7 @@ def main() -> None:
     preset = PRESETS[options.preset]
     config = dataclasses.replace(
         preset.data,
-        data=options.data,
+        data=options.data or preset.data.data,
         data_dir=options.data_dir,
         degradation=dataclasses.replace(preset.data.degradation, quality=options.quality),
     )
@@ -63,7 +63,7 @@ def main() -> None:
             {
                 "benchmark": "data_pipeline",
                 "preset": options.preset,
-                "data": options.data,
+                "data": config.data,
                 "quality": options.quality,
                 "patches_made_per_second": round(made),
                 "patches_used_per_second": round(used, 1),
