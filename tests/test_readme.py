@@ -1,0 +1,50 @@
+"""The README is kept true by these, not by memory."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from artifact_remover.config import PRESETS, STAGES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", ["data_prep", "artifact_remover"])
+def test_file_tree_names_every_module(package):
+    missing = [file.name for file in (ROOT / package).glob("[!_]*.py") if f" {file.name}" not in README]
+    assert not missing
+
+
+def test_file_tree_names_no_module_that_is_gone():
+    tree = README.split("## Where things are")[1].split("```")[1]
+    named = set(re.findall(r"\b(\w+\.py)\b", tree))
+    existing = {file.name for package in ("data_prep", "artifact_remover") for file in (ROOT / package).glob("*.py")}
+    assert named <= existing
+
+
+def test_every_stage_and_preset_is_explained():
+    assert not [name for name in (*STAGES, *PRESETS) if name not in README]
+
+
+def test_every_option_that_the_readme_uses_exists(capsys):
+    from artifact_remover import fit
+
+    with pytest.raises(SystemExit):
+        fit.main(["--help"])
+    help_text = capsys.readouterr().out
+    commands = re.findall(r"^python -m artifact_remover\.fit .*$", README, re.MULTILINE)
+    options = {option for command in commands for option in re.findall(r"--[\w.-]+", command)} - {"--help"}
+    assert options
+    assert not [option for option in options if option not in help_text]
+
+
+def test_pictures_that_the_readme_shows_are_committed():
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_nothing_is_left_to_do():
+    assert "TODO" not in README
