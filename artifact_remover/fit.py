@@ -10,9 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-import tyro
-
 from artifact_remover.config import PRESETS, STAGES, FitConfig
+from data_prep.command_line import parse_options
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
@@ -30,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "quick"
-    config = tyro.cli(
-        FitConfig, args=arguments, default=PRESETS[preset], prog="python -m artifact_remover.fit", description=__doc__
+    config = parse_options(
+        FitConfig, arguments, default=PRESETS[preset], prog="python -m artifact_remover.fit", description=__doc__
     )
     folder = config.workdir or Path("runs") / _name_run(config, preset)
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

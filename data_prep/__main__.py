@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from data_prep.command_line import parse_options
 from data_prep.config import DataConfig
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 when the photographs cannot be used.
     """
-    options = tyro.cli(Options, prog="python -m data_prep", args=arguments)
+    options = parse_options(Options, arguments, prog="python -m data_prep")
     try:
         _show(_open(options))
     except InputError as error:

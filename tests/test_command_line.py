@@ -1,0 +1,49 @@
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from artifact_remover.config import PRESETS, FitConfig
+from data_prep.command_line import parse_options
+
+
+@dataclasses.dataclass
+class Options:
+    """Does something."""
+
+    stage: Literal["one", "two"] = "one"
+    steps: int = 3
+
+
+def test_options_are_parsed():
+    assert parse_options(Options, ["--stage", "two"]) == Options("two", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--stage", "three"], "'three'"),
+        (["--steps", "many"], "many"),
+        (["--unheard-of", "1"], "--unheard-of"),
+    ],
+)
+def test_a_wrong_option_is_answered_in_one_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_options(Options, arguments)
+    line = capsys.readouterr().err
+    assert leaving.value.code == 2
+    assert line.startswith("error: ") and line.count("\n") == 1 and said in line
+
+
+def test_a_refused_value_is_explained_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(FitConfig, ["--quality", "120"], default=PRESETS["quick"])
+    line = capsys.readouterr().err
+    assert "quality must lie in 1..100" in line and line.count("\n") == 1
+
+
+def test_help_is_no_error(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_options(Options, ["--help"])
+    printed = capsys.readouterr()
+    assert leaving.value.code == 0 and "--stage" in printed.out and printed.err == ""
