@@ -37,13 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with quiet_tensorflow():
             import tensorflow as tf
-            import tensorflow_datasets as tfds
 
             from artifact_remover.training import Interrupted
     except KeyboardInterrupt:
         return _fail("stopped before it began", 130)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
     try:
         fit(config, folder)
     except Interrupted as interruption:

@@ -55,12 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _open(options: Options) -> "Photographs":
     """Open the photographs; TensorFlow is loaded here, so that `--help` answers at once."""
     with quiet_tensorflow():
-        import tensorflow_datasets as tfds
-
         from data_prep.sources import open_photographs
 
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
     return open_photographs(DataConfig(options.data, options.data_dir, options.exclude))
 
 

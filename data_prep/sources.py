@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -199,6 +200,8 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
             return
         if builder.name == "div2k":
             _check_reachable(_DIV2K_HOME)
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()  # in a log it would be hundreds of lines
         with contextlib.redirect_stdout(io.StringIO()):  # announcements; progress is shown on standard error
             builder.download_and_prepare()
     except (tfds.download.DownloadError, requests.RequestException) as error:
