@@ -26,17 +26,17 @@ _GRID = 16
 _CROP = 128
 _ENLARGED = 3
 
-Restorer = Callable[[np.ndarray], np.ndarray]
+Restore = Callable[[np.ndarray], np.ndarray]
 
 
 def compare(
-    photographs: Iterable[tuple[str, np.ndarray]], restorers: dict[str, Restorer], degradation: DegradationConfig
+    photographs: Iterable[tuple[str, np.ndarray]], restorers: dict[str, Restore], degradation: DegradationConfig
 ) -> list[dict]:
     """Degrades clean photographs, restores them, and measures JPEG and restorations against the clean ones.
 
     Args:
         photographs: Names and clean photographs, uint8 [H, W, 3] RGB.
-        restorers: By name, functions from uint8 [1, H, W, 3] to the same.
+        restorers: By name, functions from uint8 [H, W, 3] to the same, such as `Restorer.restore`.
         degradation: What the restorers trained for; `jpeg_settings` says what of it is used.
 
     Returns:
@@ -49,7 +49,7 @@ def compare(
     for name, photo in photographs:
         clean = _middle(photo).copy()  # a view would keep the whole photograph in memory
         jpeg = jpeg_photograph(clean, quality, subsampling)
-        pictures = {JPEG: jpeg} | {who: restore(jpeg[np.newaxis])[0] for who, restore in restorers.items()}
+        pictures = {JPEG: jpeg} | {who: restore(jpeg) for who, restore in restorers.items()}
         scores = {who: _score(clean, picture) for who, picture in pictures.items()}
         row = {"name": name, "scores": scores}
         rows.append(row | {"clean": clean, "pictures": pictures} if len(rows) < SHOWN else row)

@@ -6,14 +6,17 @@ appears under its name whole or not at all, runs without this project's code, an
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
-from artifact_remover.generator import build_generator
+from artifact_remover.generator import build_generator, receptive_field
+from artifact_remover.tiling import measure_overlap
 from data_prep.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -34,7 +37,7 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
         generator: From `build_generator`, of any precision.
         config: Its size.
         folder: Where, `<stage>/<version>`; must not exist.
-        manifest: What `manifest.json` is to say.
+        manifest: What `manifest.json` is to say; the `overlap` that tiles need is added.
     """
     in_float32 = build_generator(config)
     in_float32.set_weights(generator.get_weights())
@@ -46,8 +49,9 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
         restored = restore_float(tf.cast(degraded, tf.float32) / 255.0)["restored"]
         return {"restored": tf.cast(tf.round(restored * 255.0), tf.uint8)}
 
+    overlap = measure_overlap(lambda picture: restore_float(picture)["restored"].numpy(), receptive_field(config))
     signatures = {"serving_default": (restore_float, _FLOAT_PICTURES), "restore": (restore, _BYTE_PICTURES)}
-    _write(folder, manifest, signatures)
+    _write(folder, manifest | {"overlap": overlap}, signatures)
 
 
 def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig, folder: Path, manifest: dict) -> None:
@@ -86,14 +90,26 @@ def read_manifest(folder: Path) -> dict:
         ) from error
 
 
-def load_restorer(folder: Path):
+def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, tf.Variable]]:
     """Loads a generator's export as a plain function, without this project's model code.
 
     Returns:
-        A function from uint8 [N, H, W, 3] to uint8 [N, H, W, 3], NumPy or TensorFlow.
+        A function from float32 [N, H, W, 3] in [0, 1] to the same, and the weights that it uses, by name.
+
+    Raises:
+        InputError: If the folder holds no export, or that of a discriminator.
     """
-    signature = tf.saved_model.load(str(folder)).signatures["restore"]
-    return lambda degraded: signature(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
+    read_manifest(folder)
+    exported = _load(folder)
+    signature = exported.signatures["serving_default"]
+    if "restored" not in signature.structured_outputs:
+        raise InputError(f"{folder} restores nothing, it is a discriminator: give a generator's export")
+
+    def restore(degraded: np.ndarray) -> np.ndarray:
+        return signature(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
+
+    restore.exported = exported  # the weights live only as long
+    return restore, {variable.name: variable for variable in signature.variables}
 
 
 def load_weights(network: keras.Model, folder: Path) -> None:
@@ -145,11 +161,8 @@ def _load_checkpoint(network, checkpoint):
 
 
 def _load_export(network, folder):
-    try:
-        exported = tf.saved_model.load(str(folder))  # held, as its signature's variables live only as long
-        variables = exported.signatures["serving_default"].variables
-    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
-        raise InputError(f"{folder} is damaged, its SavedModel cannot be read: use another export") from error
+    exported = _load(folder)  # held, as its signature's variables live only as long
+    variables = exported.signatures["serving_default"].variables
     values = {variable.name.removesuffix(":0"): variable for variable in variables}
     wanted = {weight.path: weight for weight in network.weights}
     # A discriminator's spectral normalisation keeps vectors that only training needs, so an export lacks them.
@@ -160,6 +173,15 @@ def _load_export(network, folder):
     for path, value in values.items():
         wanted[path].assign(value)
     recover_spectral_vectors(network)
+
+
+def _load(folder):
+    try:
+        exported = tf.saved_model.load(str(folder))
+        exported.signatures["serving_default"]
+        return exported
+    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
+        raise InputError(f"{folder} is damaged, its SavedModel cannot be read: use another export") from error
 
 
 def _another_size(network, source):

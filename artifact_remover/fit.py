@@ -77,8 +77,9 @@ def fit(config: FitConfig, folder: Path) -> None:
     import tensorflow as tf
     from rich.console import Console
 
-    from artifact_remover import evaluation, export
+    from artifact_remover import evaluation
     from artifact_remover.precision import choose_dtype
+    from artifact_remover.restoration import Restorer
     from artifact_remover.stages import Run, find_result
     from data_prep.sources import open_photographs
 
@@ -99,7 +100,8 @@ def fit(config: FitConfig, folder: Path) -> None:
         for name, stage in (("stage 1", "pretrain_generator"), ("stage 3", "train_gan"))
         if (result := find_result(folder, stage))
     }
-    restorers = {name: export.load_restorer(result.export) for name, result in results.items()}
+    # In float32, so that the figures are those of any machine.
+    restorers = {name: Restorer.load(each.export, precision="float32").restore for name, each in results.items()}
     rows = evaluation.compare(photographs.decoded("generator", "test"), restorers, config.data.degradation)
     evaluation.print_table(rows, config.data.degradation, console)
     evaluation.draw_comparison(rows, folder / "comparison.png")

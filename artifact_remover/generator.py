@@ -44,6 +44,12 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
     return keras.Model(degraded, restored, name="generator")
 
 
+def receptive_field(config: GeneratorConfig) -> int:
+    """How far a generator sees, in pixels: no restored pixel depends on anything further from it."""
+    convolutions = 15 * config.blocks + 4
+    return config.scale * (convolutions + 1)  # and one for the pixels that are folded together
+
+
 def _rrdb(x, name, config, dtype):
     """Residual-in-residual dense block: three dense blocks, and a residual around them."""
     y = x

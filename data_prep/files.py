@@ -1,7 +1,10 @@
 """Writing files whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -14,9 +17,28 @@ def write_whole(file: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written; nothing is left behind.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with open_whole(file) as partial:
+        partial.write(content)
+
+
+@contextmanager
+def open_whole(file: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing under another name and renames it at the end, as `write_whole` does.
+
+    Args:
+        file: Where; what was there is replaced when the block ends, and stays when the block raises.
+
+    Yields:
+        The file to write, which can seek.
+
+    Raises:
+        OSError: If it cannot be written; nothing is left behind.
+    """
+    # Named by a number, as the file's own name may already be as long as the file system allows.
+    partial = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.partial")
     try:
-        partial.write_bytes(content)
+        with partial.open("xb") as opened:
+            yield opened
         os.replace(partial, file)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -107,24 +107,41 @@ def hash_pixels(photo: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Scale 16 bits per channel to 8, white staying white.
+
+    Args:
+        pixels: Of any shape, `uint16`, 0..65535, in the machine's byte order or the other.
+
+    Returns:
+        The same shape, `uint8`, 0..255.
+    """
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 = 257 * 255
+
+
+def cmyk_to_srgb(image: Image.Image) -> Image.Image | None:
+    """Convert a CMYK picture through its embedded ICC profile.
+
+    Returns:
+        The picture in sRGB, mode "RGB"; None where it has no profile, or a broken one.
+    """
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (KeyError, TypeError, ImageCms.PyCMSError, OSError):
+        return None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # 65535 = 257 * 255; Pillow's own conversion clips at 255 instead of scaling
-        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+        # Pillow's own conversion clips at 255 instead of scaling
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError("32 bits per channel")
-    if image.mode == "CMYK" and image.info.get("icc_profile"):
-        return _convert_with_profile(image)
+    if image.mode == "CMYK":
+        # a broken profile does not make the picture unusable
+        return cmyk_to_srgb(image) or image.convert("RGB")
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
-
-
-def _convert_with_profile(image: Image.Image) -> Image.Image:
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):  # a broken profile does not make the picture unusable
-        return image.convert("RGB")

@@ -16,7 +16,7 @@ from artifact_remover.discriminator import build_discriminator
 from artifact_remover.export import (
     export_discriminator,
     export_generator,
-    load_restorer,
+    load_generator,
     load_weights,
     read_manifest,
 )
@@ -48,6 +48,11 @@ def make_discriminator():
     for _ in range(60):
         discriminator(np.zeros([1, 8, 8, 3], np.float32), training=True)
     return discriminator
+
+
+def restore_bytes(exported, degraded):
+    signature = tf.saved_model.load(str(exported)).signatures["restore"]
+    return signature(degraded=tf.constant(degraded))["restored"].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +112,7 @@ def test_float_signature_is_the_generator_within_black_and_white(generator, expo
 @sizes
 def test_byte_signature_clips_and_rounds(generator, exported, height, width):
     degraded = pictures(height, width)
-    restored = load_restorer(exported)(degraded)
+    restored = restore_bytes(exported, degraded)
     exact = np.clip(generator(degraded / np.float32(255)).numpy().astype(float), 0, 1) * 255
     assert restored.dtype == np.uint8 and restored.shape == degraded.shape
     assert np.abs(restored - exact).max() <= 0.5 + 1e-3
@@ -122,9 +127,24 @@ def test_discriminators_signature_is_the_discriminator(discriminator, exported_d
     np.testing.assert_allclose(logits, discriminator(patches), atol=1e-6)
 
 
+def test_generator_is_loaded_with_its_weights(generator, exported):
+    degraded = pictures(15, 17) / np.float32(255)
+    restore, weights = load_generator(exported)
+    np.testing.assert_allclose(restore(degraded), np.clip(generator(degraded), 0, 1), atol=1e-6)
+    assert {name.removesuffix(":0") for name in weights} == {weight.path for weight in generator.weights}
+    for weight in weights.values():
+        weight.assign(tf.zeros_like(weight))
+    np.testing.assert_array_equal(restore(degraded), degraded)
+
+
+def test_discriminator_is_no_generator(exported_discriminator):
+    with pytest.raises(InputError, match="restores nothing, it is a discriminator"):
+        load_generator(exported_discriminator)
+
+
 def test_runs_in_a_process_that_has_only_tensorflow(generator, exported, tmp_path):
     degraded = pictures(15, 17)
-    np.savez(tmp_path / "expected.npz", degraded=degraded, restored=load_restorer(exported)(degraded))
+    np.savez(tmp_path / "expected.npz", degraded=degraded, restored=restore_bytes(exported, degraded))
     code = f"""
 import sys
 sys.modules.update(artifact_remover=None, data_prep=None)
@@ -160,7 +180,7 @@ def test_bfloat16_generator_is_exported_in_float32_without_compiled_parts(tmp_pa
 
 def test_manifest_lies_beside_the_model(exported):
     assert read_manifest(exported) == json.loads((exported / "manifest.json").read_text())
-    assert read_manifest(exported) == {"stage": "pretrain_generator"}
+    assert read_manifest(exported) == {"stage": "pretrain_generator", "overlap": 16}
     assert {path.name for path in exported.iterdir()} >= {"saved_model.pb", "variables", "manifest.json"}
 
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from data_prep.files import write_whole
+from data_prep.files import open_whole, write_whole
 
 
 def test_content_replaces_what_was_there(tmp_path):
@@ -25,3 +25,31 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         write_whole(file, b"lost")
     assert file.read_bytes() == b"kept" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_as_long_as_can_be_works(tmp_path):
+    file = tmp_path / ("ä" * 125 + "y.png")
+    assert len(file.name.encode()) == 255
+    with open_whole(file) as opened:
+        opened.write(b"half")
+        assert not file.exists()
+        opened.seek(0)
+        opened.write(b"whole")
+    assert file.read_bytes() == b"whole" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("bug"), KeyboardInterrupt]
+)
+def test_a_failing_writer_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
+    file = tmp_path / "photo.png"
+    write_whole(file, b"kept")
+    with pytest.raises(type(error) if isinstance(error, Exception) else error), open_whole(file) as opened:
+        opened.write(b"lost")
+        raise error
+    assert file.read_bytes() == b"kept" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_missing_folder_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError), open_whole(tmp_path / "missing" / "photo.png"):
+        pass

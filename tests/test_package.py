@@ -19,6 +19,8 @@ COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' i
 # Modules whose tests lie in another file than `test_<module>.py`, and where.
 TESTED_IN = {
     "artifact_remover.__main__": "test_package",
+    "artifact_remover.image_metadata": "test_images",
+    "artifact_remover.image_writers": "test_images",
     "data_prep.__main__": "test_data_prep_cli",
     "data_prep.config": "test_data_config",  # both packages have a `config`
     "data_prep.errors": "test_datasets",

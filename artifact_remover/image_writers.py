@@ -1,0 +1,268 @@
+"""From pixels to files: each writer takes the picture in bands, so that it is never held twice as a whole."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from artifact_remover.image_metadata import (
+    DESCRIPTIVE_TAGS,
+    PNG_SIGNATURE,
+    XMP_KEYWORD,
+    Metadata,
+    exif_entries,
+    states_resolution,
+)
+from data_prep.errors import InputError
+from data_prep.photographs import to_8_bits
+
+BAND = 2**20
+"""Pixels that are converted at a time."""
+
+_STRIP = 2**18  # pixels of a TIFF's strip
+
+
+def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, metadata: Metadata) -> None:
+    """Writes a PNG (PNG specification, third edition).
+
+    Pillow would write colours of 8 bits only, and take twice as long for the same size.
+
+    Args:
+        file: Where.
+        pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
+        alpha: [H, W] of the pixels' dtype and range, or None.
+        metadata: All of it is written.
+    """
+    height, width, channels = pixels.shape
+    colour_type = (0 if channels == 1 else 2) + (0 if alpha is None else 4)
+    file.write(PNG_SIGNATURE)
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, 0))
+    for name, content in metadata.png_chunks:
+        if name != b"sRGB" or not metadata.icc_profile:  # one or the other
+            _write_chunk(file, name, content)
+    if metadata.icc_profile:
+        _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
+    if metadata.dpi:
+        _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in metadata.dpi), 1))
+    if metadata.exif:
+        _write_chunk(file, b"eXIf", metadata.exif)
+    if metadata.xmp:
+        _write_chunk(file, b"iTXt", XMP_KEYWORD + bytes(5) + metadata.xmp)
+    if metadata.comment:
+        _write_chunk(file, b"iTXt", b"Comment" + bytes(5) + _text(metadata.comment).encode())
+    compressor = zlib.compressobj(1)
+    above = np.zeros((1, 1), np.uint8)
+    for _, band in _interleaved(pixels, alpha):
+        rows, pixel = _as_bytes(band, ">"), pixels.itemsize * (channels + (alpha is not None))
+        above = np.broadcast_to(above, (1, rows.shape[1]))
+        filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+        filtered[:, 0] = 3  # average: of what is cheap to compute, it suits photographs best
+        left = np.pad(rows[:, :-pixel], ((0, 0), (pixel, 0))).astype(np.uint16)
+        filtered[:, 1:] = rows - ((left + np.concatenate([above, rows[:-1]])) // 2).astype(np.uint8)
+        above = rows[-1:]
+        if compressed := compressor.compress(filtered):
+            _write_chunk(file, b"IDAT", compressed)
+    _write_chunk(file, b"IDAT", compressor.flush())
+    _write_chunk(file, b"IEND", b"")
+
+
+def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, metadata: Metadata) -> tuple[str, ...]:
+    """Writes a TIFF (TIFF 6.0, deflated strips) behind the EXIF: itself a TIFF, whose offsets hold at a file's start.
+
+    Pillow would write colours of 8 bits only, and fails on some EXIF.
+
+    Args:
+        file: Where, at its start; must be able to seek.
+        pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
+        alpha: [H, W] of the pixels' dtype and range, or None.
+        metadata: All of it is written, but for a comment where EXIF holds a description, whose tag it needs.
+
+    Returns:
+        A note if the comment is lost.
+    """
+    height, width, channels = pixels.shape
+    samples = channels + (alpha is not None)
+    order = ">" if metadata.exif and metadata.exif.startswith(b"MM") else "<"
+    file.write(metadata.exif or b"II*\0" + bytes(4))
+    rows_per_strip = max(1, _STRIP // width)
+    offsets, sizes = [], []
+    for _, band in _interleaved(pixels, alpha, rows_per_strip):
+        differences = np.concatenate([band[:, :1], band[:, 1:] - band[:, :-1]], axis=1)
+        strip = zlib.compress(_as_bytes(differences, order), 1)
+        offsets.append(file.tell())
+        sizes.append(len(strip))
+        file.write(strip)
+    entries = {
+        tag: metadata.exif[position : position + 12]
+        for _, directory, tag, _, _, position in exif_entries(metadata.exif or b"")
+        if directory == 0 and tag in DESCRIPTIVE_TAGS
+    }
+    lost = ("comment dropped, a description is there",) if metadata.comment and 270 in entries else ()
+    fields = [
+        (256, "I", [width]),
+        (257, "I", [height]),
+        (258, "H", [8 * pixels.itemsize] * samples),
+        (259, "H", [8]),  # deflate
+        (262, "H", [1 if channels == 1 else 2]),  # black is zero, or RGB
+        (273, "I", offsets),
+        (277, "H", [samples]),
+        (278, "I", [rows_per_strip]),
+        (279, "I", sizes),
+        (317, "H", [2]),  # differences, as above
+    ]
+    if alpha is not None:
+        fields.append((338, "H", [2]))  # not multiplied into the colours
+    if metadata.dpi:
+        fields += [(tag, "Q", [round(each * 10000), 10000]) for tag, each in zip((282, 283), metadata.dpi, strict=True)]
+        fields.append((296, "H", [2]))  # per inch
+    if metadata.xmp:
+        fields.append((700, "B", metadata.xmp))
+    if metadata.icc_profile:
+        fields.append((34675, "B", metadata.icc_profile))
+    if metadata.comment and 270 not in entries:
+        fields.append((270, "s", _text(metadata.comment).encode() + b"\0"))
+    entries.update((tag, _tiff_entry(file, order, tag, kind, values)) for tag, kind, values in fields)
+    file.write(bytes(file.tell() % 2))
+    start = file.tell()
+    file.write(struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4))
+    file.seek(4)
+    file.write(struct.pack(f"{order}I", start))
+    file.seek(0, io.SEEK_END)
+    return lost
+
+
+def write_with_pillow(
+    file: BinaryIO,
+    pixels: np.ndarray,
+    alpha: np.ndarray | None,
+    metadata: Metadata,
+    format: str,
+    quality: int | None,
+) -> tuple[str, ...]:
+    """Writes a WebP, JPEG or AVIF.
+
+    Args:
+        file: Where.
+        pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
+        alpha: [H, W] of the pixels' dtype and range, or None.
+        metadata: Of which is written what the format can hold.
+        format: "webp", "jpeg" or "avif".
+        quality: 0..100; None for lossless WebP, JPEG 95 and AVIF 90.
+
+    Returns:
+        Notes on what the format cannot hold.
+
+    Raises:
+        InputError: If this Pillow was built without the format.
+    """
+    Image.init()
+    if format.upper() not in Image.SAVE:
+        raise InputError(f"this Pillow cannot write {format}: upgrade it or choose another --format")
+    notes = []
+    if pixels.dtype == np.uint16:
+        notes.append("16 bits reduced to 8")
+    if alpha is not None and format == "jpeg":
+        notes.append("transparency laid over white")
+    mode = ("L" if pixels.shape[2] == 1 else "RGB") + ("A" if alpha is not None and format != "jpeg" else "")
+    metadata, lost = _fitting(metadata, mode, format)
+    image = Image.new(mode, pixels.shape[1::-1])
+    for top, band in _interleaved(pixels, alpha):
+        band = to_8_bits(band) if band.dtype == np.uint16 else band
+        if alpha is not None and format == "jpeg":
+            opacity = band[..., -1:].astype(np.uint16)
+            band = ((band[..., :-1] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+        image.paste(Image.fromarray(band[..., 0] if band.shape[2] == 1 else np.ascontiguousarray(band)), (0, top))
+    options = {"icc_profile": metadata.icc_profile, "xmp": metadata.xmp or b""}
+    if format == "jpeg":
+        options |= {"quality": 95 if quality is None else quality, "subsampling": 0, "comment": metadata.comment}
+        options |= {"exif": b"Exif\0\0" + metadata.exif if metadata.exif else b"", "dpi": metadata.dpi or (0, 0)}
+    elif format == "webp":
+        lossless = {"lossless": True, "exact": True, "quality": 20, "method": 1}
+        options |= lossless if quality is None else {"quality": quality}
+        options["exif"] = metadata.exif or b""
+    else:
+        options |= {"quality": 90 if quality is None else quality, "exif": _VerbatimExif(metadata.exif or b"")}
+        options |= {"speed": 8} | ({} if mode == "L" else {"subsampling": "4:4:4"})
+        options |= {} if alpha is None else {"advanced": {"a:lossless": "1"}}
+    image.save(file, format.upper(), **options)
+    return (*notes, *lost)
+
+
+def _interleaved(pixels, alpha, height: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Cuts the picture into bands of whole rows, alpha as the last channel, so that it is never copied as a whole."""
+    height = height or max(1, BAND // pixels.shape[1])
+    for top in range(0, len(pixels), height):
+        band = pixels[top : top + height]
+        yield top, band if alpha is None else np.dstack([band, alpha[top : top + height]])
+
+
+def _write_chunk(file, name, content):
+    file.write(struct.pack(">I4s", len(content), name))
+    file.write(content)
+    file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(name))))
+
+
+def _as_bytes(band, order) -> np.ndarray:
+    return np.ascontiguousarray(band, band.dtype.newbyteorder(order)).view(np.uint8).reshape(len(band), -1)
+
+
+def _text(comment: bytes) -> str:
+    try:
+        return comment.decode().replace("\0", "")
+    except UnicodeDecodeError:
+        return comment.decode("latin-1").replace("\0", "")
+
+
+def _tiff_entry(file, order, tag, kind, values) -> bytes:
+    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8)}[kind]
+    content = (
+        values
+        if isinstance(values, bytes)
+        else b"".join(struct.pack(order + kind.replace("Q", "I"), value) for value in values)
+    )
+    if len(content) > 4:
+        file.write(bytes(file.tell() % 2))
+        position = struct.pack(f"{order}I", file.tell())
+        file.write(content)
+    else:
+        position = content.ljust(4, b"\0")
+    return struct.pack(f"{order}HHI", tag, number, len(content) // size) + position
+
+
+class _VerbatimExif(Image.Exif):
+    """For an AVIF, Pillow would take EXIF apart and put it together anew, which breaks maker notes."""
+
+    def __init__(self, content):
+        super().__init__()
+        self._content = content
+
+    def __bool__(self):
+        return bool(self._content)
+
+    def tobytes(self, offset=8):
+        return self._content
+
+
+def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list[str]]:
+    """Leaves out what a format cannot hold."""
+    too_much = {}
+    if metadata.icc_profile and (format, mode) in (("webp", "L"), ("webp", "LA"), ("avif", "LA")):
+        too_much["icc_profile"] = "ICC profile for gray"
+    if format == "jpeg":  # a segment is at most 65535 bytes long, with its length and name
+        limits = {"exif": ("EXIF", 65527), "xmp": ("XMP", 65504), "comment": ("comment", 65533)}
+        for field, (name, limit) in limits.items():
+            if len(getattr(metadata, field) or b"") > limit:
+                too_much[field] = name
+    elif metadata.comment:
+        too_much["comment"] = "comment"
+    if format != "jpeg" and metadata.dpi and not states_resolution(metadata.exif):
+        too_much["dpi"] = "resolution"
+    if any(name.endswith(b"Xt") for name, _ in metadata.png_chunks):
+        too_much["png_chunks"] = "PNG text"
+    notes = [f"{name} dropped, {format} cannot hold it" for name in too_much.values()]
+    return replace(metadata, **{field: () if field == "png_chunks" else None for field in too_much}), notes

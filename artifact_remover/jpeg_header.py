@@ -1,0 +1,155 @@
+"""What a JPEG says about its own compression: read from its header, no pixel is decoded."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from data_prep.errors import InputError
+
+NEARLY_UNCOMPRESSED = 95
+"""JPEGs estimated at or above this quality are left alone by default: every known network makes them worse."""
+
+# Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1). The others are lossless, which knows no
+# quantisation, or hierarchical, which nobody writes.
+_FRAMES = {
+    0xC0: ("baseline", "Huffman"),
+    0xC1: ("extended", "Huffman"),
+    0xC2: ("progressive", "Huffman"),
+    0xC9: ("extended", "arithmetic"),
+    0xCA: ("progressive", "arithmetic"),
+}
+_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+_SUBSAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 2): "4:1:0"}
+
+# Diagonal after diagonal, every other one upwards (ITU-T T.81, figure A.6).
+_ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
+
+# ITU-T T.81, tables K.1 and K.2: luminance and chrominance, row by row.
+_ANNEX_K = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29]
+        + [51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103]
+        + [121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99],
+        [17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99]
+        + [99] * 36,
+    ]
+)
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """How a JPEG was compressed (ITU-T T.81).
+
+    Attributes:
+        quality: IJG quality factor, 1..100, whose tables these are, or whose tables are nearest.
+        standard_tables: Whether they are exactly the tables of that quality.
+        quantisation: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
+        chroma_subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "gray", or each component's sampling
+            factors as written in the file, such as "2x2 1x2 1x1".
+        process: "baseline", "extended" or "progressive".
+        entropy_coding: "Huffman" or "arithmetic".
+        restart_interval: In MCUs; 0 for none.
+    """
+
+    quality: int
+    standard_tables: bool
+    quantisation: tuple[tuple[int, ...], ...]
+    chroma_subsampling: str
+    process: str
+    entropy_coding: str
+    restart_interval: int
+
+
+def read_jpeg_header(file: BinaryIO) -> JpegHeader:
+    """Reads a JPEG's markers up to its first scan.
+
+    Args:
+        file: At the JPEG's start.
+
+    Raises:
+        InputError: If it is no JPEG, is damaged before its first scan, or is lossless or hierarchical.
+    """
+    tables, frame, restart_interval = {}, None, 0
+    try:
+        for marker, content in _segments(file):
+            if marker == 0xDB:
+                tables.update(_quantisation_tables(content))
+            elif marker == 0xDD:
+                [restart_interval] = struct.unpack(">H", content)
+            elif marker in _OTHER_FRAMES:
+                raise InputError("a lossless or hierarchical JPEG cannot be read: save it as a common one")
+            elif marker in _FRAMES:
+                frame = *_FRAMES[marker], _components(content)
+        process, entropy_coding, components = frame
+        used = tuple(dict.fromkeys(tables[identifier] for *_, identifier in components))
+        subsampling = _subsampling([(across, down) for across, down, _ in components])
+    except (struct.error, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError("not a JPEG, or its header is damaged: mend or remove it") from error
+    quality, standard_tables = _estimate_quality(used)
+    return JpegHeader(quality, standard_tables, used, subsampling, process, entropy_coding, restart_interval)
+
+
+def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    if file.read(2) != b"\xff\xd8":
+        raise ValueError("no start of image")
+    while True:
+        # Decoders skip stray bytes before a marker, and any number of FF in front of it.
+        while file.read(1)[0] != 0xFF:
+            pass
+        while (marker := file.read(1)[0]) == 0xFF:
+            pass
+        if marker == 0xDA:
+            return
+        if marker and marker not in _WITHOUT_LENGTH:
+            [length] = struct.unpack(">H", file.read(2))
+            yield marker, file.read(length - 2) if length > 2 else b""
+
+
+def _quantisation_tables(content: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+    while content:
+        precision, identifier = divmod(content[0], 16)
+        size = 128 if precision else 64
+        steps = struct.unpack(">64H" if precision else "64B", content[1 : 1 + size])
+        natural = dict(zip(_ZIGZAG, steps, strict=True))
+        yield identifier, tuple(natural[i] for i in range(64))
+        content = content[1 + size :]
+
+
+def _components(content: bytes) -> list[tuple[int, int, int]]:
+    count = content[5]
+    return [(*divmod(content[7 + 3 * i], 16), content[8 + 3 * i]) for i in range(count)]
+
+
+def _subsampling(factors: list[tuple[int, int]]) -> str:
+    if len(factors) == 1:
+        return "gray"
+    (across, down), *chroma = factors[:3]  # a fourth, black, is sampled as the first
+    ratios = {(across / each_across, down / each_down) for each_across, each_down in chroma}
+    as_written = " ".join(f"{each_across}x{each_down}" for each_across, each_down in factors)
+    return _SUBSAMPLINGS.get(ratios.pop(), as_written) if len(ratios) == 1 else as_written
+
+
+def _ijg_tables(quality: int) -> np.ndarray:
+    # libjpeg's jpeg_quality_scaling and jpeg_add_quant_table, integer arithmetic included
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return np.clip((_ANNEX_K * scale + 50) // 100, 1, 32767)
+
+
+def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
+    # Whatever is quantised otherwise than the first component is chrominance; black, red, green and blue are not.
+    kinds = [0, *[1] * (len(tables) - 1)]
+    found = np.array(tables)
+    distances = {}
+    for quality in range(1, 101):
+        standard = _ijg_tables(quality)[kinds]
+        baseline = np.minimum(standard, 255)
+        if np.array_equal(found, baseline) or np.array_equal(found, standard):
+            return quality, True
+        # Steps differ by factors: 2 for 1 is as far as 200 for 100.
+        distances[quality] = np.abs(np.log(np.maximum(found, 1) / baseline)).sum()
+    return min(distances, key=distances.get), False

@@ -1,0 +1,395 @@
+"""A loaded model that restores pictures of any size in steady memory: arrays, bytes and files."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from artifact_remover.export import load_generator, read_manifest
+from artifact_remover.images import Picture, decode_picture, encode_picture, format_of
+from artifact_remover.jpeg_header import NEARLY_UNCOMPRESSED
+from artifact_remover.precision import choose_dtype
+from artifact_remover.tiling import GRID, plan_tiles
+from data_prep.config import DegradationConfig
+from data_prep.errors import InputError
+from data_prep.files import open_whole
+
+PUBLISHED = Path(__file__).parents[1] / "saved_models"
+FAITHFUL, PERCEPTUAL = "pretrain_generator", "train_gan"
+
+_LARGEST_SIDE = 1024
+_SMALLEST_SIDE = 64
+_TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
+_BYTES_PER_PIXEL = 1100  # of a tile, float32, measured
+_FALLBACK_OVERLAP = 80  # beyond what the largest preset sees, for exports that do not say
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
+
+_rewriting = threading.Lock()
+
+
+class Restorer:
+    """A generator, and what it takes to restore real pictures with it.
+
+    Example:
+        >>> restorer = Restorer.load("runs/quick")
+        >>> restored = restorer.restore(pixels)
+        >>> restorer.restore_file("photo.jpg")
+
+    Attributes:
+        description: Which model it is.
+        trained_quality: Lowest and highest quality factor that it was trained on.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[np.ndarray], np.ndarray],
+        overlap: int,
+        *,
+        in_bfloat16: bool = False,
+        tile: int | None = None,
+        description: str = "",
+        trained_quality: tuple[int, int] | None = None,
+    ):
+        """Wraps a network; `Restorer.load` makes one from a model folder.
+
+        Args:
+            network: From float32 [N, H, W, 3] in [0, 1] to the same.
+            overlap: Surroundings in pixels that a tile needs, a multiple of 16.
+            in_bfloat16: Whether TensorFlow is to compute a float32 network's convolutions in bfloat16.
+            tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
+            description: Which model it is.
+            trained_quality: Lowest and highest quality factor that it was trained on, if known.
+        """
+        self.description = description
+        self.trained_quality = trained_quality
+        self._network = network
+        self._overlap = overlap
+        self._in_bfloat16 = in_bfloat16
+        self._tile = tile
+        self._together = _TOGETHER
+
+    @classmethod
+    def load(
+        cls,
+        model: Path | str | None = None,
+        *,
+        blend: float | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        tile: int | None = None,
+    ) -> "Restorer":
+        """Loads a model.
+
+        Args:
+            model: Run, `saved_models`, stage or export folder; the best published model when not given.
+            blend: From the faithful model, of stage 1 (0), to the perceptual one, of the GAN stage (1), by mixing their
+                weights (network interpolation, Wang et al., "ESRGAN", 2018). When not given, the faithful model, or the
+                one that there is.
+            precision: `auto` computes in bfloat16 where the processor is fast at it, which is within one 8-bit level
+                of float32.
+            tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
+
+        Raises:
+            InputError: If there is no such model, or `blend` needs one that is missing.
+        """
+        exports = find_exports(Path(PUBLISHED if model is None else model))
+        if blend is not None and (missing := {FAITHFUL, PERCEPTUAL} - exports.keys()):
+            raise InputError(
+                f"{model or PUBLISHED} holds no {' and no '.join(sorted(missing))}, and --blend mixes both: give the "
+                "folder of a run that has finished all stages, or leave --blend out"
+            )
+        first = FAITHFUL if FAITHFUL in exports else PERCEPTUAL
+        network, weights = load_generator(exports[first])
+        manifest = read_manifest(exports[first])
+        description = str(exports[first])
+        overlap = manifest.get("overlap", _FALLBACK_OVERLAP)
+        if blend:
+            _, others = load_generator(exports[PERCEPTUAL])
+            _mix(weights, others, blend, exports[PERCEPTUAL])
+            description += f" and {blend:g} of {exports[PERCEPTUAL]}"
+            overlap = max(overlap, read_manifest(exports[PERCEPTUAL]).get("overlap", _FALLBACK_OVERLAP))
+        return cls(
+            network,
+            overlap,
+            in_bfloat16=choose_dtype(precision) == "mixed_bfloat16",
+            tile=tile,
+            description=description,
+            trained_quality=_trained_quality(manifest),
+        )
+
+    def restore(
+        self, pixels: np.ndarray, strength: float = 1.0, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Restores a picture, tile by tile.
+
+        Args:
+            pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 3 (RGB) or 1 (gray), the first pixel at
+                the corner of an 8x8 block.
+            strength: How much of the restoration is taken, 0 (the input, bit for bit) to 1 (all).
+            progress: Called after each step with the number of pixels just done.
+
+        Returns:
+            The restored picture, of the same shape and dtype. Gray stays gray, also where it comes as three equal
+            channels.
+
+        Raises:
+            ValueError: If the array or the strength is none of these.
+            InputError: If there is not enough memory for the smallest tile, or the model gives no numbers.
+        """
+        _check(pixels, strength)
+        if strength == 0 or not pixels.size:
+            return pixels.copy()
+        if pixels.shape[2] == 3 and _is_neutral(pixels):
+            return np.repeat(self.restore(pixels[:, :, :1], strength, progress), 3, axis=2)
+        restored = np.empty_like(pixels)
+        side = self._tile or _choose_side()
+        pending = plan_tiles(pixels.shape[:2], side, self._overlap)
+        while pending:
+            batch = pending[: _count_alike(pending, self._together)]
+            try:
+                self._restore_tiles(batch, pixels, strength, restored)
+            except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+                side //= 2
+                if side < _SMALLEST_SIDE:
+                    raise InputError(
+                        f"not enough memory for a tile of {2 * side} x {2 * side} pixels: close other programs"
+                    ) from error
+                self._tile, self._together = side, 0
+                pending = [
+                    part for tile in pending for part in plan_tiles(pixels.shape[:2], side, self._overlap, tile.target)
+                ]
+                continue
+            pending = pending[len(batch) :]
+            if progress:
+                progress(sum(restored[tile.target].size // pixels.shape[2] for tile in batch))
+        return restored
+
+    def restore_picture(
+        self,
+        picture: Picture,
+        strength: float = 1.0,
+        force: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Picture:
+        """Restores a decoded picture's colours and, apart from them, its transparency.
+
+        Transparency is restored where it is partial: what is fully transparent or opaque stays so.
+
+        Args:
+            picture: From `decode_picture`.
+            strength: As in `restore`.
+            force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
+            progress: Called with the number of pixels just done.
+
+        Returns:
+            The restored picture; its notes say if it was left alone.
+        """
+        if picture.header and picture.header.quality >= NEARLY_UNCOMPRESSED and not force:
+            note = f"left alone, as practically uncompressed: quality {picture.header.quality}, --force restores it"
+            return dataclasses.replace(picture, notes=(*picture.notes, note))
+        pixels, alpha = self.restore(picture.pixels, strength, progress), picture.alpha
+        if alpha is not None:
+            partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
+            if partial.any():
+                alpha = np.where(partial, self.restore(alpha[:, :, np.newaxis], strength)[:, :, 0], alpha)
+        return dataclasses.replace(picture, pixels=pixels, alpha=alpha)
+
+    def restore_bytes(
+        self,
+        content: bytes,
+        *,
+        format: str = "png",
+        quality: int | None = None,
+        strength: float = 1.0,
+        force: bool = False,
+        max_megapixels: float = 256,
+        allow_truncated: bool = False,
+    ) -> bytes:
+        """Restores an image file in memory; its metadata is kept and its orientation applied.
+
+        Args:
+            content: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
+            format: What to return: one of `images.FORMATS`.
+            quality: Of webp, jpeg and avif, 1..100; the format's own default when not given.
+            strength: As in `restore`.
+            force: As in `restore_picture`.
+            max_megapixels: Larger pictures are refused.
+            allow_truncated: Restore a picture that breaks off as far as it goes.
+
+        Raises:
+            InputError: If it is no such picture, too large or damaged.
+        """
+        picture = decode_picture(content, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
+        file = io.BytesIO()
+        encode_picture(self.restore_picture(picture, strength, force), file, format, quality)
+        return file.getvalue()
+
+    def restore_file(
+        self,
+        file: Path | str,
+        output: Path | str | None = None,
+        *,
+        quality: int | None = None,
+        strength: float = 1.0,
+        force: bool = False,
+        overwrite: bool = False,
+        max_megapixels: float = 256,
+        allow_truncated: bool = False,
+    ) -> Path:
+        """Restores an image file; what is written appears whole or not at all.
+
+        Args:
+            file: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
+            output: Where, in the format that its suffix names; `NAME_restored.png` beside the file when not given.
+            quality: As in `restore_bytes`.
+            strength: As in `restore`.
+            force: As in `restore_picture`.
+            overwrite: Replace what is there.
+            max_megapixels: As in `restore_bytes`.
+            allow_truncated: As in `restore_bytes`.
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            InputError: If it is no such picture, too large or damaged, or there is something where it is to be written.
+            OSError: If it cannot be written.
+        """
+        file = Path(file)
+        output = Path(output) if output else file.with_name(f"{file.stem}_restored.png")
+        format = format_of(output)
+        if output.exists() and not overwrite:
+            raise InputError(f"{output} exists: overwrite=True replaces it")
+        picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
+        restored = self.restore_picture(picture, strength, force)
+        with open_whole(output) as writing:
+            encode_picture(restored, writing, format, quality)
+        return output
+
+    def _restore_tiles(self, tiles, pixels, strength, restored):
+        """Restores tiles of one shape at once."""
+        white = np.iinfo(pixels.dtype).max
+        before = np.stack([pixels[tile.source] for tile in tiles]).astype(np.float32) / white
+        gray = pixels.shape[2] == 1
+        after = self._run(np.repeat(before, 3, axis=3) if gray else before)
+        if gray:
+            after = (after @ _LUMA)[..., np.newaxis]
+        if strength < 1:
+            after = before + np.float32(strength) * (after - before)
+        for tile, part in zip(tiles, after, strict=True):
+            kept = part[tile.inner]
+            if not np.isfinite(kept).all():
+                raise InputError(f"{self.description} gives no numbers, its weights are damaged: use another model")
+            restored[tile.target] = np.rint(kept * white)
+
+    def _run(self, pictures):
+        if not self._in_bfloat16:
+            return self._network(pictures)
+        with _rewriting_to_bfloat16():
+            return self._network(pictures)
+
+
+def find_exports(folder: Path) -> dict[str, Path]:
+    """Finds the generators' exports in a model folder.
+
+    Args:
+        folder: Run, `saved_models`, stage or export folder.
+
+    Returns:
+        Export folders, the highest version of each stage, by stage: `FAITHFUL`, `PERCEPTUAL` or both.
+
+    Raises:
+        InputError: If there is none.
+    """
+    for root in (folder, folder / "saved_models"):
+        found = {stage: export for stage in (FAITHFUL, PERCEPTUAL) if (export := _newest(root / stage))}
+        if found:
+            return found
+    export = folder if (folder / "saved_model.pb").exists() else _newest(folder)
+    if not export:
+        if folder == PUBLISHED:
+            raise InputError(
+                "no model is published with this version: train one with python -m artifact_remover.fit and give its "
+                "folder, --model runs/quick"
+            )
+        raise InputError(
+            f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "
+            "runs/quick/saved_models/pretrain_generator/1"
+        )
+    stage = read_manifest(export).get("stage")
+    return {PERCEPTUAL if stage == PERCEPTUAL else FAITHFUL: export}
+
+
+def _newest(stage_folder):
+    """The export of the highest version, which is what TF Serving takes too."""
+    versions = [path.parent for path in stage_folder.glob("*/saved_model.pb") if path.parent.name.isdecimal()]
+    return max(versions, key=lambda version: int(version.name), default=None)
+
+
+def _mix(weights, others, blend, folder):
+    shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
+    if shapes != other_shapes:
+        raise InputError(f"{folder} is of another size than the faithful model, so the two cannot be blended")
+    for name, weight in weights.items():
+        weight.assign((1 - blend) * weight + blend * others[name])
+
+
+def _trained_quality(manifest):
+    degradation = manifest.get("settings", {}).get("data", {}).get("degradation", {})
+    return DegradationConfig(quality=degradation["quality"]).quality_range if "quality" in degradation else None
+
+
+def _check(pixels, strength):
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(f"pixels must be uint8 or uint16 [H, W, 3] or [H, W, 1]: {pixels.dtype} {pixels.shape}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in 0..1: {strength}")
+
+
+def _is_neutral(pixels):
+    return all(np.array_equal(pixels[:, :, 0], pixels[:, :, channel]) for channel in (1, 2))
+
+
+def _count_alike(tiles, pixels):
+    """How many of the next tiles, one at least, are of one shape and hold together no more than so many pixels."""
+    height, width = tiles[0].shape
+    alike = itertools.takewhile(lambda tile: tile.shape == (height, width), tiles)
+    return sum(1 for _ in itertools.islice(alike, max(1, pixels // (height * width))))
+
+
+def _choose_side():
+    """The largest tile that takes no more than half of the memory that is free."""
+    side = int((_free_memory() / 2 / _BYTES_PER_PIXEL) ** 0.5) // GRID * GRID
+    return min(max(side, _SMALLEST_SIDE), _LARGEST_SIDE)
+
+
+def _free_memory():
+    """Bytes that can be had: of the machine, or of the container that the process is confined to (cgroup v2)."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
+        group = Path("/sys/fs/cgroup")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free
+
+
+@contextlib.contextmanager
+def _rewriting_to_bfloat16() -> Iterator[None]:
+    """Has TensorFlow compute convolutions in bfloat16, for the calls inside only.
+
+    Its graph rewriting is a setting of the whole process, in which other models may run.
+    """
+    name = "auto_mixed_precision_onednn_bfloat16"
+    with _rewriting:
+        before = tf.config.optimizer.get_experimental_options().get(name, False)
+        tf.config.optimizer.set_experimental_options({name: True})
+        try:
+            yield
+        finally:
+            tf.config.optimizer.set_experimental_options({name: before})

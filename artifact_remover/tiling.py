@@ -1,0 +1,101 @@
+"""Any size, cut into overlapping tiles, so that the memory a picture takes does not grow with it.
+
+A network that is nothing but convolutions sees a bounded surrounding of each pixel. Where tiles overlap by that much,
+what they give is what the whole picture would; the far parts of the surrounding count for so little that a smaller
+overlap is measured for each network, from which the result differs by a fraction of a level.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+GRID = 16
+"""Tiles start at multiples of this many pixels, so that each sees the blocks of JPEG, and of 4:2:0, as in training."""
+
+_LEVEL = 1 / 255
+_TOLERANCE = 0.25 * _LEVEL
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a picture, and what is looked at to restore it.
+
+    Attributes:
+        target: Rows and columns that the tile fills; the targets of a plan cover the picture once.
+        source: Rows and columns that it is restored from, the target and its surroundings.
+    """
+
+    target: tuple[slice, slice]
+    source: tuple[slice, slice]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the source."""
+        return tuple(part.stop - part.start for part in self.source)
+
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """Where the target lies in the source."""
+        return tuple(
+            slice(target.start - source.start, target.stop - source.start)
+            for target, source in zip(self.target, self.source, strict=True)
+        )
+
+
+def plan_tiles(
+    shape: tuple[int, int], side: int, overlap: int, region: tuple[slice, slice] | None = None
+) -> list[Tile]:
+    """Plans the tiles of a picture, as few and as equal as may be.
+
+    Args:
+        shape: Height and width of the picture.
+        side: Most pixels a tile may have in height or width with its surroundings; those that the overlap leaves less
+            than `GRID` pixels of are larger.
+        overlap: Pixels of surroundings on each side, a multiple of `GRID`.
+        region: Part of the picture to tile, all of it when not given; starts at multiples of `GRID`.
+
+    Returns:
+        Tiles row by row.
+    """
+    region = region or tuple(slice(0, length) for length in shape)
+    rows, columns = (list(_cut(length, part, side, overlap)) for length, part in zip(shape, region, strict=True))
+    return [Tile((row[0], column[0]), (row[1], column[1])) for row in rows for column in columns]
+
+
+def _cut(length, part, side, overlap):
+    """Targets and sources along one axis."""
+    core = part.stop - part.start
+    if min(length, part.stop + overlap) - max(0, part.start - overlap) > side:
+        most = max(GRID, (side - 2 * overlap) // GRID * GRID)
+        core = _round_up(-(-core // -(-core // most)))
+    for start in range(part.start, part.stop, core):
+        stop = min(start + core, part.stop)
+        yield slice(start, stop), slice(max(0, start - overlap), min(length, stop + overlap))
+
+
+def measure_overlap(restore: Callable[[np.ndarray], np.ndarray], largest: int) -> int:
+    """Measures how far a network has to see beyond a tile's edge for the seam to be invisible.
+
+    Noise is restored once whole and once cut off beyond its middle; the overlap is enough if up to the middle the two
+    differ by a quarter of an 8-bit level at most. On JPEGs of photographs the trained networks differ as much as on
+    noise.
+
+    Args:
+        restore: The network, float32 [1, H, W, 3] in [0, 1] to the same.
+        largest: From how many pixels a network cannot see, which ends the search.
+
+    Returns:
+        Pixels, a multiple of `GRID`.
+    """
+    middle = _round_up(largest)
+    noise = np.random.default_rng(0).random((1, 8 * GRID, 2 * middle, 3), np.float32)
+    whole = restore(noise)[:, :, :middle]
+    for overlap in range(GRID, middle, GRID):
+        if np.abs(restore(noise[:, :, : middle + overlap])[:, :, :middle] - whole).max() <= _TOLERANCE:
+            return overlap
+    return middle
+
+
+def _round_up(length):
+    return -(-length // GRID) * GRID

@@ -1,0 +1,740 @@
+import io
+import os
+import random
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from skimage import data
+
+from artifact_remover.images import (
+    FORMATS,
+    Metadata,
+    Picture,
+    decode_picture,
+    encode_picture,
+    inspect_picture,
+    orient,
+)
+from data_prep.errors import InputError
+
+PICTURES = Path(__file__).parent / "pictures"
+PHOTO = Image.fromarray(data.astronaut()).crop((150, 20, 230, 80))
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+ORIENTATIONS = range(1, 9)
+
+
+def saved(image, format="JPEG", **options):
+    file = io.BytesIO()
+    image.copy().save(file, format, **options)  # Pillow leaves its settings on what it saves
+    return file.getvalue()
+
+
+def encoded(picture, format="png", quality=None):
+    file = io.BytesIO()
+    notes = encode_picture(picture, file, format, quality)
+    return file.getvalue(), notes
+
+
+def opened(content):
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image
+
+
+def picture_of(pixels, alpha=None, orientation=1, **metadata):
+    return Picture(pixels, alpha, orientation, Metadata(**metadata), None, "PNG")
+
+
+def exif_of(orientation, order="<", thumbnail=True):
+    """EXIF with a maker note that would not survive being written anew, as it points to a place of its own."""
+    mark = {"<": b"II", ">": b"MM"}[order]
+
+    def entry(tag, kind, count, value):
+        return struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+    short, long = (lambda value: struct.pack(f"{order}H", value)), (lambda value: struct.pack(f"{order}I", value))
+    note = b"MakerNote" + long(94) + bytes(range(7))
+    first = [entry(271, 2, 4, b"Cam\0"), entry(274, 3, 1, short(orientation)), entry(34665, 4, 1, long(50))]
+    second = [entry(259, 3, 1, short(6)), entry(274, 3, 1, short(orientation))]
+    directory = short(3) + b"".join(first) + long(88 if thumbnail else 0)
+    exif_directory = short(1) + entry(37500, 7, len(note), long(68)) + long(0)
+    return (mark + short(42) + long(8) + directory + exif_directory + note).ljust(88, b"\0") + (
+        short(2) + b"".join(second) + long(0)
+    )
+
+
+def with_exif(content):
+    return b"Exif\0\0" + content
+
+
+def png_chunks(content):
+    position, chunks = 8, []
+    while position < len(content):
+        [length] = struct.unpack_from(">I", content, position)
+        chunks.append((content[position + 4 : position + 8], content[position + 8 : position + 8 + length]))
+        position += length + 12
+    return chunks
+
+
+def raw_png(pixels, colour_type, *extra):
+    """A PNG of 16 bits, which Pillow does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
+    )
+
+
+def noise(*shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+# --- JPEG
+
+
+@pytest.mark.parametrize("name", [file.stem for file in PICTURES.glob("*.jpg")])
+def test_jpegs_of_every_kind_are_decoded(name):
+    picture = decode_picture(PICTURES / f"{name}.jpg")
+    assert picture.pixels.shape == (75, 97, 3) and picture.pixels.dtype == np.uint8
+    assert picture.format == "JPEG" and picture.notes == () and picture.alpha is None
+    original = np.asarray(Image.fromarray(data.astronaut()).crop((150, 20, 247, 95)), int)
+    assert np.abs(picture.pixels - original).mean() < (12 if "q10" in name else 6)
+    if "arithmetic" in name or "progressive" in name:  # the same coefficients, coded otherwise
+        assert np.array_equal(picture.pixels, decode_picture(PICTURES / "baseline_420.jpg").pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 15), (8, 1), (1, 33)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_odd_sizes(size, subsampling):
+    content = saved(PHOTO.resize(size), subsampling=subsampling)
+    picture = decode_picture(content)
+    assert np.array_equal(picture.pixels, np.asarray(opened(content)))
+    for format in FORMATS:
+        assert opened(encoded(picture, format)[0]).size == size
+
+
+def test_gray_stays_gray():
+    content = saved(PHOTO.convert("L"), icc_profile=SRGB)
+    picture = decode_picture(content)
+    assert picture.pixels.shape == (60, 80, 1)
+    # a profile for RGB in a gray picture is not valid in any format
+    assert picture.metadata.icc_profile is None
+    assert picture.notes == ("ICC profile of another colour space dropped",)
+    for format in ("png", "jpeg", "tiff", "avif"):
+        assert opened(encoded(picture, format)[0]).mode == "L"
+    assert decode_picture(encoded(picture, "tiff")[0]).pixels.shape == (60, 80, 1)
+
+
+def test_a_wrong_extension_does_not_matter(tmp_path):
+    file = tmp_path / "photo.png"
+    file.write_bytes(saved(PHOTO, "JPEG"))
+    assert decode_picture(file).format == "JPEG" and inspect_picture(file).header.quality == 75
+
+
+def test_formats_beyond_the_list_are_not_opened(tmp_path):
+    for format in ("PPM", "EPS", "GIF"):
+        with pytest.raises(InputError, match="no picture that can be read"):
+            decode_picture(saved(PHOTO, format))
+
+
+# --- orientation
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_pixels_are_as_stored_and_written_upright(source, orientation):
+    lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 90}}.get(source, {})
+    content = saved(PHOTO, source, exif=with_exif(exif_of(orientation)), **lossless)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    picture = decode_picture(content)
+    assert picture.orientation == orientation
+    assert picture.pixels.shape == (60, 80, 3)
+    assert np.array_equal(orient(picture.pixels, orientation), upright)
+    assert (inspect_picture(io.BytesIO(content)).width, inspect_picture(io.BytesIO(content)).orientation) == (
+        80,
+        orientation,
+    )
+    for format in ("png", "tiff", "webp"):
+        again = decode_picture(encoded(picture, format)[0])
+        assert again.orientation == 1 and np.array_equal(again.pixels, upright)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_alpha_is_turned_with_the_pixels(orientation):
+    image = Image.merge("RGBA", [*PHOTO.split(), Image.fromarray(noise(60, 80))])
+    content = saved(image, "PNG", exif=with_exif(exif_of(orientation)))
+    upright = np.asarray(ImageOps.exif_transpose(opened(content)))
+    written = np.asarray(opened(encoded(decode_picture(content))[0]))
+    assert np.array_equal(written, upright)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_exif_is_kept_but_for_its_orientations(order, format):
+    picture = decode_picture(saved(PHOTO, exif=with_exif(exif_of(6, order))))
+    assert picture.metadata.exif == exif_of(6, order)
+    content, notes = encoded(picture, format)
+    assert notes == ()
+    if format == "tiff":  # at the file's start, but for the directory that leads to it
+        assert content[8:88] == exif_of(1, order)[8:88]
+        assert opened(content).getexif().get_ifd(34665)[37500].startswith(b"MakerNote")
+        assert opened(content).getexif()[271] == "Cam"
+    else:
+        assert decode_picture(content).metadata.exif == exif_of(1, order)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [b'<a tiff:Orientation="6"/>', b"<a tiff:Orientation='6'/>", b"<tiff:Orientation>6</tiff:Orientation>"],
+)
+def test_orientation_in_xmp_is_reset(form):
+    for exif in (b"", with_exif(exif_of(8))):
+        picture = decode_picture(saved(PHOTO, xmp=form, exif=exif))
+        assert picture.orientation == (8 if exif else 6)
+        again = decode_picture(encoded(picture)[0])
+        assert again.metadata.xmp == form.replace(b"6", b"1") and again.orientation == 1
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"MM\0*\0\0\xff\xff", exif_of(6)[:20]])
+def test_damaged_exif_does_not_sink_the_picture(exif):
+    picture = decode_picture(saved(PHOTO, exif=with_exif(exif)))
+    assert picture.notes == ("damaged EXIF dropped",)
+    assert picture.metadata.exif is None and picture.orientation == 1
+    encoded(picture)
+
+
+def test_a_damaged_thumbnail_leaves_the_exif_alone():
+    exif = exif_of(6)[:-20]
+    picture = decode_picture(saved(PHOTO, exif=with_exif(exif)))
+    assert (picture.metadata.exif, picture.orientation, picture.notes) == (exif, 6, ())
+
+
+def test_an_unknown_orientation_is_taken_for_upright():
+    assert decode_picture(saved(PHOTO, exif=with_exif(exif_of(9)))).orientation == 1
+
+
+# --- other metadata
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_metadata_is_kept_or_said_to_be_lost(format):
+    content = saved(
+        PHOTO, exif=with_exif(exif_of(6)), icc_profile=SRGB, xmp=XMP, dpi=(300, 150), comment="Grüße".encode()
+    )
+    picture = decode_picture(content)
+    assert picture.metadata == Metadata(SRGB, exif_of(6), XMP, (300, 150), "Grüße".encode())
+    written, notes = encoded(picture, format)
+    again = decode_picture(written)
+    assert again.metadata.icc_profile == SRGB
+    assert again.metadata.xmp == XMP.replace(b'"6"', b'"1"')
+    kept = again.metadata.dpi, again.metadata.comment
+    if format in ("webp", "avif"):
+        assert kept == (None, None)
+        assert notes == tuple(f"{name} dropped, {format} cannot hold it" for name in ("comment", "resolution"))
+    else:
+        # turned by a quarter, across becomes down
+        assert kept[0] == pytest.approx((150, 300), abs=0.02)
+        description = opened(written).getexif().get(270)
+        assert (kept[1] or description.encode("latin-1")) == "Grüße".encode()
+        assert notes == ()
+
+
+def test_webp_needs_no_resolution_beside_that_of_exif():
+    exif = Image.Exif()
+    exif[282] = exif[283] = 72.0
+    exif[296] = 2
+    picture = decode_picture(saved(PHOTO, exif=exif))
+    assert picture.metadata.dpi == (72, 72)
+    assert encoded(picture, "webp")[1] == ()
+
+
+@pytest.mark.parametrize("source", ["JPEG", "TIFF"])
+def test_a_resolution_that_nobody_stated_is_not_made_up(source):
+    assert decode_picture(saved(PHOTO, source, exif=with_exif(exif_of(1)))).metadata.dpi is None
+
+
+def test_metadata_survives_from_png_to_png():
+    info = PngImagePlugin.PngInfo()
+    info.add(b"gAMA", struct.pack(">I", 45455))
+    info.add(b"cHRM", struct.pack(">8I", *range(8)))
+    info.add_text("Title", "A", zip=True)
+    info.add_text("Comment", "said")
+    info.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    content = saved(PHOTO, "PNG", pnginfo=info, dpi=(300, 300), exif=with_exif(exif_of(1)))
+    picture = decode_picture(content)
+    assert (picture.metadata.comment, picture.metadata.xmp) == (b"said", XMP)
+    before, after = dict(png_chunks(content)), dict(png_chunks(encoded(picture)[0]))
+    for name in (b"gAMA", b"cHRM", b"zTXt", b"pHYs", b"eXIf"):
+        assert after[name] == before[name]
+    image = opened(encoded(picture)[0])
+    assert (image.text["Title"], image.text["Comment"]) == ("A", "said")
+    assert [name for name, _ in png_chunks(encoded(picture)[0])].count(b"iTXt") == 2
+    assert "PNG text dropped, webp cannot hold it" in encoded(picture, "webp")[1]
+
+
+def test_metadata_behind_a_pngs_pixels_is_found():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "late")
+    chunks = png_chunks(saved(PHOTO, "PNG", pnginfo=info))
+    chunks.sort(key=lambda chunk: (chunk[0] == b"IEND", chunk[0] == b"tEXt"))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
+    )
+    assert decode_picture(content).metadata.comment == b"late"
+
+
+def test_what_a_jpeg_segment_cannot_hold_is_said():
+    picture = picture_of(np.asarray(PHOTO), xmp=b"x" * 70000, exif=exif_of(1).ljust(70000, b"\0"), comment=b"c" * 70000)
+    content, notes = encoded(picture, "jpeg")
+    assert notes == tuple(f"{name} dropped, jpeg cannot hold it" for name in ("EXIF", "XMP", "comment"))
+    assert opened(content).size == PHOTO.size
+
+
+# --- colours
+
+
+def cmyk_profile():
+    """A CMYK output profile of 2 grid points (ICC.1:2001, lut8Type) whose paper is yellow."""
+    corners = np.array(np.meshgrid(*[[0, 1]] * 4, indexing="ij")).reshape(4, -1).T
+    ink = np.array([[-35, -30, -45], [-45, 70, -5], [-5, -5, 80], [-85, 0, 0]])
+    lab = np.clip(np.array([95, 0, 30]) + corners @ ink, [0, -128, -128], [100, 127, 127])
+    table = np.round(np.column_stack([lab[:, 0] * 2.55, lab[:, 1] + 128, lab[:, 2] + 128])).astype(np.uint8)
+    ramp = bytes(range(256))
+    unity = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + unity + ramp * 4 + table.tobytes() + ramp * 3
+    text = b"text" + bytes(4) + b"CC0\0"
+    name = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(8 + 3 + 67)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags, body, start = b"", b"", 128 + 4 + 12 * 4
+    for signature, content in [(b"desc", name), (b"cprt", text), (b"wtpt", white), (b"A2B0", lut)]:
+        tags += signature + struct.pack(">II", start + len(body), len(content))
+        body += content.ljust(-(-len(content) // 4) * 4, b"\0")
+    size = struct.pack(">I", start + len(body))
+    d50 = struct.pack(">3i", 63190, 65536, 54061)
+    header = size + bytes(4) + b"\x02\x20\0\0prtrCMYKLab " + struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp"
+    return (header + bytes(28) + d50).ljust(128, b"\0") + struct.pack(">I", 4) + tags + body
+
+
+@pytest.mark.parametrize("source", ["JPEG", "TIFF"])
+def test_cmyk_is_converted_through_its_profile(source):
+    image = PHOTO.convert("CMYK")
+    content = saved(image, source, icc_profile=cmyk_profile())
+    stored = opened(content)
+    plain = np.asarray(stored.convert("RGB"), int)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(cmyk_profile()))
+    expected = ImageCms.profileToProfile(stored, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    picture = decode_picture(content)
+    assert picture.notes == ("CMYK converted to sRGB",)
+    assert np.array_equal(picture.pixels, np.asarray(expected))
+    assert np.abs(picture.pixels - plain).mean() > 10
+    assert inspect_picture(io.BytesIO(content)).colour == "CMYK"
+    kept = ImageCms.ImageCmsProfile(io.BytesIO(opened(encoded(picture)[0]).info["icc_profile"]))
+    assert ImageCms.getProfileDescription(kept).startswith("sRGB")
+
+
+@pytest.mark.parametrize("profile", [b"", b"broken", SRGB])
+def test_cmyk_without_a_usable_profile_is_converted_plainly(profile):
+    content = saved(PHOTO.convert("CMYK"), icc_profile=profile)
+    picture = decode_picture(content)
+    assert picture.notes == ("CMYK converted to sRGB without a profile",)
+    assert np.array_equal(picture.pixels, np.asarray(opened(content).convert("RGB")))
+    assert picture.metadata.icc_profile is None
+
+
+def test_adobe_ycck():
+    # Pillow writes CMYK inverted, and no YCCK: so the planes are Y, Cb and Cr of the inks and the marker is told so
+    planes = [*ImageOps.invert(PHOTO).convert("YCbCr").split(), Image.new("L", PHOTO.size, 255)]
+    content = saved(Image.merge("CMYK", [ImageOps.invert(plane) for plane in planes]), quality=95)
+    start = content.index(b"Adobe")
+    assert content[start + 11] == 0
+    picture = decode_picture(content[: start + 11] + b"\2" + content[start + 12 :])
+    assert np.abs(picture.pixels - np.asarray(PHOTO, int)).mean() < 4
+    assert picture.header.chroma_subsampling == "4:4:4"
+
+
+def test_profiles_are_kept_where_they_fit():
+    assert decode_picture(saved(PHOTO, icc_profile=SRGB)).metadata.icc_profile == SRGB
+    for damaged in (b"short", bytes(200)):
+        picture = decode_picture(saved(PHOTO, icc_profile=damaged))
+        assert picture.metadata.icc_profile is None and len(picture.notes) == 1
+    gray = SRGB[:16] + b"GRAY" + SRGB[20:]
+    picture = decode_picture(saved(PHOTO.convert("L"), icc_profile=gray))
+    assert picture.metadata.icc_profile == gray
+    assert opened(encoded(picture)[0]).info["icc_profile"] == gray
+    # WebP has no gray, so a reader would apply it to colours
+    content, notes = encoded(picture, "webp")
+    assert "icc_profile" not in opened(content).info and "ICC profile for gray dropped" in notes[0]
+
+
+# --- transparency, palettes and depths
+
+
+@pytest.mark.parametrize(
+    "image, options",
+    [
+        (Image.fromarray(noise(60, 80, 4), "RGBA"), {}),
+        (Image.merge("LA", [PHOTO.convert("L"), Image.fromarray(noise(60, 80))]), {}),
+        (PHOTO.quantize(16), {"transparency": 3}),
+        (PHOTO.quantize(16), {"transparency": bytes(range(0, 160, 10))}),
+        (PHOTO, {"transparency": PHOTO.getpixel((3, 4))}),
+        (PHOTO.convert("L"), {"transparency": PHOTO.convert("L").getpixel((3, 4))}),
+        (PHOTO.convert("1"), {"transparency": 0}),
+    ],
+)
+def test_transparency_is_kept_bit_for_bit(image, options):
+    content = saved(image, "PNG", **options)
+    expected = np.asarray(opened(content).convert("RGBA"))
+    picture = decode_picture(content)
+    assert picture.alpha.shape == (60, 80)
+    assert picture.pixels.shape[2] == (1 if image.mode in ("L", "LA", "1") else 3)
+    for format in ("png", "webp", "tiff"):
+        assert np.array_equal(np.asarray(opened(encoded(picture, format)[0]).convert("RGBA")), expected)
+    assert np.array_equal(np.asarray(opened(encoded(picture, "avif")[0]).getchannel("A")), expected[..., 3])
+    content, notes = encoded(picture, "jpeg")
+    assert notes == ("transparency laid over white",)
+    page = Image.new("RGBA", image.size, "white")
+    laid = Image.alpha_composite(page, Image.fromarray(expected)).convert("RGB")
+    found = np.asarray(opened(content).convert("RGB"), int)
+    assert np.abs(found - np.asarray(laid)).mean() < (5 if image.mode == "RGBA" else 3)
+    assert inspect_picture(io.BytesIO(saved(image, "PNG", **options))).colour.endswith(" + alpha")
+
+
+@pytest.mark.parametrize("mode, gray", [("1", True), ("L", True), ("P", False), ("RGB", False)])
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
+def test_modes(mode, gray, format):
+    image = PHOTO.convert(mode)
+    picture = decode_picture(saved(image, format))
+    assert picture.alpha is None
+    expected = np.asarray(image.convert("L" if gray else "RGB")).reshape(60, 80, -1)
+    if format == "BMP" and mode != "RGB":  # whose gray is a palette to Pillow, or not
+        expected = np.asarray(image.convert("RGB"))
+        assert np.array_equal(np.broadcast_to(picture.pixels, expected.shape), expected)
+    else:
+        assert np.array_equal(picture.pixels, expected)
+
+
+def test_transparency_of_a_tiff():
+    rgba = Image.fromarray(noise(60, 80, 4), "RGBA")
+    picture = decode_picture(saved(rgba, "TIFF"))
+    assert np.array_equal(np.dstack([picture.pixels, picture.alpha]), np.asarray(rgba))
+
+
+@pytest.mark.parametrize("channels, colour_type", [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_16_bit_pngs_lose_nothing(channels, colour_type):
+    pixels = noise(60, 80, channels, dtype=np.uint16)
+    content = raw_png(pixels, colour_type, (b"eXIf", exif_of(6)))
+    summary = inspect_picture(io.BytesIO(content))
+    assert (summary.bits, summary.colour.split()[0]) == (16, "gray" if channels < 3 else "RGB")
+    picture = decode_picture(content)
+    colours = channels - 1 + channels % 2
+    assert picture.orientation == 6
+    assert picture.pixels.dtype == np.uint16 and np.array_equal(picture.pixels, pixels[..., :colours])
+    if channels % 2 == 0:
+        assert np.array_equal(picture.alpha, pixels[..., colours])
+    upright = orient(pixels, 6)
+    written, notes = encoded(picture, "png")
+    # another decoder's word on what was written
+    found = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED)
+    found = {1: lambda: found[..., None], 2: lambda: found[..., ::3], 3: lambda: found[..., ::-1]}.get(
+        channels, lambda: found[..., [2, 1, 0, 3]]
+    )()
+    assert notes == () and np.array_equal(found, upright)
+    written, notes = encoded(picture, "tiff")
+    assert notes == () and np.array_equal(tifffile.imread(io.BytesIO(written)).reshape(upright.shape), upright)
+    for format in ("webp", "jpeg", "avif"):
+        assert "16 bits reduced to 8" in encoded(picture, format)[1]
+    if channels != 2:  # which Pillow does not read
+        again = decode_picture(written)
+        assert np.array_equal(again.pixels, upright[..., :colours]) and again.pixels.dtype == np.uint16
+
+
+def test_a_transparent_16_bit_colour():
+    pixels = noise(60, 80, 3, dtype=np.uint16)
+    picture = decode_picture(raw_png(pixels, 2, (b"tRNS", struct.pack(">3H", *pixels[4, 5]))))
+    assert picture.alpha[4, 5] == 0 and np.count_nonzero(picture.alpha == 65535) == 60 * 80 - 1
+    gray = pixels[..., :1]
+    picture = decode_picture(raw_png(gray, 0, (b"tRNS", struct.pack(">H", gray[4, 5, 0]))))
+    assert picture.alpha[4, 5] == 0 and set(np.unique(picture.alpha)) == {0, 65535}
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_tiffs_lose_nothing(channels, order, compression):
+    pixels = noise(60, 80, channels, dtype=np.uint16)
+    file = io.BytesIO()
+    options = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    photometric = "minisblack" if channels == 1 else "rgb"
+    if compression == "lzw":
+        content = cv2.imencode(".tiff", pixels[..., [2, 1, 0, 3][:channels]] if channels > 2 else pixels)[1].tobytes()
+    else:
+        tifffile.imwrite(file, pixels, byteorder=order, photometric=photometric, compression=compression, **options)
+        content = file.getvalue()
+    picture = decode_picture(content)
+    stored = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    assert np.array_equal(stored, pixels)
+    assert inspect_picture(io.BytesIO(content)).bits == 16
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white(dtype):
+    pixels = noise(60, 80, dtype=dtype)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="miniswhite")
+    assert np.array_equal(decode_picture(file.getvalue()).pixels[..., 0], np.iinfo(dtype).max - pixels)
+
+
+@pytest.mark.parametrize("image", [Image.new("F", (9, 9)), Image.new("I", (9, 9))])
+def test_32_bits_are_refused(image):
+    with pytest.raises(InputError, match="8 or 16 bits per channel"):
+        decode_picture(saved(image, "TIFF"))
+
+
+def test_an_avif_of_10_bits_is_reduced_and_said_so():
+    pixels = noise(64, 64, 3, dtype=np.uint16) >> 6
+    content = cv2.imencode(".avif", pixels, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes()
+    assert decode_picture(content).notes == ("10 bits reduced to 8",)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_per_pixel(bits):
+    image = PHOTO.quantize(2**bits)
+    picture = decode_picture(saved(image, "PNG", bits=bits))
+    assert np.array_equal(picture.pixels, np.asarray(image.convert("RGB")))
+
+
+# --- several pictures
+
+
+def test_the_first_of_several_pictures_is_taken():
+    for format in ("MPO", "TIFF", "PNG", "WEBP", "AVIF"):
+        others = [ImageOps.invert(PHOTO), PHOTO.rotate(180)]
+        content = saved(PHOTO, format, save_all=True, append_images=others, quality=90)
+        picture = decode_picture(content)
+        assert picture.notes == ("first of 3 pictures taken",) and picture.format == format
+        assert np.abs(picture.pixels - np.asarray(PHOTO, int)).mean() < 5
+        assert inspect_picture(io.BytesIO(content)).pictures == 3
+        assert (picture.header is not None) == (format == "MPO")
+
+
+# --- summary
+
+
+def test_summary(tmp_path):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(
+        saved(PHOTO, exif=with_exif(exif_of(6)), icc_profile=SRGB, xmp=XMP, dpi=(300, 300), comment=b"c", quality=42)
+    )
+    summary = inspect_picture(file)
+    assert (summary.format, summary.width, summary.height, summary.bits) == ("JPEG", 80, 60, 8)
+    assert (summary.colour, summary.orientation, summary.pictures, summary.header.quality) == ("RGB", 6, 1, 42)
+    assert summary.metadata == ("EXIF", "ICC", "XMP", "comment", "300 dpi")
+    assert inspect_picture(io.BytesIO(saved(PHOTO.convert("L"), "PNG"))).colour == "gray"
+
+
+def test_summary_decodes_no_pixel():
+    assert inspect_picture(io.BytesIO(saved(PHOTO)[:700])).width == 80
+
+
+# --- what is refused
+
+
+def refusal(source, **options):
+    with pytest.raises(InputError) as refused:
+        decode_picture(source, **options)
+    message = str(refused.value)
+    assert message.isprintable()
+    return message
+
+
+def test_bad_files_are_told_in_one_line(tmp_path):
+    file = tmp_path / "photo\n.jpg"
+    shown = str(tmp_path / "photo\\n.jpg")
+    assert refusal(file) == f"{shown} is missing: check the path"
+    file.write_bytes(b"")
+    assert refusal(file) == f"{shown} is empty: give a picture"
+    file.write_bytes(b"Dear Sir,\n")
+    assert refusal(file).startswith(f"{shown} is no picture that can be read: give a whole JPEG, PNG")
+    assert "is no file but a folder" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no file but a folder" in refusal(tmp_path / "pipe")
+    assert "File name too long" in refusal(tmp_path / ("a" * 300))
+    assert refusal(b"").startswith("the picture is empty")
+    with pytest.raises(InputError, match="missing"):
+        inspect_picture(tmp_path / "missing.jpg")
+
+
+def test_an_unreadable_file_is_told(tmp_path, monkeypatch):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(saved(PHOTO))
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # tests may run as root, who may read everything
+    assert refusal(file) == f"{file} cannot be read, check its name and permissions: Permission denied"
+
+
+def test_zero_size_pictures_are_refused():
+    jpeg = bytearray(saved(PHOTO))
+    start = jpeg.index(b"\xff\xc0")
+    jpeg[start + 5 : start + 9] = bytes(4)
+    refusal(bytes(jpeg))
+    refusal(raw_png(np.zeros((0, 0, 3), np.uint16), 2))
+    bmp = bytearray(saved(PHOTO, "BMP"))
+    bmp[18:26] = bytes(8)
+    refusal(bytes(bmp))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_truncated_files_need_a_flag(format):
+    content = saved(PHOTO, format, **({"compression": "tiff_lzw"} if format == "TIFF" else {}))
+    half = content[: len(content) * 3 // 4]
+    message = refusal(half)
+    if format in ("JPEG", "PNG", "BMP"):
+        assert "--allow-truncated" in message
+        picture = decode_picture(half, allow_truncated=True)
+        assert picture.notes == ("truncated or damaged, taken as far as it goes",)
+        whole = decode_picture(content)
+        rows = slice(-16, None) if format == "BMP" else slice(0, 16)
+        assert np.array_equal(picture.pixels[rows], whole.pixels[rows])
+    else:  # which nobody decodes in part
+        assert "--allow-truncated" not in refusal(half, allow_truncated=True)
+    assert decode_picture(content, allow_truncated=True).notes == ()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_marker_counts_as_truncated_and_is_decoded_wholly(progressive):
+    content = saved(PHOTO, progressive=progressive)
+    assert "--allow-truncated" in refusal(content[:-2])
+    picture = decode_picture(content[:-2], allow_truncated=True)
+    assert np.array_equal(picture.pixels, decode_picture(content).pixels)
+
+
+def test_truncated_16_bits():
+    pixels = noise(60, 80, 3, dtype=np.uint16)
+    content = raw_png(pixels, 2)
+    assert "--allow-truncated" in refusal(content[:-9000])
+    picture = decode_picture(content[:-9000], allow_truncated=True)
+    assert np.array_equal(picture.pixels[:30], pixels[:30])
+
+
+def test_the_limit_of_megapixels(tmp_path, monkeypatch):
+    file = tmp_path / "photo.png"
+    Image.new("1", (20000, 20000)).save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    limit = f"{file} is 400 megapixels, more than the limit of 256: raise it with --max-megapixels"
+    assert refusal(file) == limit
+    assert inspect_picture(file).width == 20000
+    assert refusal(saved(PHOTO), max_megapixels=0.004).startswith("the picture is 0.0048 megapixels, more than")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode_picture(saved(PHOTO))
+    assert Image.MAX_IMAGE_PIXELS == 1000 and ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_a_bomb_of_text_is_refused():
+    info = PngImagePlugin.PngInfo()
+    for index in range(3):
+        info.add_text(f"Title{index}", "A" * 60_000_000, zip=True)
+    refusal(saved(PHOTO, "PNG", pnginfo=info))
+
+
+def test_pictures_larger_than_the_format_are_refused():
+    wide = np.zeros((1, 70000, 3), np.uint8)
+    for format in ("webp", "jpeg", "avif"):
+        with pytest.raises(InputError, match=f"70000x1 pixels are more than a {format} can hold"):
+            encoded(picture_of(wide), format)
+    for format in ("png", "tiff"):
+        assert np.array_equal(decode_picture(encoded(picture_of(wide), format)[0]).pixels, wide)
+
+
+def test_a_pillow_without_avif(monkeypatch):
+    monkeypatch.delitem(Image.SAVE, "AVIF")
+    with pytest.raises(InputError, match="cannot write avif"):
+        encoded(picture_of(np.asarray(PHOTO)), "avif")
+
+
+def test_pictures_larger_than_a_band(monkeypatch):
+    monkeypatch.setattr("artifact_remover.images.BAND", 500)
+    monkeypatch.setattr("artifact_remover.image_writers.BAND", 500)
+    monkeypatch.setattr("artifact_remover.image_writers._STRIP", 300)
+    rgba = noise(60, 80, 4)
+    picture = picture_of(rgba[..., :3], rgba[..., 3], orientation=5)
+    for format in ("png", "tiff", "webp"):
+        again = decode_picture(encoded(picture, format)[0])
+        assert np.array_equal(np.dstack([again.pixels, again.alpha]), rgba.swapaxes(0, 1))
+
+
+def test_quality_sets_the_size():
+    picture = decode_picture(PICTURES / "baseline_420.jpg")
+    for format in ("jpeg", "webp", "avif"):
+        small, default = (len(encoded(picture, format, quality)[0]) for quality in (20, None))
+        assert small < default
+    assert inspect_picture(io.BytesIO(encoded(picture, "jpeg")[0])).header.quality == 95
+    assert inspect_picture(io.BytesIO(encoded(picture, "jpeg")[0])).header.chroma_subsampling == "4:4:4"
+
+
+# --- fuzz
+
+
+def mutated(content, chance):
+    content = bytearray(content)
+    for _ in range(chance.randint(1, 6)):
+        # the first half holds all headers
+        at = chance.randrange(len(content) // chance.choice([1, 2, 8]) or 1)
+        kind = chance.randrange(4)
+        if kind == 0:
+            content[at] = chance.choice([0, 0xFF, 0x7F, content[at] ^ 1 << chance.randrange(8)])
+        elif kind == 1:
+            del content[at : at + chance.randint(1, 40)]
+        elif kind == 2:
+            content[at:at] = chance.randbytes(chance.randint(1, 40))
+        else:
+            del content[chance.randrange(len(content) // 2, len(content) + 1) :]
+        if not content:
+            break
+    return bytes(content)
+
+
+def test_no_mutation_does_harm(capsys):
+    small = PHOTO.crop((0, 0, 33, 17))
+    exif = with_exif(exif_of(6))
+    originals = [
+        saved(small, quality=50),
+        saved(small, progressive=True, exif=exif, icc_profile=SRGB, dpi=(72, 72), comment=b"c", xmp=XMP),
+        saved(small.convert("CMYK"), icc_profile=cmyk_profile()),
+        saved(small, "MPO", save_all=True, append_images=[small.copy()], exif=exif),
+        saved(small, "PNG", exif=exif, icc_profile=SRGB),
+        saved(small.quantize(16), "PNG", transparency=1),
+        raw_png(noise(9, 9, 3, dtype=np.uint16), 2),
+        saved(small, "WEBP", exif=exif, icc_profile=SRGB),
+        saved(small, "TIFF", compression="tiff_lzw"),
+        saved(small, "TIFF", save_all=True, append_images=[small.copy()]),
+        saved(small, "BMP"),
+        saved(small, "AVIF", exif=exif),
+    ]
+    chance = random.Random(0)
+    decoded = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for index in range(360):
+            content = mutated(originals[index % len(originals)], chance)
+            try:
+                inspect_picture(io.BytesIO(content))
+                picture = decode_picture(content, max_megapixels=1, allow_truncated=index % 3 == 0)
+                encode_picture(picture, io.BytesIO(), [*FORMATS][index % len(FORMATS)])
+                decoded += 1
+            except InputError as error:
+                assert str(error).isprintable()
+    assert 50 < decoded < 350
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,112 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from artifact_remover.jpeg_header import read_jpeg_header
+from data_prep.errors import InputError
+
+PICTURES = Path(__file__).parent / "pictures"
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
+
+
+def header_of(image, **options):
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    file.seek(0)
+    return read_jpeg_header(file)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_each_quality_is_known_by_its_tables(mode):
+    # no two qualities share their tables, so each is told exactly
+    image = NOISE.convert(mode)
+    found = [header_of(image, quality=quality, progressive=quality % 2 == 0) for quality in range(1, 101)]
+    assert [(each.quality, each.standard_tables) for each in found] == [(quality, True) for quality in range(1, 101)]
+
+
+def test_tables_are_row_by_row():
+    steps = [*range(1, 65)]
+    header = header_of(NOISE, qtables=[steps, steps[::-1]])
+    assert header.quantisation == (tuple(steps), tuple(steps[::-1]))
+
+
+def test_tables_of_others_give_the_nearest_quality():
+    # Photoshop's, quality 8 of 12: luminance and chrominance
+    photoshop = header_of(NOISE, quality="web_high")
+    assert not photoshop.standard_tables and 75 <= photoshop.quality <= 90
+    nearly = [list(table) for table in header_of(NOISE, quality=80).quantisation]
+    nearly[0][63] += 1
+    assert (header_of(NOISE, qtables=nearly).quality, header_of(NOISE, qtables=nearly).standard_tables) == (80, False)
+
+
+@pytest.mark.parametrize("name, sampling", [("4:4:4", 0), ("4:2:2", 1), ("4:2:0", 2)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_subsampling_and_process(name, sampling, progressive):
+    header = header_of(NOISE, subsampling=sampling, progressive=progressive)
+    assert header.chroma_subsampling == name
+    assert header.process == ("progressive" if progressive else "baseline")
+    assert (header.entropy_coding, header.restart_interval) == ("Huffman", 0)
+
+
+def test_gray_has_one_table_and_no_subsampling():
+    header = header_of(NOISE.convert("L"), quality=30)
+    assert header.chroma_subsampling == "gray" and len(header.quantisation) == 1
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("baseline_420", (60, True, "4:2:0", "baseline", "Huffman", 0)),
+        ("440", (60, True, "4:4:0", "baseline", "Huffman", 0)),
+        ("411", (60, True, "4:1:1", "baseline", "Huffman", 0)),
+        ("restart_422", (60, True, "4:2:2", "baseline", "Huffman", 2)),
+        ("extended_q10", (10, True, "4:2:0", "extended", "Huffman", 0)),
+        ("progressive", (60, True, "4:2:0", "progressive", "Huffman", 0)),
+        ("arithmetic", (60, True, "4:2:0", "extended", "arithmetic", 0)),
+        ("arithmetic_progressive", (60, True, "4:2:0", "progressive", "arithmetic", 0)),
+    ],
+)
+def test_what_cjpeg_and_jpegtran_write(name, expected):
+    with (PICTURES / f"{name}.jpg").open("rb") as file:
+        header = read_jpeg_header(file)
+    found = (header.quality, header.standard_tables, header.chroma_subsampling, header.process, header.entropy_coding)
+    assert (*found, header.restart_interval) == expected
+
+
+def changed(frame=None, factors=None):
+    content = bytearray((PICTURES / "baseline_420.jpg").read_bytes())
+    start = content.index(b"\xff\xc0")
+    if frame:
+        content[start + 1] = frame
+    if factors:
+        content[start + 11 : start + 18 : 3] = bytes(factors)
+    return io.BytesIO(content)
+
+
+def test_uncommon_factors_are_given_as_written():
+    assert read_jpeg_header(changed(factors=[0x22, 0x12, 0x11])).chroma_subsampling == "2x2 1x2 1x1"
+
+
+@pytest.mark.parametrize("frame", [0xC3, 0xC5, 0xC7, 0xCB, 0xCF])
+def test_lossless_and_hierarchical_jpegs_are_refused(frame):
+    with pytest.raises(InputError, match="lossless or hierarchical"):
+        read_jpeg_header(changed(frame=frame))
+
+
+def test_stray_bytes_between_segments_are_skipped():
+    content = (PICTURES / "baseline_420.jpg").read_bytes()
+    start = content.index(b"\xff\xdb")
+    assert read_jpeg_header(io.BytesIO(content[:start] + b"\x00\x01\xff" + content[start:])).quality == 60
+
+
+def test_a_damaged_header_is_refused():
+    content = (PICTURES / "restart_422.jpg").read_bytes()
+    end = content.index(b"\xff\xda") + 2
+    for length in range(end):
+        with pytest.raises(InputError, match="not a JPEG, or its header is damaged"):
+            read_jpeg_header(io.BytesIO(content[:length]))
+    with pytest.raises(InputError, match="damaged"):
+        read_jpeg_header(changed(factors=[0x22, 0x00, 0x11]))

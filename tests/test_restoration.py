@@ -1,0 +1,399 @@
+import io
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+from PIL import Image
+from skimage import data as skimage_data
+
+from artifact_remover import restoration
+from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
+from artifact_remover.discriminator import build_discriminator
+from artifact_remover.export import export_discriminator, export_generator, read_manifest
+from artifact_remover.generator import build_generator, receptive_field
+from artifact_remover.images import decode_picture
+from artifact_remover.restoration import Restorer, find_exports
+from data_prep.errors import InputError
+
+TINY = GeneratorConfig(features=8, growth=4, blocks=1)
+LEVEL = 1 / 255
+
+
+def make_generator(seed):
+    """A generator that changes pixels by some levels, as far as it can see."""
+    keras.utils.set_random_seed(seed)
+    generator = build_generator(TINY)
+    [kernel] = generator.get_layer("correction").weights
+    kernel.assign(0.01 * np.random.default_rng(seed).standard_normal(kernel.shape))
+    return generator
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run's folder with both generators, which differ, and the discriminator."""
+    folder = tmp_path_factory.mktemp("run")
+    manifest = {"settings": {"data": {"degradation": {"quality": "10-60"}}}}
+    for seed, stage in enumerate(("pretrain_generator", "train_gan")):
+        export = folder / "saved_models" / stage / "1"
+        export_generator(make_generator(seed), TINY, export, manifest | {"stage": stage})
+    discriminator = DiscriminatorConfig(features=4)
+    export_discriminator(
+        build_discriminator(discriminator), discriminator, folder / "saved_models" / "pretrain_discriminator" / "1", {}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def restorer(run_folder):
+    return Restorer.load(run_folder, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A photograph with the artefacts of JPEG, of odd size."""
+    return np.asarray(Image.open(io.BytesIO(to_jpeg(skimage_data.coffee()[:201, :299]))))
+
+
+def to_jpeg(pixels, quality=10, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, **options)
+    return file.getvalue()
+
+
+def levels(one, other):
+    """The largest difference."""
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def identity(pictures):
+    return pictures
+
+
+def brighter(pictures):
+    return np.clip(pictures + LEVEL, 0, 1)
+
+
+sizes = pytest.mark.parametrize("shape", [(1, 1), (15, 17), (1000, 3), (130, 200)])
+tiles = pytest.mark.parametrize("tile", [64, 100, None])
+
+
+@sizes
+@tiles
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_identity_gives_back_every_bit(shape, tile, channels, dtype):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (*shape, channels), dtype, endpoint=True)
+    np.testing.assert_array_equal(Restorer(identity, 16, tile=tile).restore(pixels), pixels)
+
+
+@sizes
+@tiles
+def test_every_pixel_is_restored_once(shape, tile):
+    pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    np.testing.assert_array_equal(Restorer(brighter, 16, tile=tile).restore(pixels), pixels + 1)
+
+
+@pytest.mark.parametrize("tile", [64, 112, 160])
+def test_tiles_that_overlap_by_the_receptive_field_give_what_the_whole_gives(run_folder, restorer, photo, tile):
+    overlap = -(-receptive_field(TINY) // 16) * 16
+    tiled = Restorer(restorer._network, overlap, tile=tile + 2 * overlap).restore(photo)
+    np.testing.assert_array_equal(tiled, restorer.restore(photo))
+
+
+@pytest.mark.parametrize("tile", [64, 100, 160])
+def test_tiles_with_the_measured_overlap_are_within_a_level_of_the_whole(run_folder, restorer, photo, tile):
+    whole = restorer.restore(photo)
+    assert levels(whole, photo) > 3
+    assert levels(Restorer.load(run_folder, precision="float32", tile=tile).restore(photo), whole) <= 1
+
+
+def test_bfloat16_is_within_a_level_of_float32(run_folder, restorer, photo):
+    in_bfloat16 = Restorer.load(run_folder, precision="bfloat16")
+    restored = in_bfloat16.restore(photo)
+    assert levels(restored, restorer.restore(photo)) == 1  # it differs, so bfloat16 it was
+    assert not tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16")
+
+
+def test_strength_goes_from_the_input_to_the_restoration(restorer, photo):
+    np.testing.assert_array_equal(restorer.restore(photo, strength=0), photo)
+    restored = restorer.restore(photo).astype(float)
+    half = restorer.restore(photo, strength=0.5)
+    assert np.abs(half - (restored + photo) / 2).max() <= 1
+    quarter = restorer.restore(photo, strength=0.25)
+    assert 0 < np.abs(quarter - photo.astype(float)).mean() < np.abs(half - photo.astype(float)).mean()
+
+
+def test_gray_stays_gray(restorer, photo):
+    gray = np.ascontiguousarray(photo[:, :, 1:2])
+    restored = restorer.restore(gray)
+    assert restored.shape == gray.shape and levels(restored, gray) > 3
+    np.testing.assert_array_equal(restorer.restore(np.repeat(gray, 3, axis=2)), np.repeat(restored, 3, axis=2))
+    in_colour = restorer._network(np.repeat(gray, 3, axis=2)[np.newaxis] / np.float32(255))[0] * 255
+    assert np.abs(in_colour @ [0.299, 0.587, 0.114] - restored[:, :, 0]).max() <= 0.51
+
+
+def test_sixteen_bits_are_not_crushed(restorer, photo):
+    photo = photo.clip(1, 254)
+    fine = photo.astype(np.uint16) * 257 + np.random.default_rng(0).integers(-60, 60, photo.shape).astype(np.uint16)
+    restored = restorer.restore(fine)
+    assert restored.dtype == np.uint16 and len(np.unique(restored & 255)) == 256
+    assert levels(restored // 257, restorer.restore(photo)) <= 1
+
+
+def test_progress_adds_up_to_the_picture(run_folder, photo):
+    done = []
+    Restorer.load(run_folder, tile=64).restore(photo, progress=done.append)
+    assert len(done) > 1 and sum(done) == photo.shape[0] * photo.shape[1]
+
+
+@pytest.mark.parametrize("pixels", [np.zeros([4, 4], np.uint8), np.zeros([4, 4, 4], np.uint8), np.zeros([4, 4, 3])])
+def test_other_arrays_are_refused(pixels):
+    with pytest.raises(ValueError, match="pixels must be uint8 or uint16"):
+        Restorer(identity, 16).restore(pixels)
+
+
+def test_strength_beyond_one_is_refused(photo):
+    with pytest.raises(ValueError, match="strength must lie"):
+        Restorer(identity, 16).restore(photo, strength=1.5)
+
+
+def test_model_that_gives_no_numbers_is_refused(photo):
+    with pytest.raises(InputError, match="gives no numbers"):
+        Restorer(lambda pictures: pictures * np.nan, 16).restore(photo)
+
+
+def test_small_tiles_are_restored_together():
+    seen = []
+    Restorer(lambda pictures: (seen.append(pictures.shape), pictures)[1], 16, tile=64).restore(
+        np.zeros([320, 320, 3], np.uint8) + np.arange(3, dtype=np.uint8)
+    )
+    assert max(shape[0] for shape in seen) > 4
+    assert all(shape[0] * shape[1] * shape[2] <= 512**2 for shape in seen)
+
+
+class ShortOfMemory:
+    """A network that cannot hold more than so many pixels."""
+
+    def __init__(self, most):
+        self.most, self.failures = most, 0
+
+    def __call__(self, pictures):
+        if pictures[..., 0].size > self.most:
+            self.failures += 1
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return brighter(pictures)
+
+
+def test_tiles_are_halved_when_memory_runs_out():
+    pixels = np.random.default_rng(0).integers(0, 255, (700, 500, 3), np.uint8)
+    network, done = ShortOfMemory(140**2), []
+    restorer = Restorer(network, 16)
+    np.testing.assert_array_equal(restorer.restore(pixels, progress=done.append), pixels + 1)
+    assert sum(done) == 700 * 500
+    failures = network.failures
+    restorer.restore(pixels)
+    assert network.failures == failures  # what was too large once is not tried again
+
+
+def test_too_little_memory_for_the_smallest_tile_is_one_clear_line():
+    with pytest.raises(InputError, match=r"^not enough memory for a tile of 64 x 64 pixels: close other programs$"):
+        Restorer(ShortOfMemory(100), 16).restore(np.zeros([300, 300, 1], np.uint8))
+
+
+def test_side_of_tiles_follows_the_free_memory(monkeypatch):
+    def choose_with(megabytes):
+        monkeypatch.setattr(restoration, "_free_memory", lambda: megabytes * 1e6)
+        return restoration._choose_side()
+
+    assert choose_with(0) == 64 and choose_with(100_000) == 1024
+    assert 64 < choose_with(200) < choose_with(800) < 1024
+    assert choose_with(200) % 16 == 0
+
+
+def test_free_memory_is_no_more_than_the_machine_has():
+    assert 0 < restoration._free_memory() <= psutil.virtual_memory().total
+
+
+def test_threads_may_share_a_restorer(run_folder, photo):
+    shared = Restorer.load(run_folder, precision="bfloat16")
+    expected, results = shared.restore(photo), {}
+    threads = [
+        threading.Thread(target=lambda number=number: results.update({number: shared.restore(photo)}))
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        np.testing.assert_array_equal(results[number], expected)
+
+
+# Which model
+
+
+@pytest.mark.parametrize(
+    "place", ["", "saved_models", "saved_models/pretrain_generator", "saved_models/pretrain_generator/1"]
+)
+def test_faithful_model_is_found_in_any_folder_of_a_run(run_folder, place):
+    export = run_folder / "saved_models" / "pretrain_generator" / "1"
+    assert find_exports(run_folder / place)["pretrain_generator"] == export
+    assert Restorer.load(str(run_folder / place)).description == str(export)
+
+
+def test_highest_version_is_taken(run_folder, tmp_path):
+    for version in ("2", "10", ".11.partial"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "saved_model.pb").touch()
+    (tmp_path / "10" / "manifest.json").write_text("{}")
+    assert find_exports(tmp_path) == {"pretrain_generator": tmp_path / "10"}
+
+
+def test_perceptual_model_is_taken_where_it_is_the_only_one(run_folder):
+    export = run_folder / "saved_models" / "train_gan" / "1"
+    assert find_exports(export) == {"train_gan": export}
+    assert Restorer.load(export).description == str(export)
+
+
+def test_blend_goes_from_the_faithful_to_the_perceptual_model(run_folder, restorer, photo):
+    def restore(**options):
+        return Restorer.load(precision="float32", **options).restore(photo)
+
+    perceptual = restore(model=run_folder / "saved_models" / "train_gan")
+    np.testing.assert_array_equal(restore(model=run_folder, blend=0), restorer.restore(photo))
+    np.testing.assert_array_equal(restore(model=run_folder, blend=1), perceptual)
+    between = restore(model=run_folder, blend=0.5)
+    assert levels(between, perceptual) > 1 < levels(between, restorer.restore(photo))
+
+
+def test_blend_needs_both_models(run_folder):
+    with pytest.raises(InputError, match="holds no train_gan, and --blend mixes both"):
+        Restorer.load(run_folder / "saved_models" / "pretrain_generator" / "1", blend=0.5)
+
+
+def test_models_of_two_sizes_are_not_blended(run_folder, tmp_path):
+    one = run_folder / "saved_models" / "pretrain_generator" / "1"
+    (tmp_path / "pretrain_generator").mkdir()
+    (tmp_path / "pretrain_generator" / "1").symlink_to(one)
+    wider = GeneratorConfig(features=12, growth=4, blocks=1)
+    export_generator(build_generator(wider), wider, tmp_path / "train_gan" / "1", {"stage": "train_gan"})
+    with pytest.raises(InputError, match="of another size"):
+        Restorer.load(tmp_path, blend=0.5)
+
+
+def test_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} holds no model: give the folder of a finished run"):
+        Restorer.load(tmp_path)
+    with pytest.raises(InputError, match="holds no model"):
+        Restorer.load(tmp_path / "missing")
+
+
+def test_discriminator_is_refused(run_folder):
+    with pytest.raises(InputError, match="it is a discriminator"):
+        Restorer.load(run_folder / "saved_models" / "pretrain_discriminator" / "1")
+
+
+def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(restoration, "PUBLISHED", tmp_path)
+    with pytest.raises(InputError, match=r"no model is published .* --model runs/quick"):
+        Restorer.load()
+
+
+def test_published_model_is_the_default(monkeypatch, run_folder):
+    monkeypatch.setattr(restoration, "PUBLISHED", run_folder / "saved_models")
+    assert Restorer.load().description == str(run_folder / "saved_models" / "pretrain_generator" / "1")
+
+
+def test_what_the_manifest_says_is_used(run_folder, restorer):
+    assert restorer.trained_quality == (10, 60)
+    assert restorer._overlap == read_manifest(run_folder / "saved_models" / "pretrain_generator" / "1")["overlap"]
+
+
+# Pictures and files
+
+
+def test_bytes_give_a_png_of_the_restored_pixels(restorer, photo):
+    content = to_jpeg(skimage_data.coffee()[:201, :299])
+    restored = Image.open(io.BytesIO(restorer.restore_bytes(content)))
+    assert restored.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(restored), restorer.restore(photo))
+
+
+def test_block_grid_is_that_of_the_stored_picture_and_the_result_is_upright(restorer, photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = to_jpeg(skimage_data.coffee()[:201, :299], exif=exif)
+    restored = Image.open(io.BytesIO(restorer.restore_bytes(content)))
+    assert restored.getexif().get(0x0112, 1) == 1
+    np.testing.assert_array_equal(np.asarray(restored), np.rot90(restorer.restore(photo), -1))
+
+
+@pytest.mark.parametrize(("quality", "left_alone"), [(100, True), (95, True), (94, False)])
+def test_practically_uncompressed_jpeg_is_left_alone(restorer, quality, left_alone):
+    picture = decode_picture(to_jpeg(skimage_data.coffee()[:64, :64], quality))
+    restored = restorer.restore_picture(picture)
+    assert np.array_equal(restored.pixels, picture.pixels) == left_alone
+    assert any("left alone" in note and f"quality {quality}" in note for note in restored.notes) == left_alone
+    assert not np.array_equal(restorer.restore_picture(picture, force=True).pixels, picture.pixels)
+
+
+def to_png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_hard_transparency_is_kept_bit_for_bit(restorer, photo):
+    alpha = np.where(np.indices(photo.shape[:2]).sum(0) % 7 > 2, 255, 0).astype(np.uint8)
+    picture = decode_picture(to_png(np.dstack([photo, alpha])))
+    restored = restorer.restore_picture(picture)
+    np.testing.assert_array_equal(restored.alpha, alpha)
+    np.testing.assert_array_equal(restored.pixels, restorer.restore(photo))
+
+
+def test_partial_transparency_is_restored_apart(restorer, photo):
+    alpha = photo[:, :, 1].copy()
+    alpha[:50], alpha[50:100], alpha[100:] = 0, 255, alpha[100:].clip(1, 254)
+    restored = restorer.restore_picture(decode_picture(to_png(np.dstack([photo, alpha]))))
+    np.testing.assert_array_equal(restored.alpha[:100], alpha[:100])
+    np.testing.assert_array_equal(restored.alpha[100:], restorer.restore(alpha[:, :, np.newaxis])[100:, :, 0])
+
+
+def test_file_is_restored_beside_itself(restorer, photo, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(to_jpeg(skimage_data.coffee()[:201, :299]))
+    written = restorer.restore_file(tmp_path / "photo.jpg")
+    assert written == tmp_path / "photo_restored.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(written)), restorer.restore(photo))
+
+
+def test_format_follows_the_name_of_the_output(restorer, photo, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(to_jpeg(photo))
+    restorer.restore_file(str(tmp_path / "photo.jpg"), str(tmp_path / "out.webp"), strength=0)
+    assert (tmp_path / "out.webp").read_bytes()[8:12] == b"WEBP"
+
+
+def test_file_that_is_there_is_replaced_only_when_asked(restorer, photo, tmp_path):
+    for name in ("photo.jpg", "photo_restored.png"):
+        (tmp_path / name).write_bytes(to_jpeg(photo))
+    with pytest.raises(InputError, match="photo_restored.png exists"):
+        restorer.restore_file(tmp_path / "photo.jpg")
+    restorer.restore_file(tmp_path / "photo.jpg", overwrite=True)
+    assert (tmp_path / "photo_restored.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_package_offers_the_restorer_and_costs_nothing_until_it_is_used():
+    code = """
+import sys
+import artifact_remover
+assert "tensorflow" not in sys.modules and "PIL" not in sys.modules
+assert "Restorer" in dir(artifact_remover)
+from artifact_remover import Restorer
+assert Restorer.__module__ == "artifact_remover.restoration"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
