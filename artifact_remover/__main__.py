@@ -2,9 +2,9 @@
 
 import sys
 
-from artifact_remover import fit
+from artifact_remover import fit, restore
 
-COMMANDS = {"fit": fit.main}
+COMMANDS = {"fit": fit.main, "restore": restore.main}
 
 
 def main() -> int:

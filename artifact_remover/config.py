@@ -164,6 +164,9 @@ class GanSchedule(Schedule):
 # Options of these are given without the field's name before them: `--quality`, not `--data.degradation.quality`.
 _Plain = tyro.conf.OmitArgPrefixes
 
+# An option that is given or not, without a `--no-` beside it.
+_Flag = tyro.conf.FlagCreatePairsOff[bool]
+
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
@@ -221,3 +224,60 @@ PRESETS = {
     # A decoded photograph of 2.8 megapixels is worth more than eight patches: decoding takes 0.1 s.
     "div2k": FitConfig(data=DataConfig(data="div2k", patches_per_photo=32, colour_augmentation=0.3)),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreConfig:
+    """Restores JPEGs, and other pictures that were JPEGs once.
+
+    Attributes:
+        inputs: Pictures, and folders that are searched for them.
+        output: File for a single picture, or folder for several; beside each picture, as `NAME_restored`, when not
+            given.
+        format: What is written; what the name in `--output` says, or png, when not given.
+        quality: Of webp, jpeg or avif, 1..100; the format's own default when not given.
+        overwrite: Replace what is there.
+        resume: Pass over what is there.
+        strength: How much of the restoration is taken, 0 (the picture as it is) to 1 (all).
+        blend: From the faithful model (0) to the perceptual one (1), if the folder holds both; when not given, the
+            faithful one, or the one that there is.
+        compare: Also write a picture of before and after, `NAME_compare.png`.
+        info: Only print what the files say of themselves and of their compression.
+        force: Restore even what is practically uncompressed.
+        allow_truncated: Restore a picture that breaks off as far as it goes.
+        max_megapixels: Refuse larger pictures, which may be made to exhaust the memory.
+        model: Run, export or `saved_models` folder; the best published model when not given.
+        tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
+            given.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+    """
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE_OR_FOLDER ...")] = ()
+    output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",), metavar="FILE_OR_DIR")] = None
+    format: Literal["png", "webp", "jpeg", "tiff", "avif"] | None = None
+    quality: int | None = None
+    overwrite: _Flag = False
+    resume: _Flag = False
+    strength: float = 1.0
+    blend: float | None = None
+    compare: _Flag = False
+    info: _Flag = False
+    force: _Flag = False
+    allow_truncated: _Flag = False
+    max_megapixels: float = 256
+    model: Path | None = None
+    tile: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self):
+        if not self.inputs:
+            raise ValueError("no pictures: give files or folders")
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite and resume exclude each other: the one replaces what the other passes over")
+        for field, low, high in (("strength", 0, 1), ("blend", 0, 1), ("quality", 1, 100)):
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{field} must lie in {low}..{high}: {value}")
+        _require_positive(self, "max_megapixels")
+        if self.tile is not None and self.tile < 64:
+            raise ValueError(f"tile must be at least 64, smaller ones are mostly overlap: {self.tile}")

@@ -16,10 +16,9 @@ import tensorflow as tf
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import build_generator, receptive_field
+from artifact_remover.model_folder import MANIFEST, read_manifest
 from artifact_remover.tiling import measure_overlap
 from data_prep.errors import InputError
-
-MANIFEST = "manifest.json"
 
 _FLOAT_PICTURES = tf.TensorSpec([None, None, None, 3], tf.float32)
 _BYTE_PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8)
@@ -73,21 +72,6 @@ def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig
         return {"logits": in_float32(patches, training=False)}
 
     _write(folder, manifest, {"serving_default": (judge, _FLOAT_PICTURES)}, inputs="patches")
-
-
-def read_manifest(folder: Path) -> dict:
-    """Reads an export's manifest.
-
-    Raises:
-        InputError: If the folder is not an export of this project.
-    """
-    try:
-        return json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} is not an export of this project, its {MANIFEST} is missing or damaged: give a folder such as "
-            "runs/quick/saved_models/pretrain_generator/1"
-        ) from error
 
 
 def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, tf.Variable]]:

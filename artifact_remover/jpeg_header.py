@@ -64,6 +64,11 @@ class JpegHeader:
     entropy_coding: str
     restart_interval: int
 
+    @property
+    def practically_uncompressed(self) -> bool:
+        """Whether so little was lost that there is nothing to restore."""
+        return self.quality >= NEARLY_UNCOMPRESSED
+
 
 def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     """Reads a JPEG's markers up to its first scan.

@@ -13,19 +13,16 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from artifact_remover.export import load_generator, read_manifest
+from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, decode_picture, encode_picture, format_of
-from artifact_remover.jpeg_header import NEARLY_UNCOMPRESSED
+from artifact_remover.model_folder import choose_exports, read_manifest
 from artifact_remover.precision import choose_dtype
 from artifact_remover.tiling import GRID, plan_tiles
 from data_prep.config import DegradationConfig
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 
-PUBLISHED = Path(__file__).parents[1] / "saved_models"
-FAITHFUL, PERCEPTUAL = "pretrain_generator", "train_gan"
-
-_LARGEST_SIDE = 1024
+_LARGEST_SIDE = 768  # larger ones are no faster
 _SMALLEST_SIDE = 64
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
 _BYTES_PER_PIXEL = 1100  # of a tile, float32, measured
@@ -99,22 +96,15 @@ class Restorer:
         Raises:
             InputError: If there is no such model, or `blend` needs one that is missing.
         """
-        exports = find_exports(Path(PUBLISHED if model is None else model))
-        if blend is not None and (missing := {FAITHFUL, PERCEPTUAL} - exports.keys()):
-            raise InputError(
-                f"{model or PUBLISHED} holds no {' and no '.join(sorted(missing))}, and --blend mixes both: give the "
-                "folder of a run that has finished all stages, or leave --blend out"
-            )
-        first = FAITHFUL if FAITHFUL in exports else PERCEPTUAL
-        network, weights = load_generator(exports[first])
-        manifest = read_manifest(exports[first])
-        description = str(exports[first])
-        overlap = manifest.get("overlap", _FALLBACK_OVERLAP)
-        if blend:
-            _, others = load_generator(exports[PERCEPTUAL])
-            _mix(weights, others, blend, exports[PERCEPTUAL])
-            description += f" and {blend:g} of {exports[PERCEPTUAL]}"
-            overlap = max(overlap, read_manifest(exports[PERCEPTUAL]).get("overlap", _FALLBACK_OVERLAP))
+        export, perceptual = choose_exports(Path(model) if model else None, blend)
+        network, weights = load_generator(export)
+        manifest = read_manifest(export)
+        description, overlap = str(export), manifest.get("overlap", _FALLBACK_OVERLAP)
+        if perceptual:
+            _, others = load_generator(perceptual)
+            _mix(weights, others, blend, perceptual)
+            description = f"{description}, blended by {blend:g} with {perceptual}"
+            overlap = max(overlap, read_manifest(perceptual).get("overlap", _FALLBACK_OVERLAP))
         return cls(
             network,
             overlap,
@@ -156,11 +146,11 @@ class Restorer:
             try:
                 self._restore_tiles(batch, pixels, strength, restored)
             except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-                side //= 2
-                if side < _SMALLEST_SIDE:
+                if side <= _SMALLEST_SIDE:
                     raise InputError(
-                        f"not enough memory for a tile of {2 * side} x {2 * side} pixels: close other programs"
+                        f"not enough memory for a tile of {side} x {side} pixels: close other programs"
                     ) from error
+                side = max(_SMALLEST_SIDE, side // 2)
                 self._tile, self._together = side, 0
                 pending = [
                     part for tile in pending for part in plan_tiles(pixels.shape[:2], side, self._overlap, tile.target)
@@ -191,7 +181,7 @@ class Restorer:
         Returns:
             The restored picture; its notes say if it was left alone.
         """
-        if picture.header and picture.header.quality >= NEARLY_UNCOMPRESSED and not force:
+        if picture.header and picture.header.practically_uncompressed and not force:
             note = f"left alone, as practically uncompressed: quality {picture.header.quality}, --force restores it"
             return dataclasses.replace(picture, notes=(*picture.notes, note))
         pixels, alpha = self.restore(picture.pixels, strength, progress), picture.alpha
@@ -294,43 +284,6 @@ class Restorer:
             return self._network(pictures)
         with _rewriting_to_bfloat16():
             return self._network(pictures)
-
-
-def find_exports(folder: Path) -> dict[str, Path]:
-    """Finds the generators' exports in a model folder.
-
-    Args:
-        folder: Run, `saved_models`, stage or export folder.
-
-    Returns:
-        Export folders, the highest version of each stage, by stage: `FAITHFUL`, `PERCEPTUAL` or both.
-
-    Raises:
-        InputError: If there is none.
-    """
-    for root in (folder, folder / "saved_models"):
-        found = {stage: export for stage in (FAITHFUL, PERCEPTUAL) if (export := _newest(root / stage))}
-        if found:
-            return found
-    export = folder if (folder / "saved_model.pb").exists() else _newest(folder)
-    if not export:
-        if folder == PUBLISHED:
-            raise InputError(
-                "no model is published with this version: train one with python -m artifact_remover.fit and give its "
-                "folder, --model runs/quick"
-            )
-        raise InputError(
-            f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "
-            "runs/quick/saved_models/pretrain_generator/1"
-        )
-    stage = read_manifest(export).get("stage")
-    return {PERCEPTUAL if stage == PERCEPTUAL else FAITHFUL: export}
-
-
-def _newest(stage_folder):
-    """The export of the highest version, which is what TF Serving takes too."""
-    versions = [path.parent for path in stage_folder.glob("*/saved_model.pb") if path.parent.name.isdecimal()]
-    return max(versions, key=lambda version: int(version.name), default=None)
 
 
 def _mix(weights, others, blend, folder):

@@ -25,6 +25,7 @@ from artifact_remover.config import STAGES, FitConfig
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
 from artifact_remover.generator import build_generator
+from artifact_remover.model_folder import read_manifest
 from artifact_remover.monitoring import Monitor
 from artifact_remover.training import make_optimizer, train
 from artifact_remover.validation import CHANNELS, Validation
@@ -259,7 +260,7 @@ def _explain(picked, before, schedule):
 def find_result(folder: Path, stage: str) -> StageResult | None:
     """Finds a finished stage of a run, `None` where it is not finished."""
     exported = folder / "saved_models" / stage / "1"
-    return StageResult(stage, exported, export.read_manifest(exported)) if exported.is_dir() else None
+    return StageResult(stage, exported, read_manifest(exported)) if exported.is_dir() else None
 
 
 def began_without_features(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import sys
 from typing import TypeVar
 
@@ -37,4 +38,5 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
 def _unbox(message):
     """Tyro frames an error: a title, the error itself, a rule, and hints."""
     lines = [line.strip("╭╮╰╯│─ ") for line in message.splitlines()[1:]]
-    return " ".join(lines[: lines.index("")] if "" in lines else lines).removesuffix(".")
+    message = " ".join(lines[: lines.index("")] if "" in lines else lines).removesuffix(".")
+    return re.sub(r"^Error parsing \w+: ", "", message)  # the name of a class says nothing to a user

@@ -18,9 +18,9 @@ from artifact_remover.export import (
     export_generator,
     load_generator,
     load_weights,
-    read_manifest,
 )
 from artifact_remover.generator import build_generator
+from artifact_remover.model_folder import read_manifest
 from data_prep.errors import InputError
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)

@@ -11,13 +11,14 @@ import tensorflow as tf
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover import restoration
+from artifact_remover import model_folder, restoration
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator
-from artifact_remover.export import export_discriminator, export_generator, read_manifest
+from artifact_remover.export import export_discriminator, export_generator
 from artifact_remover.generator import build_generator, receptive_field
 from artifact_remover.images import decode_picture
-from artifact_remover.restoration import Restorer, find_exports
+from artifact_remover.model_folder import read_manifest
+from artifact_remover.restoration import Restorer
 from data_prep.errors import InputError
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
@@ -210,8 +211,8 @@ def test_side_of_tiles_follows_the_free_memory(monkeypatch):
         monkeypatch.setattr(restoration, "_free_memory", lambda: megabytes * 1e6)
         return restoration._choose_side()
 
-    assert choose_with(0) == 64 and choose_with(100_000) == 1024
-    assert 64 < choose_with(200) < choose_with(800) < 1024
+    assert choose_with(0) == 64 and choose_with(100_000) == 768
+    assert 64 < choose_with(200) < choose_with(800) < 768
     assert choose_with(200) % 16 == 0
 
 
@@ -242,21 +243,11 @@ def test_threads_may_share_a_restorer(run_folder, photo):
 )
 def test_faithful_model_is_found_in_any_folder_of_a_run(run_folder, place):
     export = run_folder / "saved_models" / "pretrain_generator" / "1"
-    assert find_exports(run_folder / place)["pretrain_generator"] == export
     assert Restorer.load(str(run_folder / place)).description == str(export)
-
-
-def test_highest_version_is_taken(run_folder, tmp_path):
-    for version in ("2", "10", ".11.partial"):
-        (tmp_path / version).mkdir()
-        (tmp_path / version / "saved_model.pb").touch()
-    (tmp_path / "10" / "manifest.json").write_text("{}")
-    assert find_exports(tmp_path) == {"pretrain_generator": tmp_path / "10"}
 
 
 def test_perceptual_model_is_taken_where_it_is_the_only_one(run_folder):
     export = run_folder / "saved_models" / "train_gan" / "1"
-    assert find_exports(export) == {"train_gan": export}
     assert Restorer.load(export).description == str(export)
 
 
@@ -299,13 +290,13 @@ def test_discriminator_is_refused(run_folder):
 
 
 def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(restoration, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(model_folder, "PUBLISHED", tmp_path)
     with pytest.raises(InputError, match=r"no model is published .* --model runs/quick"):
         Restorer.load()
 
 
 def test_published_model_is_the_default(monkeypatch, run_folder):
-    monkeypatch.setattr(restoration, "PUBLISHED", run_folder / "saved_models")
+    monkeypatch.setattr(model_folder, "PUBLISHED", run_folder / "saved_models")
     assert Restorer.load().description == str(run_folder / "saved_models" / "pretrain_generator" / "1")
 
 

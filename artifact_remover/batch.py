@@ -1,0 +1,424 @@
+"""Many pictures: which are restored, what the results are called, and reading, restoring and writing side by side."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from artifact_remover.before_after import draw_before_after
+from artifact_remover.config import RestoreConfig
+from artifact_remover.images import (
+    FORMATS,
+    INPUT_SUFFIXES,
+    QUALITY_FORMATS,
+    decode_picture,
+    encode_picture,
+    format_of,
+    inspect_picture,
+)
+from data_prep.errors import InputError
+from data_prep.files import open_whole
+
+_RESTORED, _COMPARE = "_restored", "_compare"
+_LONGEST_NAME = 255  # bytes: of every file system in use
+_PIXELS_IN_FLIGHT = 64_000_000
+_QUALITY_MARGIN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where restored pictures go: to one file, below a folder, or, when neither is given, beside what they are of.
+
+    Attributes:
+        format: Of `images.FORMATS`.
+        file: Name of the only result.
+        folder: Folder of all results.
+    """
+
+    format: str
+    file: Path | None = None
+    folder: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A picture that was found.
+
+    Attributes:
+        file: Its path.
+        place: Its path below the folder that was searched; its mere name if it was given itself.
+    """
+
+    file: Path
+    place: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A picture to restore.
+
+    Attributes:
+        source: Its path.
+        target: What is written.
+        compare: The picture of before and after, if one is wanted.
+        pixels: How many it has, once `measure` has looked.
+    """
+
+    source: Path
+    target: Path
+    compare: Path | None = None
+    pixels: int = 0
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Every file that is written."""
+        return (self.target, self.compare) if self.compare else (self.target,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        jobs: In their order.
+        skipped: How many pictures are passed over because their results are there.
+        errors: Why other pictures cannot be restored, one line each.
+    """
+
+    jobs: list[Job]
+    skipped: int
+    errors: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: The job.
+        notes: What the user should be told, each a short clause.
+        left_alone: Whether the picture was passed on as it is.
+        error: Why there is no result.
+    """
+
+    job: Job
+    notes: tuple[str, ...] = ()
+    left_alone: bool = False
+    error: str | None = None
+
+
+def choose_output(config: RestoreConfig) -> Output:
+    """Decides between file, folder and beside, and on the format.
+
+    Raises:
+        InputError: If the options contradict each other.
+    """
+    given = config.output
+    named = given and len(config.inputs) == 1 and given.suffix.lower() in INPUT_SUFFIXES and not os.path.isdir(given)
+    if named and not os.path.isdir(config.inputs[0]):
+        output = Output(format_of(given), file=given)
+        if config.format not in (None, output.format):
+            raise InputError(f"--format {config.format} contradicts the name of the output: {given}")
+    else:
+        output = Output(config.format or "png", folder=given)
+    if config.quality is not None and output.format not in QUALITY_FORMATS:
+        raise InputError(f"--quality is of {', '.join(QUALITY_FORMATS)}, {output.format} has none")
+    return output
+
+
+def plan(config: RestoreConfig, output: Output) -> Plan:
+    """Finds what is to be restored and names the results; nothing is decoded, nothing is written."""
+    sources, not_found = find_sources(config.inputs, output.folder)
+    jobs, not_named = name_results(sources, output, config.compare)
+    left, not_free = pass_over_finished(jobs, config)
+    measured, not_measured = measure(left)
+    skipped = len(jobs) - len(left) - len(not_free)
+    return Plan(measured, skipped, [*not_found, *not_named, *not_free, *not_measured])
+
+
+def make_folder(output: Output) -> None:
+    """Makes the output folder before time is spent on what could not be written.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    try:
+        if output.folder:
+            output.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the output folder, choose another: {output.folder} ({error.strerror})"
+        ) from error
+
+
+def find_sources(inputs: Iterable[Path], output: Path | None) -> tuple[list[Source], list[str]]:
+    """Finds the pictures in folders, by extension, in the order of their paths; a single file is taken as it is.
+
+    Hidden files and folders are passed over, as are the output folder and, where none is given, what earlier runs have
+    written beside the pictures. A picture that is found twice is taken once.
+
+    Args:
+        inputs: Files and folders.
+        output: Folder of the results, if there is one.
+
+    Returns:
+        The pictures, and what is wrong with other inputs.
+    """
+    found, errors = {}, []
+    for given in inputs:
+        sources = []
+        if os.path.isdir(given):
+            before = len(errors)
+            sources = [Source(file, file.relative_to(given)) for file in _search(given, output, errors)]
+            if not sources and len(errors) == before:
+                errors.append(f"no pictures in the folder: {given}")
+        elif os.path.isfile(given):
+            sources = [Source(given, Path(given.name))]
+        else:
+            errors.append(f"no such file or folder: {given}")
+        for source in sources:
+            found.setdefault(_identify(source.file), source)
+    return list(found.values()), errors
+
+
+def name_results(sources: list[Source], output: Output, compare: bool = False) -> tuple[list[Job], list[str]]:
+    """Names what is to be written, so that no two pictures share a name and none is written over another.
+
+    Args:
+        sources: From `find_sources`.
+        output: From `choose_output`.
+        compare: Whether pictures of before and after are wanted.
+
+    Returns:
+        The jobs, and why there is none for other pictures.
+    """
+    jobs = [_name(source, output, compare) for source in sources]
+    extended = set()
+    while sharing := _find_sharing(jobs) - extended:
+        for number in sharing:
+            jobs[number] = _name(sources[number], output, compare, keep_extension=True)
+        extended |= sharing
+    owners = {_identify(source.file): source.file for source in sources}
+    named, errors = [], []
+    for job in jobs:
+        taken = [file for file in job.results if owners.get(_identify(file), job.source) != job.source]
+        if taken:
+            owner = owners[_identify(taken[0])]
+            errors.append(f"{job.source}: {taken[0]} is taken by {owner}, restore it apart with another --output")
+        else:
+            owners.update((_identify(file), job.source) for file in job.results)
+            named.append(job)
+    return named, errors
+
+
+def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[str]]:
+    """Drops the jobs whose results are there already: an error, unless they are to be passed over or replaced.
+
+    Returns:
+        What is left to do, and why other jobs cannot be done.
+    """
+    if config.overwrite:
+        return jobs, []
+    if config.resume:
+        return [job for job in jobs if not all(map(os.path.lexists, job.results))], []
+    there = {job: [file for file in job.results if os.path.lexists(file)] for job in jobs}
+    errors = [f"{files[0]} exists: --overwrite replaces it, --resume skips it" for files in there.values() if files]
+    return [job for job, files in there.items() if not files], errors
+
+
+def measure(jobs: list[Job]) -> tuple[list[Job], list[str]]:
+    """Reads from the headers how many pixels there are to restore.
+
+    Returns:
+        The jobs with their pixels, and why other jobs cannot be done.
+    """
+    measured, errors = [], []
+    for job in jobs:
+        try:
+            summary = inspect_picture(job.source)
+            measured.append(dataclasses.replace(job, pixels=summary.width * summary.height))
+        except Exception as error:
+            errors.append(_explain(job, error))
+    return measured, errors
+
+
+def restore_all(
+    jobs: list[Job], load: Callable, config: RestoreConfig, format: str, progress: Callable[[int], None]
+) -> Iterator[Outcome]:
+    """Restores pictures, while the next is read and the one before is written.
+
+    What goes wrong with a picture is that picture's affair alone. When interrupted, it still writes what is restored.
+
+    Args:
+        jobs: From `measure`.
+        load: Returns the `Restorer`; called when the first picture is being read already.
+        config: All options.
+        format: What is written.
+        progress: Told of pixels as they are done with.
+
+    Yields:
+        What became of each, as it is known.
+    """
+    waiting, reading, writing, in_flight = deque(jobs), deque(), deque(), 0
+    restorer = None
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        try:
+            while waiting or reading or writing:
+                # A picture that is too large for the limit goes alone.
+                while waiting and (not in_flight or in_flight + waiting[0].pixels <= _PIXELS_IN_FLIGHT):
+                    job = waiting.popleft()
+                    in_flight += job.pixels
+                    reading.append((job, reader.submit(_read, job, config)))
+                restorer = restorer or load()
+                if reading:
+                    writing.append(_restore(*reading.popleft(), restorer, config, format, progress, writer))
+                else:
+                    wait([writing[0][1]])
+                while writing and writing[0][1].done():
+                    job, written = writing.popleft()
+                    in_flight -= job.pixels
+                    yield _conclude(job, written)
+        except KeyboardInterrupt:
+            yield from (_conclude(job, written) for job, written in writing)
+            raise
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+
+def _search(top: Path, output: Path | None, errors: list[str]) -> Iterator[Path]:
+    def complain(error):
+        errors.append(f"cannot read the folder, check its permissions: {error.filename} ({error.strerror})")
+
+    for folder, folders, names in os.walk(top, onerror=complain):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not (output and os.path.realpath(output) == _identify(Path(folder, name)))
+        )
+        names = sorted(
+            name for name in names if not name.startswith(".") and Path(name).suffix.lower() in INPUT_SUFFIXES
+        )
+        made = set() if output else _made_beside(names)
+        yield from (file for name in names if name not in made and os.path.isfile(file := Path(folder, name)))
+
+
+def _made_beside(names):
+    """What restoring these would be called, in any format, so that results are not restored once more."""
+    bases = {base for name in names for base in (Path(name).stem, _keep_extension(Path(name)))}
+    return {
+        _shorten(base, ending + suffix)
+        for base in bases
+        for ending in (_RESTORED, _COMPARE)
+        for suffix in FORMATS.values()
+    }
+
+
+def _name(source, output, compare, keep_extension=False):
+    place = output.folder / source.place if output.folder else output.file or source.file
+    base = _keep_extension(place) if keep_extension else place.stem
+    ending = "" if output.folder else _RESTORED
+    target = output.file or place.with_name(_shorten(base, ending + FORMATS[output.format]))
+    return Job(source.file, target, place.with_name(_shorten(base, f"{_COMPARE}.png")) if compare else None)
+
+
+def _keep_extension(file):
+    return f"{file.stem}_{file.suffix[1:]}" if file.suffix else file.stem
+
+
+def _shorten(base, ending):
+    if len(os.fsencode(base + ending)) <= _LONGEST_NAME:
+        return base + ending
+    ending = f"~{hashlib.sha256(os.fsencode(base)).hexdigest()[:8]}{ending}"
+    while len(os.fsencode(base + ending)) > _LONGEST_NAME:
+        base = base[:-1]
+    return base + ending
+
+
+def _identify(file):
+    """The same for all paths to a file; of a link, its own place counts, as that is what is replaced."""
+    return os.path.join(os.path.realpath(file.parent), file.name)
+
+
+def _find_sharing(jobs):
+    """The numbers of jobs of which a result is called like one of another job."""
+    names = [[_identify(file) for file in job.results] for job in jobs]
+    counts = Counter(name for each in names for name in each)
+    return {number for number, each in enumerate(names) if any(counts[name] > 1 for name in each)}
+
+
+def _read(job, config):
+    return decode_picture(job.source, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated)
+
+
+def _restore(job, read, restorer, config, format, progress, writer):
+    """Restores one picture and hands it on; in a function of its own, so that it is not kept until the next is."""
+    left = job.pixels
+
+    def advance(pixels):
+        nonlocal left
+        left -= pixels
+        progress(pixels)
+
+    written = Future()
+    try:
+        before = read.result()
+        after = _restore_picture(before, job, restorer, config, advance)
+        written = writer.submit(_write, job, after, before if job.compare else None, format, config)
+    except Exception as error:
+        written.set_exception(error)
+    progress(left)
+    return job, written
+
+
+def _restore_picture(picture, job, restorer, config, advance):
+    try:
+        restored = restorer.restore_picture(picture, config.strength, config.force, advance)
+    except InputError as error:  # of the memory or the model, it does not name the file
+        raise InputError(f"{job.source}: {error}") from error
+    if _is_left_alone(picture, config) or not picture.header or not restorer.trained_quality:
+        return restored
+    quality, (low, high) = picture.header.quality, restorer.trained_quality
+    if quality <= high + _QUALITY_MARGIN:
+        return restored
+    note = f"quality {quality}, the model was trained for {low} to {high}: detail may be lost, --strength lowers it"
+    return dataclasses.replace(restored, notes=(*restored.notes, note))
+
+
+def _is_left_alone(picture, config):
+    return bool(picture.header and picture.header.practically_uncompressed and not config.force)
+
+
+def _write(job, after, before, format, config):
+    with _open(job.target) as file:
+        notes = encode_picture(after, file, format, config.quality)
+    if before:
+        with _open(job.compare) as file:
+            draw_before_after(before, after, file)
+    return Outcome(job, after.notes + notes, _is_left_alone(after, config))
+
+
+@contextlib.contextmanager
+def _open(file):
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open_whole(file) as opened:
+            yield opened
+    except (InputError, OSError) as error:
+        raise InputError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _conclude(job, written):
+    try:
+        return written.result()
+    except Exception as error:
+        return Outcome(job, error=_explain(job, error))
+
+
+def _explain(job, error):
+    if isinstance(error, InputError):
+        return str(error)
+    return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,120 @@
+"""The picture of before and after."""
+
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from artifact_remover.images import Picture, orient
+
+_LARGEST_WIDTH, _LARGEST_HEIGHT = 800, 1600
+_GRID = 16
+_CROP = 256
+_ENLARGED = 3
+_MARGIN = 8
+_HEADING = 28
+
+
+def draw_before_after(before: Picture, after: Picture, file: BinaryIO) -> None:
+    """Draws a picture before and after side by side, whole, and below it an enlarged crop from where it changed most.
+
+    Args:
+        before: As decoded.
+        after: As restored, of the same size.
+        file: Where the PNG is written; its colours are those of the picture's ICC profile, which is embedded.
+    """
+    crop = _find_most_changed(before.pixels, after.pixels)
+    columns = [(_shrink(picture), _enlarge(picture, crop)) for picture in (before, after)]
+    whole, enlarged = columns[0]
+    # No narrower than what is written above it.
+    width = max(whole.width, enlarged.width, 320)
+    below = _HEADING + whole.height
+    size = (_MARGIN + 2 * (width + _MARGIN), below + _HEADING + enlarged.height + _MARGIN)
+    canvas = Image.new(whole.mode, size, "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(16)
+    for number, (label, (whole, enlarged)) in enumerate(zip((_label(before), "after"), columns, strict=True)):
+        left = _MARGIN + number * (width + _MARGIN)
+        draw.text((left, 4), label, fill="black", font=font)
+        canvas.paste(whole, (left, _HEADING))
+        draw.text((left, below + 4), f"{_ENLARGED}x, where it changed most", fill="black", font=font)
+        canvas.paste(enlarged, (left, below + _HEADING))
+    canvas.save(file, "PNG", icc_profile=before.metadata.icc_profile)
+
+
+def _label(picture):
+    quality = f" of quality {picture.header.quality}" if picture.header else ""
+    return f"before: {picture.format}{quality}"
+
+
+def _find_most_changed(before, after):
+    """Where two pictures differ most, as slices of a square on the block grid."""
+    height, width = before.shape[:2]
+    # A row of blocks at a time: differences of a whole large picture would take more memory than the picture.
+    changes = np.array(
+        [
+            np.add.reduceat(_difference(before[top : top + _GRID], after[top : top + _GRID]), range(0, width, _GRID))
+            for top in range(0, height, _GRID)
+        ]
+    )
+    for axis in (0, 1):
+        changes = _sum_windows(changes, min(_CROP // _GRID, changes.shape[axis]), axis)
+    row, column = np.unravel_index(np.argmax(changes), changes.shape)
+    top, left = (min(index * _GRID, max(0, side - _CROP)) for index, side in ((row, height), (column, width)))
+    return slice(top, top + _CROP), slice(left, left + _CROP)
+
+
+def _difference(before, after):
+    """The sums of a row of blocks' columns."""
+    return np.abs(before.astype(np.float32) - after).sum(axis=(0, 2))
+
+
+def _sum_windows(values, length, axis):
+    sums = np.cumsum(values, axis=axis)
+    sums = np.insert(sums, 0, 0, axis=axis)
+    return np.take(sums, range(length, sums.shape[axis]), axis) - np.take(sums, range(sums.shape[axis] - length), axis)
+
+
+def _shrink(picture):
+    """A whole picture, no larger than a column."""
+    height, width = picture.pixels.shape[:2]
+    turned = picture.orientation > 4
+    limits = (_LARGEST_WIDTH, _LARGEST_HEIGHT) if turned else (_LARGEST_HEIGHT, _LARGEST_WIDTH)
+    scale = max(1, height / limits[0], width / limits[1])
+    # Strip by strip to nearly that size: a copy of a large picture would take too much memory.
+    step = int(scale)
+    rows = [_average(_to_eight_bits(picture, slice(top, top + step)), step) for top in range(0, height, step)]
+    image = _to_image(np.stack(rows), picture.orientation)
+    size = [max(1, round(side / scale)) for side in ((height, width) if turned else (width, height))]
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _average(strip, step):
+    """The means of a strip of rows' columns, so many at a time."""
+    starts = range(0, strip.shape[1], step)
+    sums = np.add.reduceat(strip.mean(axis=0), starts)
+    return np.rint(sums / np.diff([*starts, strip.shape[1]])[:, np.newaxis]).astype(np.uint8)
+
+
+def _enlarge(picture, crop):
+    """A crop of which every pixel is to be seen as it is."""
+    rows, columns = crop
+    image = _to_image(_to_eight_bits(picture, rows)[:, columns], picture.orientation)
+    return image.resize((image.width * _ENLARGED, image.height * _ENLARGED), Image.Resampling.NEAREST)
+
+
+def _to_eight_bits(picture, rows):
+    """Some rows of a picture, laid over white where it is transparent."""
+    white = np.iinfo(picture.pixels.dtype).max
+    pixels = picture.pixels[rows]
+    if picture.alpha is not None:
+        opacity = picture.alpha[rows, :, np.newaxis] / np.float32(white)
+        pixels = white - opacity * (np.float32(white) - pixels)
+    if white == 255 and pixels.dtype == np.uint8:
+        return pixels
+    return np.rint(pixels * np.float32(255 / white)).astype(np.uint8)
+
+
+def _to_image(pixels, orientation):
+    pixels = np.ascontiguousarray(orient(pixels, orientation))
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

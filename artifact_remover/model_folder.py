@@ -1,0 +1,90 @@
+"""Which models a folder holds; plain Python, so that a wrong folder is told before TensorFlow is loaded."""
+
+import json
+from pathlib import Path
+
+from data_prep.errors import InputError
+
+MANIFEST = "manifest.json"
+FAITHFUL, PERCEPTUAL = "pretrain_generator", "train_gan"
+"""The stages whose exports restore pictures."""
+
+PUBLISHED = Path(__file__).parents[1] / "saved_models"
+
+
+def read_manifest(folder: Path) -> dict:
+    """Reads an export's manifest.
+
+    Raises:
+        InputError: If the folder is not an export of this project.
+    """
+    try:
+        return json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder} is not an export of this project, its {MANIFEST} is missing or damaged: give a folder such as "
+            "runs/quick/saved_models/pretrain_generator/1"
+        ) from error
+
+
+def choose_exports(model: Path | None, blend: float | None) -> tuple[Path, Path | None]:
+    """Chooses the export that restores, and the one that is blended with it.
+
+    Args:
+        model: Run, `saved_models`, stage or export folder; the published models when not given.
+        blend: Whether, and by how much, the perceptual model is blended with the faithful one.
+
+    Returns:
+        The faithful model's export, or the perceptual one's where there is no other; and the perceptual one's if the
+        two are to be blended.
+
+    Raises:
+        InputError: If there is no model, or `blend` needs one that is missing.
+    """
+    exports = find_exports(model or PUBLISHED)
+    if blend is None:
+        return exports.get(FAITHFUL) or exports[PERCEPTUAL], None
+    for stage in (FAITHFUL, PERCEPTUAL):
+        if stage not in exports:
+            raise InputError(
+                f"{model or PUBLISHED} holds no {stage}, and --blend mixes both: give the folder of a run that has "
+                "finished all stages, or leave --blend out"
+            )
+    return exports[FAITHFUL], exports[PERCEPTUAL]
+
+
+def find_exports(folder: Path) -> dict[str, Path]:
+    """Finds the generators' exports in a model folder.
+
+    Args:
+        folder: Run, `saved_models`, stage or export folder.
+
+    Returns:
+        Export folders, the highest version of each stage, by stage: `FAITHFUL`, `PERCEPTUAL` or both.
+
+    Raises:
+        InputError: If there is none.
+    """
+    for root in (folder, folder / "saved_models"):
+        found = {stage: export for stage in (FAITHFUL, PERCEPTUAL) if (export := _newest(root / stage))}
+        if found:
+            return found
+    export = folder if (folder / "saved_model.pb").exists() else _newest(folder)
+    if not export:
+        if folder == PUBLISHED:
+            raise InputError(
+                "no model is published with this version: train one with python -m artifact_remover.fit and give its "
+                "folder, --model runs/quick"
+            )
+        raise InputError(
+            f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "
+            "runs/quick/saved_models/pretrain_generator/1"
+        )
+    stage = read_manifest(export).get("stage")
+    return {PERCEPTUAL if stage == PERCEPTUAL else FAITHFUL: export}
+
+
+def _newest(stage_folder):
+    """The export of the highest version, which is what TF Serving takes too."""
+    versions = [path.parent for path in stage_folder.glob("*/saved_model.pb") if path.parent.name.isdecimal()]
+    return max(versions, key=lambda version: int(version.name), default=None)

@@ -1,0 +1,402 @@
+import contextlib
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+from artifact_remover import restore
+from artifact_remover.__main__ import COMMANDS
+from tests.conftest import describe
+
+PHOTO = skimage_data.astronaut()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, new, with three small JPEGs of quality 10."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for number, name in enumerate(("a.jpg", "b.jpg", "sub/c.jpeg")):
+        Image.fromarray(PHOTO[:96, 96 * number : 96 * number + 100]).save(name, quality=10)
+    return tmp_path
+
+
+@pytest.fixture
+def run(finished_run, capfd):
+    """Runs the command with the tiny model; returns its exit code, what it printed, and the errors."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = restore.main(["--model", str(finished_run.folder), "--precision", "float32", *map(str, arguments)])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def read(file):
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+def files():
+    return sorted(str(file) for file in Path().rglob("*") if file.is_file())
+
+
+# Names and what is done
+
+
+def test_a_picture_is_restored_beside_itself(folder, run):
+    code, printed, errors = run("a.jpg")
+    assert (code, errors) == (0, "")
+    before, after = read("a.jpg"), read("a_restored.png")
+    assert before.shape == after.shape and 0 < np.abs(before.astype(int) - after).mean() < 20
+    assert "a.jpg -> a_restored.png\n" in printed
+    assert re.fullmatch(r"restored 1 \(0\.0 MP, \d+\.\d\d MP/s\)", printed.splitlines()[-1])
+
+
+def test_it_is_a_subcommand():
+    assert COMMANDS["restore"] is restore.main
+
+
+def test_a_tree_is_restored_into_the_same_tree(folder, run):
+    code, printed, _ = run(".", "-o", "out")
+    assert code == 0 and "restored 3 (" in printed
+    assert [file for file in files() if file.startswith("out")] == ["out/a.png", "out/b.png", "out/sub/c.png"]
+
+
+def test_a_tree_is_restored_beside_and_a_second_run_finds_nothing_new(folder, run):
+    assert run(".", "--compare")[0] == 0
+    made = [f"{name}_{what}.png" for name in ("a", "b", "sub/c") for what in ("compare", "restored")]
+    assert files() == sorted([*made, "a.jpg", "b.jpg", "sub/c.jpeg"])
+    before = describe(folder)
+    code, printed, errors = run(".", "--compare", "--resume")
+    assert (code, printed, errors) == (0, "skipped 3\n", "")
+    assert describe(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "format"),
+    [
+        (["-o", "out.webp"], "out.webp", "WEBP"),
+        (["-o", "new/out.JPEG", "--quality", "80"], "new/out.JPEG", "JPEG"),
+        (["--format", "tiff"], "a_restored.tiff", "TIFF"),
+        (["--format", "jpeg", "-o", "new"], "new/a.jpg", "JPEG"),
+        (["--format", "avif", "--quality", "50"], "a_restored.avif", "AVIF"),
+    ],
+)
+def test_formats(folder, run, options, name, format):
+    assert run("a.jpg", *options)[0] == 0
+    with Image.open(name) as image:
+        assert image.format == format and image.size == (100, 96)
+
+
+def test_strength_0_is_the_decoded_input_and_half_lies_between(folder, run):
+    for strength in ("0", "0.5", "1"):
+        assert run("a.jpg", "-o", f"{strength}.png", "--strength", strength)[0] == 0
+    before, half, full = (read(f"{strength}.png").astype(int) for strength in ("0", "0.5", "1"))
+    np.testing.assert_array_equal(before, read("a.jpg"))
+    assert np.abs(half - (before + full) / 2).max() <= 1
+
+
+def test_blend_mixes_in_the_perceptual_model(folder, run):
+    code, printed, _ = run("a.jpg", "--blend", "0.25")
+    assert code == 0 and re.search(
+        r"^model: .*pretrain_generator/1, blended by 0\.25 with .*train_gan/1$", printed, re.MULTILINE
+    )
+
+
+def test_compare_shows_before_and_after(folder, run):
+    assert run("a.jpg", "--compare", "-o", "x.webp")[0] == 0
+    assert {"x.webp", "x_compare.png"} < set(files())
+    assert read("x_compare.png").shape[1] > 2 * 300
+
+
+def test_a_picture_that_is_nearly_uncompressed_is_left_alone_unless_forced(folder, run):
+    Image.fromarray(PHOTO[:96, :100]).save("fine.jpg", quality=98)
+    code, printed, _ = run("fine.jpg")
+    assert code == 0 and "fine.jpg: left alone" in printed and printed.endswith("\nleft alone 1\n")
+    np.testing.assert_array_equal(read("fine_restored.png"), read("fine.jpg"))
+    code, printed, _ = run("fine.jpg", "--force", "--overwrite")
+    assert code == 0 and "restored 1 (" in printed
+    assert "fine.jpg: quality 98, the model was trained for 10 to 10: detail may be lost, --strength low" in printed
+    assert (read("fine_restored.png") != read("fine.jpg")).any()
+
+
+def test_what_is_there_is_kept_without_overwrite(folder, run):
+    Path("a_restored.png").write_text("mine")
+    code, printed, errors = run("a.jpg", "b.jpg")
+    assert code == 1 and "restored 1, failed 1 (" in printed
+    assert errors == "error: a_restored.png exists: --overwrite replaces it, --resume skips it\n"
+    assert Path("a_restored.png").read_text() == "mine"
+    code, printed, _ = run("a.jpg", "b.jpg", "--resume")
+    assert (code, printed) == (0, "skipped 2\n")
+    assert run("a.jpg", "--overwrite")[0] == 0 and read("a_restored.png").shape == (96, 100, 3)
+
+
+def test_an_input_is_replaced_only_with_overwrite(folder, run):
+    before = Path("a.jpg").read_bytes()
+    code, _, errors = run("a.jpg", "-o", "a.jpg")
+    assert code == 2 and errors.startswith("error: a.jpg exists: ") and Path("a.jpg").read_bytes() == before
+    assert run("a.jpg", "-o", "a.jpg", "--overwrite")[0] == 0 and Path("a.jpg").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "name", ["[red]x.jpg", "-x.jpg", "new\nline.jpg", "\udcff.jpg", "写真 🖼.jpg", "\u202egpj.jpg", "x" * 251 + ".jpg"]
+)
+def test_any_name_is_restored_and_printed_in_one_line(folder, run, name):
+    os.rename("a.jpg", name)
+    code, printed, errors = run("-o", "out", "--compare", "--", name, "nothing\n[bold].jpg")
+    assert code == 1 and errors == "error: no such file or folder: nothing\\n[bold].jpg\n"
+    assert [line.partition(" ")[0] for line in printed.splitlines()[::2]] == ["model:", "restored"]
+    assert printed.count("\n") == 3 and all(line.isprintable() for line in printed.splitlines())
+    assert len(list(Path("out").iterdir())) == 2
+
+
+# What goes wrong
+
+
+def test_bad_files_do_not_sink_a_batch(folder, run):
+    Path("empty.jpg").touch()
+    Path("text.jpg").write_text("this is no picture")
+    Path("short.jpg").write_bytes(Path("a.jpg").read_bytes()[:-300])
+    code, printed, errors = run(".", "nothing.jpg", "-o", "out")
+    assert code == 1 and "restored 3, failed 4 (" in printed
+    lines = errors.splitlines()
+    assert len(lines) == 4 and all(line.startswith("error: ") for line in lines)
+    assert all(any(name in line for line in lines) for name in ("empty.jpg", "text.jpg", "short.jpg", "nothing.jpg"))
+    assert [file for file in files() if file.startswith("out")] == ["out/a.png", "out/b.png", "out/sub/c.png"]
+    code, printed, errors = run("short.jpg", "--allow-truncated")
+    assert (code, errors) == (0, "") and Path("short_restored.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.jpg"], "no such file or folder: nothing.jpg"),
+        (["empty"], "no pictures in the folder: empty"),
+        (["text.jpg"], "text.jpg"),
+        (["a.jpg", "--max-megapixels", "0.001"], "a.jpg is 0.0096 megapixels"),
+        (["a.jpg", "-o", "text.jpg/x"], "cannot make the output folder"),
+        (["a.jpg", "-o", "x.png", "--format", "webp"], "--format webp contradicts"),
+        (["a.jpg", "--quality", "80"], "png has none"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(folder, run, arguments, message):
+    Path("empty").mkdir()
+    Path("text.jpg").write_text("this is no picture")
+    before = describe(folder)
+    code, _, errors = run(*arguments)
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
+    assert describe(folder) == before
+
+
+@pytest.mark.parametrize("model", ["nothing", "sub"])
+def test_a_model_that_is_none_is_one_line(folder, capfd, model):
+    assert restore.main(["a.jpg", "--model", model]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and model in errors
+    assert not Path("a_restored.png").exists()
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules.update(tensorflow=None, keras=None)
+from artifact_remover import restore
+sys.exit(restore.main(sys.argv[1:]))
+"""
+
+
+def run_without_tensorflow(*arguments):
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no pictures: give files or folders"),
+        (["a.jpg", "--strength", "1.5"], "strength must lie in 0..1"),
+        (["a.jpg", "--blend", "nan"], "blend must lie in 0..1"),
+        (["a.jpg", "--quality", "0", "--format", "webp"], "quality must lie in 1..100"),
+        (["a.jpg", "--tile", "63"], "tile must be at least 64"),
+        (["a.jpg", "--max-megapixels", "-1"], "max_megapixels must be above zero"),
+        (["a.jpg", "--overwrite", "--resume"], "exclude each other"),
+        (["a.jpg", "--format", "gif"], "gif"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(capfd, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        restore.main(arguments)
+    errors = capfd.readouterr().err
+    assert stop.value.code == 2 and errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
+
+
+def test_mistakes_are_told_before_tensorflow_is_loaded(folder):
+    Path("there_restored.png").touch()
+    shutil.copy("a.jpg", "there.jpg")
+    done = run_without_tensorflow("there.jpg", "nothing.jpg")
+    assert done.returncode == 2 and done.stderr.count("\n") == 2 and done.stdout == "failed 2\n"
+
+
+# What files say of themselves
+
+
+def test_info_needs_no_tensorflow(folder):
+    Image.fromarray(PHOTO[:80, :64]).save(
+        "b.jpg", quality=96, subsampling="4:2:2", progressive=True, comment="x", dpi=(300, 300)
+    )
+    done = run_without_tensorflow("--info", ".")
+    assert done.returncode == 0 and done.stderr == ""
+    first, second, third = re.split(r"\n(?=\w)", done.stdout)
+    assert [part.partition("\n")[0] for part in (first, second, third)] == ["a.jpg", "b.jpg", "sub/c.jpeg"]
+    for said in ("JPEG", "100x96, 0.01 megapixels", "RGB, 8 bits", "baseline, Huffman", "10, standard", "4:2:0"):
+        assert said in first
+    assert " 80  55  50  80 120 200 255 255\n" in first and re.search(r"left alone +no", first)
+    for said in ("64x80", "progressive", "96, standard", "4:2:2", "comment", "300 dpi"):
+        assert said in second
+    assert re.search(r"left alone +yes", second)
+
+
+def test_info_of_a_bad_file_is_one_line(folder, capsys):
+    Path("text.jpg").write_text("this is no picture")
+    assert restore.main(["--info", "text.jpg"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert restore.main(["--info", "text.jpg", "a.jpg"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("a.jpg\n") and "text.jpg" in printed.err
+
+
+def test_info_writes_nothing(folder, capsys):
+    before = describe(folder)
+    assert restore.main(["--info", ".", "-o", "out"]) == 0
+    assert describe(folder) == before
+
+
+# Processes that are stopped
+
+
+# A restorer that takes its time but no TensorFlow: what is tested is what becomes of files and threads.
+SLOW_RESTORER = """
+import sys, time, types
+
+class Restorer:
+    description = "slow"
+    trained_quality = None
+
+    @classmethod
+    def load(cls, *_, **__):
+        return cls()
+
+    def restore_picture(self, picture, strength, force, progress):
+        time.sleep(0.02)
+        return picture
+
+sys.modules["artifact_remover.restoration"] = types.SimpleNamespace(Restorer=Restorer)
+from artifact_remover import restore
+sys.exit(restore.main(sys.argv[1:]))
+"""
+REAL_RESTORER = """
+import sys
+from artifact_remover import restore
+sys.exit(restore.main(sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def started(*arguments, code=SLOW_RESTORER, stderr=subprocess.PIPE):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        yield process
+        process.kill()
+
+
+def wait_for(file, process):
+    until = time.monotonic() + 120
+    while not Path(file).exists():
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def many(folder):
+    """A folder with pictures that take a while."""
+    Path("many").mkdir()
+    for number in range(40):
+        Image.fromarray(np.roll(PHOTO, 8 * number, axis=0)).save(f"many/{number:02}.jpg", quality=10)
+    return Path("many")
+
+
+def check_whole(folder):
+    """Every result is whole, and nothing else was left."""
+    for file in folder.iterdir():
+        assert file.suffix == ".png", file
+        assert read(file).shape == PHOTO.shape
+    return len(list(folder.iterdir()))
+
+
+@pytest.mark.parametrize("code", [SLOW_RESTORER, pytest.param(REAL_RESTORER, marks=pytest.mark.slow)])
+def test_a_killed_batch_leaves_no_half_picture_and_resume_finishes(many, run, finished_run, code):
+    with started(many, "-o", "out", "--model", finished_run.folder, code=code) as process:
+        wait_for("out/00.png", process)
+        process.kill()
+    for partial in Path("out").glob(".*"):  # of a process that was killed there may be one, under another name
+        partial.unlink()
+    done = check_whole(Path("out"))
+    assert 1 <= done < 40
+    for number in range(done + 3, 40):
+        (many / f"{number:02}.jpg").unlink()
+    code, printed, _ = run(many, "-o", "out", "--resume")
+    assert code == 0 and printed.splitlines()[-1].startswith(f"restored 3, skipped {done} (")
+    assert check_whole(Path("out")) == done + 3
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("code", [SLOW_RESTORER, pytest.param(REAL_RESTORER, marks=pytest.mark.slow)])
+def test_a_stopped_batch_says_what_is_done_and_leaves_nothing_unfinished(many, finished_run, stop, code):
+    with started(many, "-o", "out", "--model", finished_run.folder, code=code) as process:
+        wait_for("out/00.png", process)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = check_whole(Path("out"))
+    said = re.fullmatch(r"error: stopped, (\d+) of 40 pictures are done; --resume goes on\n", errors)
+    assert done - int(said[1]) in (0, 1)  # it may be stopped between writing one and counting it
+
+
+def test_progress_goes_to_the_terminal_and_lines_into_the_file(finished_run, many):
+    ours, terminal = pty.openpty()
+    with started(many, "-o", "out", "--model", finished_run.folder, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # as reading ends where the other side is closed
+            while part := os.read(ours, 10_000):
+                shown += part
+        printed, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0 and b"40/40 files" in shown and b" MP/s" in shown and b"->" not in shown
+    lines = printed.splitlines()
+    assert len(lines) == 42 and "many/39.jpg -> out/39.png" in lines and "\x1b" not in printed
+
+
+def test_a_picture_that_cannot_be_written_whole_is_one_line(folder, run):
+    Image.fromarray(PHOTO).save("large.jpg", quality=10)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))  # a.png is smaller, large.png is larger
+    try:
+        code, printed, errors = run("a.jpg", "large.jpg", "-o", "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert code == 1 and "restored 1, failed 1 (" in printed
+    assert errors == "error: cannot write out/large.png: File too large\n"
+    assert [file.name for file in Path("out").iterdir()] == ["a.png"]
