@@ -1,11 +1,13 @@
 """The README is kept true by these, not by memory."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
-from artifact_remover.config import PRESETS, STAGES
+from artifact_remover import fit, restore
+from artifact_remover.config import PRESETS, STAGES, RestoreConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,16 +30,21 @@ def test_every_stage_and_preset_is_explained():
     assert not [name for name in (*STAGES, *PRESETS) if name not in README]
 
 
-def test_every_option_that_the_readme_uses_exists(capsys):
-    from artifact_remover import fit
-
+@pytest.mark.parametrize("command", [fit, restore])
+def test_every_option_that_the_readme_uses_exists(command, capsys):
     with pytest.raises(SystemExit):
-        fit.main(["--help"])
+        command.main(["--help"])
     help_text = capsys.readouterr().out
-    commands = re.findall(r"^python -m artifact_remover\.fit .*$", README, re.MULTILINE)
-    options = {option for command in commands for option in re.findall(r"--[\w.-]+", command)} - {"--help"}
+    uses = re.findall(rf"^python -m {command.__name__} .*$", README, re.MULTILINE)
+    options = {option for use in uses for option in re.findall(r"--[\w.-]+", use)} - {"--help"}
     assert options
     assert not [option for option in options if option not in help_text]
+
+
+def test_every_option_of_restore_is_explained():
+    options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(RestoreConfig)} - {"--inputs"}
+    table = README.split("## Restoring pictures")[1].split("**Nothing is lost.**")[0]
+    assert not [option for option in options if option not in table]
 
 
 def test_pictures_that_the_readme_shows_are_committed():
