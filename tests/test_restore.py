@@ -400,3 +400,30 @@ def test_a_picture_that_cannot_be_written_whole_is_one_line(folder, run):
     assert code == 1 and "restored 1, failed 1 (" in printed
     assert errors == "error: cannot write out/large.png: File too large\n"
     assert [file.name for file in Path("out").iterdir()] == ["a.png"]
+
+
+MEASURED = """
+import resource, sys
+from artifact_remover import restore
+code = restore.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
+def test_hundred_megapixels_are_restored_in_two_gibibytes(finished_run, folder):
+    width, height = 11552, 8656
+    photo = np.tile(skimage_data.coffee(), (22, 20, 1))[:height, :width]
+    Image.fromarray(photo).save("large.jpg", quality=20)
+    command = [sys.executable, "-c", MEASURED, "large.jpg", "--model", finished_run.folder]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kibibytes = int(done.stdout.splitlines()[-1])
+    assert kibibytes < 2 * 2**20
+    with Image.open("large_restored.png") as restored:
+        assert restored.size == (width, height)
+        corner = np.asarray(restored.crop((11392, 8496, width, height)))
+    assert np.abs(corner.astype(int) - photo[8496:, 11392:]).mean() < 20
