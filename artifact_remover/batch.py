@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +27,7 @@ from data_prep.files import open_whole
 _RESTORED, _COMPARE = "_restored", "_compare"
 _LONGEST_NAME = 255  # bytes: of every file system in use
 _PIXELS_IN_FLIGHT = 64_000_000
+_PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
 _QUALITY_MARGIN = 10
 
 
@@ -118,13 +120,18 @@ def choose_output(config: RestoreConfig) -> Output:
         InputError: If the options contradict each other.
     """
     given = config.output
-    named = given and len(config.inputs) == 1 and given.suffix.lower() in INPUT_SUFFIXES and not os.path.isdir(given)
-    if named and not os.path.isdir(config.inputs[0]):
+    if given and re.fullmatch(r"\.[a-zA-Z]\w*", given.suffix) and not os.path.isdir(given):
+        if len(config.inputs) > 1 or os.path.isdir(config.inputs[0]):
+            raise InputError(f"{given} is called like a file, but there may be several pictures: name a folder")
         output = Output(format_of(given), file=given)
         if config.format not in (None, output.format):
             raise InputError(f"--format {config.format} contradicts the name of the output: {given}")
     else:
-        output = Output(config.format or "png", folder=given)
+        # Results that lie among the pictures are called otherwise, or the next run would take them for pictures.
+        among = given and os.path.realpath(given) in map(os.path.realpath, config.inputs)
+        if among and len(config.inputs) > 1:
+            raise InputError(f"{given} is one of the folders to restore: choose another --output, or leave it out")
+        output = Output(config.format or "png", folder=None if among else given)
     if config.quality is not None and output.format not in QUALITY_FORMATS:
         raise InputError(f"--quality is of {', '.join(QUALITY_FORMATS)}, {output.format} has none")
     return output
@@ -144,22 +151,24 @@ def make_folder(output: Output) -> None:
     """Makes the output folder before time is spent on what could not be written.
 
     Raises:
-        InputError: If it cannot be made.
+        InputError: If it cannot be made, or written to.
     """
+    folder = output.folder or (output.file.parent if output.file else None)
+    if not folder:
+        return
     try:
-        if output.folder:
-            output.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"cannot make the output folder, choose another: {output.folder} ({error.strerror})"
-        ) from error
+        raise InputError(f"cannot make the output folder, choose another: {folder} ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to the output folder, choose another or mend its permissions: {folder}")
 
 
 def find_sources(inputs: Iterable[Path], output: Path | None) -> tuple[list[Source], list[str]]:
     """Finds the pictures in folders, by extension, in the order of their paths; a single file is taken as it is.
 
     Hidden files and folders are passed over, as are the output folder and, where none is given, what earlier runs have
-    written beside the pictures. A picture that is found twice is taken once.
+    written beside the pictures. A picture that is found twice is taken once. Of several folders, each keeps its name.
 
     Args:
         inputs: Files and folders.
@@ -169,15 +178,19 @@ def find_sources(inputs: Iterable[Path], output: Path | None) -> tuple[list[Sour
         The pictures, and what is wrong with other inputs.
     """
     found, errors = {}, []
+    several = sum(map(os.path.isdir, inputs)) > 1
     for given in inputs:
         sources = []
         if os.path.isdir(given):
             before = len(errors)
-            sources = [Source(file, file.relative_to(given)) for file in _search(given, output, errors)]
+            kept = Path(given.resolve().name) if several else Path()
+            sources = [Source(file, kept / file.relative_to(given)) for file in _search(given, output, errors)]
             if not sources and len(errors) == before:
                 errors.append(f"no pictures in the folder: {given}")
         elif os.path.isfile(given):
             sources = [Source(given, Path(given.name))]
+        elif os.path.lexists(given):
+            errors.append(f"cannot be read, or is neither file nor folder: {given}")
         else:
             errors.append(f"no such file or folder: {given}")
         for source in sources:
@@ -208,7 +221,7 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
         taken = [file for file in job.results if owners.get(_identify(file), job.source) != job.source]
         if taken:
             owner = owners[_identify(taken[0])]
-            errors.append(f"{job.source}: {taken[0]} is taken by {owner}, restore it apart with another --output")
+            errors.append(f"{job.source}: {taken[0]} is taken by {owner}, restore it apart to another --output")
         else:
             owners.update((_identify(file), job.source) for file in job.results)
             named.append(job)
@@ -226,7 +239,13 @@ def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job
     if config.resume:
         return [job for job in jobs if not all(map(os.path.lexists, job.results))], []
     there = {job: [file for file in job.results if os.path.lexists(file)] for job in jobs}
-    errors = [f"{files[0]} exists: --overwrite replaces it, --resume skips it" for files in there.values() if files]
+    errors = [
+        f"{files[0]} is the picture itself: choose another --output"
+        if _identify(files[0]) == _identify(job.source)
+        else f"{job.source}: {files[0]} exists, --overwrite replaces it, --resume skips it"
+        for job, files in there.items()
+        if files
+    ]
     return [job for job, files in there.items() if not files], errors
 
 
@@ -269,7 +288,11 @@ def restore_all(
         try:
             while waiting or reading or writing:
                 # A picture that is too large for the limit goes alone.
-                while waiting and (not in_flight or in_flight + waiting[0].pixels <= _PIXELS_IN_FLIGHT):
+                while (
+                    waiting
+                    and len(reading) + len(writing) < _PICTURES_IN_FLIGHT
+                    and (not in_flight or in_flight + waiting[0].pixels <= _PIXELS_IN_FLIGHT)
+                ):
                     job = waiting.popleft()
                     in_flight += job.pixels
                     reading.append((job, reader.submit(_read, job, config)))
@@ -393,19 +416,25 @@ def _is_left_alone(picture, config):
 
 
 def _write(job, after, before, format, config):
-    with _open(job.target) as file:
-        notes = encode_picture(after, file, format, config.quality)
+    left_alone = _is_left_alone(after, config)
+    with _open(job.target, config) as file:
+        if left_alone and format == "jpeg" and config.quality is None:
+            file.write(job.source.read_bytes())  # coded once more, it would not be what it was
+            notes = after.notes[-1:]  # the others tell of decoding
+        else:
+            notes = after.notes + encode_picture(after, file, format, config.quality)
     if before:
-        with _open(job.compare) as file:
+        with _open(job.compare, config) as file:
             draw_before_after(before, after, file)
-    return Outcome(job, after.notes + notes, _is_left_alone(after, config))
+    return Outcome(job, notes, left_alone)
 
 
 @contextlib.contextmanager
-def _open(file):
+def _open(file, config):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open_whole(file) as opened:
+        # Resuming too: of two results, the one that is there is made anew with the other.
+        with open_whole(file, replace=config.overwrite or config.resume) as opened:
             yield opened
     except (InputError, OSError) as error:
         raise InputError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from error
@@ -421,4 +450,6 @@ def _conclude(job, written):
 def _explain(job, error):
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"{job.source}: not enough memory, close other programs"
     return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]

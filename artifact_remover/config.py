@@ -11,6 +11,9 @@ import tyro
 
 from data_prep.config import DataConfig
 
+SMALLEST_TILE = 64
+"""Pixels in height and width of the smallest tiles in which pictures are restored."""
+
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
 
 
@@ -279,5 +282,5 @@ class RestoreConfig:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{field} must lie in {low}..{high}: {value}")
         _require_positive(self, "max_megapixels")
-        if self.tile is not None and self.tile < 64:
-            raise ValueError(f"tile must be at least 64, smaller ones are mostly overlap: {self.tile}")
+        if self.tile is not None and self.tile < SMALLEST_TILE:
+            raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {self.tile}")

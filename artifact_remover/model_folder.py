@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+from data_prep.config import DegradationConfig
 from data_prep.errors import InputError
 
 MANIFEST = "manifest.json"
 FAITHFUL, PERCEPTUAL = "pretrain_generator", "train_gan"
 """The stages whose exports restore pictures."""
+
+_FALLBACK_OVERLAP = 80  # more than the largest preset sees
 
 PUBLISHED = Path(__file__).parents[1] / "saved_models"
 
@@ -19,12 +22,36 @@ def read_manifest(folder: Path) -> dict:
         InputError: If the folder is not an export of this project.
     """
     try:
-        return json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if not isinstance(manifest, dict):
+            raise ValueError("no JSON object")
+        return manifest
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder} is not an export of this project, its {MANIFEST} is missing or damaged: give a folder such as "
             "runs/quick/saved_models/pretrain_generator/1"
         ) from error
+
+
+def read_overlap(manifest: dict) -> int:
+    """Tells by how many pixels tiles must overlap for a model; enough for any preset where the manifest does not say.
+
+    Raises:
+        InputError: If the manifest says something else than a multiple of 16.
+    """
+    overlap = manifest.get("overlap", _FALLBACK_OVERLAP)
+    if not isinstance(overlap, int) or overlap <= 0 or overlap % 16:
+        raise InputError(f"the model's {MANIFEST} is damaged, overlap must be a multiple of 16: {overlap}")
+    return overlap
+
+
+def read_trained_quality(manifest: dict) -> tuple[int, int] | None:
+    """Tells the lowest and highest quality factor that a model was trained on, where the manifest says."""
+    try:
+        degradation = manifest["settings"]["data"]["degradation"]
+        return DegradationConfig(quality=degradation["quality"]).quality_range
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def choose_exports(model: Path | None, blend: float | None) -> tuple[Path, Path | None]:
@@ -41,7 +68,12 @@ def choose_exports(model: Path | None, blend: float | None) -> tuple[Path, Path 
     Raises:
         InputError: If there is no model, or `blend` needs one that is missing.
     """
-    exports = find_exports(model or PUBLISHED)
+    try:
+        exports = find_exports(model or PUBLISHED)
+    except OSError as error:
+        raise InputError(f"cannot read the model folder, check its permissions: {error.filename}") from error
+    for export in exports.values():
+        read_manifest(export)
     if blend is None:
         return exports.get(FAITHFUL) or exports[PERCEPTUAL], None
     for stage in (FAITHFUL, PERCEPTUAL):

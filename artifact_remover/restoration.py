@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,20 +15,18 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, decode_picture, encode_picture, format_of
-from artifact_remover.model_folder import choose_exports, read_manifest
+from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
 from artifact_remover.precision import choose_dtype
 from artifact_remover.tiling import GRID, plan_tiles
-from data_prep.config import DegradationConfig
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 
 _LARGEST_SIDE = 768  # larger ones are no faster
-_SMALLEST_SIDE = 64
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
 _BYTES_PER_PIXEL = 1100  # of a tile, float32, measured
-_FALLBACK_OVERLAP = 80  # beyond what the largest preset sees, for exports that do not say
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
 
 _rewriting = threading.Lock()
@@ -89,29 +89,34 @@ class Restorer:
             blend: From the faithful model, of stage 1 (0), to the perceptual one, of the GAN stage (1), by mixing their
                 weights (network interpolation, Wang et al., "ESRGAN", 2018). When not given, the faithful model, or the
                 one that there is.
-            precision: `auto` computes in bfloat16 where the processor is fast at it, which is within one 8-bit level
-                of float32.
+            precision: `auto` computes in bfloat16 where the processor is fast at it: on photographs within one 8-bit
+                level of float32, on hard edges between colours within two.
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
 
         Raises:
+            ValueError: If `blend` or `tile` is out of range.
             InputError: If there is no such model, or `blend` needs one that is missing.
         """
+        if blend is not None and not 0 <= blend <= 1:
+            raise ValueError(f"blend must lie in 0..1: {blend}")
+        if tile is not None and tile < SMALLEST_TILE:
+            raise ValueError(f"tile must be at least {SMALLEST_TILE}: {tile}")
         export, perceptual = choose_exports(Path(model) if model else None, blend)
         network, weights = load_generator(export)
         manifest = read_manifest(export)
-        description, overlap = str(export), manifest.get("overlap", _FALLBACK_OVERLAP)
+        description, overlap = str(export), read_overlap(manifest)
         if perceptual:
             _, others = load_generator(perceptual)
             _mix(weights, others, blend, perceptual)
             description = f"{description}, blended by {blend:g} with {perceptual}"
-            overlap = max(overlap, read_manifest(perceptual).get("overlap", _FALLBACK_OVERLAP))
+            overlap = max(overlap, read_overlap(read_manifest(perceptual)))
         return cls(
             network,
             overlap,
             in_bfloat16=choose_dtype(precision) == "mixed_bfloat16",
             tile=tile,
             description=description,
-            trained_quality=_trained_quality(manifest),
+            trained_quality=read_trained_quality(manifest),
         )
 
     def restore(
@@ -133,6 +138,7 @@ class Restorer:
             ValueError: If the array or the strength is none of these.
             InputError: If there is not enough memory for the smallest tile, or the model gives no numbers.
         """
+        pixels = np.asarray(pixels)
         _check(pixels, strength)
         if strength == 0 or not pixels.size:
             return pixels.copy()
@@ -145,12 +151,13 @@ class Restorer:
             batch = pending[: _count_alike(pending, self._together)]
             try:
                 self._restore_tiles(batch, pixels, strength, restored)
-            except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-                if side <= _SMALLEST_SIDE:
-                    raise InputError(
-                        f"not enough memory for a tile of {side} x {side} pixels: close other programs"
-                    ) from error
-                side = max(_SMALLEST_SIDE, side // 2)
+            except (MemoryError, tf.errors.ResourceExhaustedError, tf.errors.AbortedError) as error:
+                # oneDNN, short of memory, aborts for want of a "primitive" or a "memory object".
+                if isinstance(error, tf.errors.AbortedError) and not re.search("primitive|memory", error.message):
+                    raise
+                if side <= SMALLEST_TILE:
+                    raise InputError("not enough memory even for the smallest tiles: close other programs") from error
+                side = max(SMALLEST_TILE, side // 2)
                 self._tile, self._together = side, 0
                 pending = [
                     part for tile in pending for part in plan_tiles(pixels.shape[:2], side, self._overlap, tile.target)
@@ -255,11 +262,11 @@ class Restorer:
         file = Path(file)
         output = Path(output) if output else file.with_name(f"{file.stem}_restored.png")
         format = format_of(output)
-        if output.exists() and not overwrite:
+        if os.path.lexists(output) and not overwrite:
             raise InputError(f"{output} exists: overwrite=True replaces it")
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         restored = self.restore_picture(picture, strength, force)
-        with open_whole(output) as writing:
+        with open_whole(output, replace=overwrite) as writing:
             encode_picture(restored, writing, format, quality)
         return output
 
@@ -294,11 +301,6 @@ def _mix(weights, others, blend, folder):
         weight.assign((1 - blend) * weight + blend * others[name])
 
 
-def _trained_quality(manifest):
-    degradation = manifest.get("settings", {}).get("data", {}).get("degradation", {})
-    return DegradationConfig(quality=degradation["quality"]).quality_range if "quality" in degradation else None
-
-
 def _check(pixels, strength):
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"pixels must be uint8 or uint16 [H, W, 3] or [H, W, 1]: {pixels.dtype} {pixels.shape}")
@@ -320,7 +322,7 @@ def _count_alike(tiles, pixels):
 def _choose_side():
     """The largest tile that takes no more than half of the memory that is free."""
     side = int((_free_memory() / 2 / _BYTES_PER_PIXEL) ** 0.5) // GRID * GRID
-    return min(max(side, _SMALLEST_SIDE), _LARGEST_SIDE)
+    return min(max(side, SMALLEST_TILE), _LARGEST_SIDE)
 
 
 def _free_memory():

@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 if all is well, 1 if some pictures failed, 2 for a mistake of the user's or if all pictures failed,
         130 if the user stopped it.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started us
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     config = parse_options(RestoreConfig, arguments, prog="python -m artifact_remover.restore", description=__doc__)
     # A process that is asked to end leaves nothing unfinished behind either.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -214,16 +217,18 @@ def _choose_code(failed, total):
     return 2 if failed == total else 1
 
 
-def _say(line, stream=None):
-    """Prints one line, whatever a file is called."""
-    stream = stream or sys.stdout
+def _say(line, stream="stdout"):
+    """Prints one line, whatever a file is called, and whether or not anybody still reads it."""
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(line))
-    encoding = stream.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    encoding = getattr(sys, stream).encoding or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=getattr(sys, stream), flush=True)
+    except OSError:  # `head` has seen enough, or a disk is full: no reason to stop restoring
+        setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _complain(error):
-    _say(f"error: {error}", sys.stderr)
+    _say(f"error: {error}", "stderr")
 
 
 if __name__ == "__main__":

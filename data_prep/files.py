@@ -1,5 +1,6 @@
 """Writing files whole or not at all."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +23,18 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 @contextmanager
-def open_whole(file: Path) -> Iterator[BinaryIO]:
+def open_whole(file: Path, replace: bool = True) -> Iterator[BinaryIO]:
     """Opens a file for writing under another name and renames it at the end, as `write_whole` does.
 
     Args:
-        file: Where; what was there is replaced when the block ends, and stays when the block raises.
+        file: Where; nothing happens to what is there when the block raises.
+        replace: Whether what is there when the block ends is replaced.
 
     Yields:
         The file to write, which can seek.
 
     Raises:
+        FileExistsError: If there is something that is not to be replaced.
         OSError: If it cannot be written; nothing is left behind.
     """
     # Named by a number, as the file's own name may already be as long as the file system allows.
@@ -39,6 +42,10 @@ def open_whole(file: Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("xb") as opened:
             yield opened
+            opened.flush()
+            os.fsync(opened.fileno())  # or a power cut could leave an empty file under the final name
+        if not replace and os.path.lexists(file):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         os.replace(partial, file)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -102,7 +102,7 @@ def test_a_folder_that_may_not_be_read_is_said_once(place):
 
 def test_a_pipe_is_no_file(place):
     os.mkfifo("pipe.jpg")
-    assert found("pipe.jpg") == ([], ["no such file or folder: pipe.jpg"])
+    assert found("pipe.jpg") == ([], ["cannot be read, or is neither file nor folder: pipe.jpg"])
 
 
 # What results are called
@@ -121,6 +121,17 @@ def test_beside_the_picture_or_below_a_folder(place):
         "p/sub/b.tar.png": "out/sub/b.tar.jpg out/sub/b.tar_compare.png",
         "c.jpg": "out/c.jpg out/c_compare.png",
     }
+
+
+def test_each_of_several_folders_keeps_its_name(place):
+    place("100D/a.jpg", "101D/sub/a.jpg", "102D/b.jpg")
+    jobs, errors = named("100D", "101D/../101D", "102D/b.jpg", folder="out")
+    assert jobs == {
+        "100D/a.jpg": "out/100D/a.png",
+        "101D/../101D/sub/a.jpg": "out/101D/sub/a.png",
+        "102D/b.jpg": "out/b.png",
+    }
+    assert not errors
 
 
 def test_names_that_clash_keep_the_extension(place):
@@ -188,8 +199,9 @@ def test_long_names_are_shortened_and_stay_apart(place, letter):
         ({"output": "b"}, Output("png", folder=Path("b"))),
         ({"output": "v1.2"}, Output("png", folder=Path("v1.2"))),
         ({"output": "there.png"}, Output("png", folder=Path("there.png"))),
-        ({"output": "b.png", "inputs": "a.jpg c.jpg"}, Output("png", folder=Path("b.png"))),
-        ({"output": "b.png", "inputs": "there.png"}, Output("png", folder=Path("b.png"))),
+        ({"output": "b", "inputs": "a.jpg c.jpg"}, Output("png", folder=Path("b"))),
+        ({"output": "there.png", "inputs": "a.jpg there.png/x"}, Output("png", folder=Path("there.png"))),
+        ({"output": "there.png/../there.png", "inputs": "there.png"}, Output("png")),
         ({"output": "b.jpg", "quality": 80}, Output("jpeg", file=Path("b.jpg"))),
     ],
 )
@@ -203,11 +215,19 @@ def test_output_is_a_file_a_folder_or_beside(place, options, output):
     [
         ({"output": "b.png", "format": "webp"}, "--format webp contradicts .*: b.png"),
         ({"output": "b.bmp"}, "b.bmp names no format that can be written"),
+        ({"output": "b.heic"}, "b.heic names no format that can be written"),
+        (
+            {"output": "b.png", "inputs": "a.jpg c.jpg"},
+            "b.png is called like a file, but there may be several pictures",
+        ),
+        ({"output": "b.png", "inputs": "there.png"}, "b.png is called like a file, but there may be several pictures"),
+        ({"output": "there.png", "inputs": "a.jpg there.png"}, "there.png is one of the folders to restore"),
         ({"quality": 80}, "--quality is of webp, jpeg, avif, png has none"),
         ({"output": "b.tiff", "quality": 80}, "tiff has none"),
     ],
 )
 def test_contradictions_are_refused(place, options, message):
+    place("there.png/x")
     with pytest.raises(InputError, match=message):
         choose_output(configure(**options))
 
@@ -227,7 +247,13 @@ def test_what_is_there_is_replaced_or_passed_over_only_when_asked(place):
     assert left(overwrite=True) == ("abcd", [])
     assert left(resume=True) == ("acd", [])  # of a and c, half is missing
     names, errors = left()
-    assert names == "d" and errors[2] == "c_compare.png exists: --overwrite replaces it, --resume skips it"
+    assert names == "d" and errors[2] == "c.jpg: c_compare.png exists, --overwrite replaces it, --resume skips it"
+
+
+def test_a_picture_is_not_offered_to_be_replaced_by_its_own_restoration(place):
+    place("a.jpg")
+    _, [error] = batch.pass_over_finished([Job(Path("a.jpg"), Path("./a.jpg"))], configure())
+    assert error == "a.jpg is the picture itself: choose another --output"
 
 
 # Reading, restoring and writing
@@ -288,7 +314,7 @@ def test_each_stage_may_fail_and_fails_one_picture_only(jobs, monkeypatch):
     assert "0.jpg is truncated" in errors[0]
     assert errors[1] == f"{jobs[1].source}: not enough memory for a tile"
     assert errors[2] == f"{jobs[2].source}: ZeroDivisionError: a defect"
-    assert errors[3] == f"cannot write {jobs[3].target}: Is a directory"
+    assert errors[3] == f"cannot write {jobs[3].target}: File exists"
     assert errors[4] is None and jobs[4].target.exists()
     assert sorted(file.name for file in jobs[4].target.parent.iterdir()) == ["3.png", "4.png"]
     assert sum(done) == sum(job.pixels for job in jobs)  # or progress would not end
@@ -379,6 +405,35 @@ def test_a_model_that_cannot_be_loaded_ends_all(jobs):
     with pytest.raises(InputError, match="no model"):
         run(jobs, load=load)
     assert not jobs[0].target.exists()
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(jobs):
+    class Meddling(PlusOne):
+        def restore_picture(self, *arguments):
+            jobs[0].target.parent.mkdir(exist_ok=True)
+            jobs[0].target.write_text("mine")
+            return super().restore_picture(*arguments)
+
+    [outcome] = run(jobs[:1], Meddling())
+    assert outcome.error == f"cannot write {jobs[0].target}: File exists"
+    assert jobs[0].target.read_text() == "mine" and len(list(jobs[0].target.parent.iterdir())) == 1
+    [outcome] = run(jobs[:1], Meddling(), overwrite=True)
+    assert not outcome.error
+
+
+def test_a_jpeg_that_is_left_alone_is_copied_to_a_jpeg(jobs):
+    Image.fromarray(skimage_data.astronaut()[:100, :100]).save(jobs[0].source, quality=98)
+    [outcome] = restore_all(jobs[:1], PlusOne, configure(), "jpeg", lambda pixels: None)
+    assert outcome.left_alone and jobs[0].target.read_bytes() == jobs[0].source.read_bytes()
+
+
+def test_few_pictures_are_held_at_a_time_however_small_they_are(jobs, monkeypatch):
+    held, most = [], []
+    read, write = batch._read, batch._write
+    monkeypatch.setattr(batch, "_read", lambda *arguments: (held.append(1), read(*arguments))[1])
+    monkeypatch.setattr(batch, "_write", lambda *arguments: (most.append(len(held)), held.pop(), write(*arguments))[2])
+    monkeypatch.setattr(batch, "_PICTURES_IN_FLIGHT", 2)
+    assert len(run(jobs)) == len(jobs) and max(most) <= 2
 
 
 def test_an_interrupted_batch_writes_and_tells_what_is_restored(jobs):

@@ -53,3 +53,11 @@ def test_a_failing_writer_keeps_the_old_file_and_leaves_nothing_else(tmp_path, e
 def test_a_missing_folder_is_told(tmp_path):
     with pytest.raises(FileNotFoundError), open_whole(tmp_path / "missing" / "photo.png"):
         pass
+
+
+def test_what_is_there_is_kept_if_it_is_not_to_be_replaced(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("before")
+    with pytest.raises(FileExistsError), open_whole(file, replace=False) as opened:
+        opened.write(b"after")
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]

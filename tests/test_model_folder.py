@@ -3,7 +3,13 @@ import json
 import pytest
 
 from artifact_remover import model_folder
-from artifact_remover.model_folder import choose_exports, find_exports, read_manifest
+from artifact_remover.model_folder import (
+    choose_exports,
+    find_exports,
+    read_manifest,
+    read_overlap,
+    read_trained_quality,
+)
 from data_prep.errors import InputError
 
 
@@ -84,8 +90,43 @@ def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path
         choose_exports(None, None)
 
 
-@pytest.mark.parametrize("content", ["", "{", b"\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", b"\xff"])
 def test_damaged_manifest_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match="missing or damaged"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "saved_models/train_gan"])
+def test_damaged_manifest_is_told_before_anything_is_loaded(run_folder, place):
+    (run_folder / "saved_models" / "train_gan" / "1" / "manifest.json").write_text("[1]")
+    with pytest.raises(InputError, match="missing or damaged"):
+        choose_exports(run_folder / place, None)
+
+
+def test_overlap_is_what_the_manifest_says_or_enough():
+    assert read_overlap({"overlap": 32}) == 32
+    assert read_overlap({}) == 80
+
+
+@pytest.mark.parametrize("overlap", [0, 7, -16, "16", None, 16.5])
+def test_overlap_that_cannot_be_is_refused(overlap):
+    with pytest.raises(InputError, match="overlap must be a multiple of 16"):
+        read_overlap({"overlap": overlap})
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({"data": {"degradation": {"quality": "5-95"}}}, (5, 95)),
+        ({"data": {"degradation": {"quality": "10"}}}, (10, 10)),
+        ({"data": {"degradation": {"quality": "poor"}}}, None),
+        ({"data": {"degradation": {"quality": 10}}}, None),
+        ({"data": None}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_trained_quality_is_told_where_it_is_known(settings, trained):
+    assert read_trained_quality({"settings": settings}) == trained
+    assert read_trained_quality({}) is None

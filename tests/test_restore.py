@@ -3,6 +3,7 @@ import os
 import pty
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -137,7 +138,7 @@ def test_what_is_there_is_kept_without_overwrite(folder, run):
     Path("a_restored.png").write_text("mine")
     code, printed, errors = run("a.jpg", "b.jpg")
     assert code == 1 and "restored 1, failed 1 (" in printed
-    assert errors == "error: a_restored.png exists: --overwrite replaces it, --resume skips it\n"
+    assert errors == "error: a.jpg: a_restored.png exists, --overwrite replaces it, --resume skips it\n"
     assert Path("a_restored.png").read_text() == "mine"
     code, printed, _ = run("a.jpg", "b.jpg", "--resume")
     assert (code, printed) == (0, "skipped 2\n")
@@ -147,7 +148,9 @@ def test_what_is_there_is_kept_without_overwrite(folder, run):
 def test_an_input_is_replaced_only_with_overwrite(folder, run):
     before = Path("a.jpg").read_bytes()
     code, _, errors = run("a.jpg", "-o", "a.jpg")
-    assert code == 2 and errors.startswith("error: a.jpg exists: ") and Path("a.jpg").read_bytes() == before
+    assert (
+        code == 2 and errors.startswith("error: a.jpg is the picture itself: ") and Path("a.jpg").read_bytes() == before
+    )
     assert run("a.jpg", "-o", "a.jpg", "--overwrite")[0] == 0 and Path("a.jpg").read_bytes() != before
 
 
@@ -281,6 +284,20 @@ def test_info_writes_nothing(folder, capsys):
     before = describe(folder)
     assert restore.main(["--info", ".", "-o", "out"]) == 0
     assert describe(folder) == before
+
+
+def run_in_shell(command, *arguments):
+    code = "import sys\nfrom artifact_remover import restore\nsys.exit(restore.main(sys.argv[1:]))"
+    command = command.format(command=shlex.join([sys.executable, "-c", code, *map(str, arguments)]))
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+
+def test_nobody_has_to_read_what_is_printed(folder):
+    for redirection in ("| head -1", ">&-", "2>&-", ">&- 2>&-", "> /dev/full"):
+        done = run_in_shell(
+            f"{{command}} {redirection}; exit ${{{{PIPESTATUS[0]}}}}", "--info", *["a.jpg", "b.jpg"] * 2
+        )
+        assert (done.returncode, done.stderr) == (0, ""), redirection
 
 
 # Processes that are stopped
