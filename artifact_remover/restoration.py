@@ -24,9 +24,9 @@ from artifact_remover.tiling import GRID, plan_tiles
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 
-_LARGEST_SIDE = 768  # larger ones are no faster
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
-_BYTES_PER_PIXEL = 1100  # of a tile, float32, measured
+_MOST_MEMORY = 700_000_000  # bytes for a tile: larger ones overlap little less, and steady memory is worth more
+_BYTES_PER_PIXEL = {"float32": 800, "bfloat16": 420}  # of a tile, measured with the largest preset
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
 
 _rewriting = threading.Lock()
@@ -145,7 +145,7 @@ class Restorer:
         if pixels.shape[2] == 3 and _is_neutral(pixels):
             return np.repeat(self.restore(pixels[:, :, :1], strength, progress), 3, axis=2)
         restored = np.empty_like(pixels)
-        side = self._tile or _choose_side()
+        side = self._tile or _choose_side("bfloat16" if self._in_bfloat16 else "float32")
         pending = plan_tiles(pixels.shape[:2], side, self._overlap)
         while pending:
             batch = pending[: _count_alike(pending, self._together)]
@@ -272,19 +272,21 @@ class Restorer:
 
     def _restore_tiles(self, tiles, pixels, strength, restored):
         """Restores tiles of one shape at once."""
-        white = np.iinfo(pixels.dtype).max
-        before = np.stack([pixels[tile.source] for tile in tiles]).astype(np.float32) / white
+        white = np.float32(np.iinfo(pixels.dtype).max)
+        before = np.stack([pixels[tile.source] for tile in tiles], dtype=np.float32)
+        before /= white
         gray = pixels.shape[2] == 1
         after = self._run(np.repeat(before, 3, axis=3) if gray else before)
         if gray:
             after = (after @ _LUMA)[..., np.newaxis]
         if strength < 1:
             after = before + np.float32(strength) * (after - before)
+        after = after * white
+        if not np.isfinite(after.sum()):
+            raise InputError(f"{self.description} gives no numbers, its weights are damaged: use another model")
+        np.rint(after, out=after)
         for tile, part in zip(tiles, after, strict=True):
-            kept = part[tile.inner]
-            if not np.isfinite(kept).all():
-                raise InputError(f"{self.description} gives no numbers, its weights are damaged: use another model")
-            restored[tile.target] = np.rint(kept * white)
+            restored[tile.target] = part[tile.inner]
 
     def _run(self, pictures):
         if not self._in_bfloat16:
@@ -319,10 +321,10 @@ def _count_alike(tiles, pixels):
     return sum(1 for _ in itertools.islice(alike, max(1, pixels // (height * width))))
 
 
-def _choose_side():
+def _choose_side(precision):
     """The largest tile that takes no more than half of the memory that is free."""
-    side = int((_free_memory() / 2 / _BYTES_PER_PIXEL) ** 0.5) // GRID * GRID
-    return min(max(side, SMALLEST_TILE), _LARGEST_SIDE)
+    memory = min(_free_memory() / 2, _MOST_MEMORY)
+    return max(SMALLEST_TILE, int((memory / _BYTES_PER_PIXEL[precision]) ** 0.5) // GRID * GRID)
 
 
 def _free_memory():

@@ -238,11 +238,12 @@ def test_what_aborts_for_another_reason_is_not_taken_for_want_of_memory():
 def test_side_of_tiles_follows_the_free_memory(monkeypatch):
     def choose_with(megabytes):
         monkeypatch.setattr(restoration, "_free_memory", lambda: megabytes * 1e6)
-        return restoration._choose_side()
+        return restoration._choose_side("float32")
 
-    assert choose_with(0) == 64 and choose_with(100_000) == 768
-    assert 64 < choose_with(200) < choose_with(800) < 768
+    assert choose_with(0) == 64 and choose_with(100_000) == 928
+    assert 64 < choose_with(200) < choose_with(800) < 928
     assert choose_with(200) % 16 == 0
+    assert choose_with(800) < restoration._choose_side("bfloat16")
 
 
 def test_free_memory_is_no_more_than_the_machine_has():

@@ -23,8 +23,9 @@ from data_prep.quiet import quiet_tensorflow
 with quiet_tensorflow():
     import tensorflow as tf
 
+from artifact_remover.model_folder import choose_exports
 from artifact_remover.precision import choose_dtype
-from artifact_remover.restoration import Restorer, find_exports
+from artifact_remover.restoration import Restorer
 
 _LARGEST_WHOLE = 12.0
 
@@ -77,7 +78,7 @@ def write_jpeg(file, megapixels):
 
 def plain_pass(model, dtype, pixels):
     """Returns a function that runs the network once on the whole picture and returns the seconds per value."""
-    exported = tf.saved_model.load(str(next(iter(find_exports(model).values()))))
+    exported = tf.saved_model.load(str(choose_exports(model, None)[0]))
     degraded = tf.constant(pixels[np.newaxis], tf.float32) / 255.0
 
     def run():
