@@ -15,7 +15,7 @@ from artifact_remover.config import RestoreConfig
 from artifact_remover.images import (
     FORMATS,
     INPUT_SUFFIXES,
-    QUALITY_FORMATS,
+    check_format,
     decode_picture,
     encode_picture,
     format_of,
@@ -132,8 +132,7 @@ def choose_output(config: RestoreConfig) -> Output:
         if among and len(config.inputs) > 1:
             raise InputError(f"{given} is one of the folders to restore: choose another --output, or leave it out")
         output = Output(config.format or "png", folder=None if among else given)
-    if config.quality is not None and output.format not in QUALITY_FORMATS:
-        raise InputError(f"--quality is of {', '.join(QUALITY_FORMATS)}, {output.format} has none")
+    check_format(output.format, config.quality)
     return output
 
 

@@ -8,24 +8,29 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, ImageFile
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 """Of the chunk that holds a PNG's XMP."""
 
 # What of a TIFF's directory describes the picture rather than its storage, and so is EXIF as well (EXIF 2.32, tables 3
-# and 4): title, make, model, orientation, resolution, software, date, artist, host, copyright, Exif, GPS; rating, IPTC
-# and what Windows adds.
+# and 4): title, make, model, orientation, resolution, software, date, artist, host, copyright, Exif, GPS; the
+# document's name, rating, IPTC and what Windows adds.
 DESCRIPTIVE_TAGS = frozenset(
-    {270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, 33723, 34665, 34853}
+    {269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, 33723, 34665, 34853}
     | set(range(40091, 40096))
 )
 """Tags of a TIFF's first directory that are kept."""
 
 # Chunks that are copied from PNG to PNG (PNG specification, third edition, section 11.3).
-_PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt")
+_PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = ExifTags.Base.Orientation
+_RESOLUTIONS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
+_SUB_DIRECTORIES = ((34665, 34853), (40965,), ())  # by depth: Exif and GPS in the first directory, Interop in Exif
+_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes by type (TIFF 6.0)
+_NCLX = re.compile(rb"colrnclx(.{4})", re.DOTALL)  # colours of an AVIF (ISO/IEC 14496-12, 12.1.5)
+_SRGB_CHRM = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _ORIENTATION_IN_XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])")
 
 
@@ -39,7 +44,7 @@ class Metadata:
         xmp: XMP packet.
         dpi: Pixels per inch, across and down.
         comment: Comment, UTF-8 or of unknown encoding.
-        png_chunks: Types and contents of a PNG's colour and text chunks.
+        png_chunks: Types and contents of a PNG's colour and text chunks, and of its pHYs where that tells no dpi.
     """
 
     icc_profile: bytes | None = None
@@ -59,10 +64,11 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         file: The picture's, which can seek.
 
     Returns:
-        The metadata, and notes on what is damaged.
+        The metadata, and notes on what is damaged or cannot be kept.
     """
     notes = []
-    exif = (info.get("exif") or b"").removeprefix(b"Exif\0\0") or None
+    exif = _exif_of_tiff(file) if format == "TIFF" else info.get("exif")
+    exif = (exif or b"").removeprefix(b"Exif\0\0") or None
     try:
         list(exif_entries(exif or b""))
     except (KeyError, struct.error):
@@ -70,6 +76,10 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     xmp, comment = info.get("xmp"), info.get("Comment" if format == "PNG" else "comment")
     if xmp and b"HasExtendedXMP" in xmp:
         notes.append("extended XMP dropped")
+    if 0x0404 in (info.get("photoshop") or ()):
+        notes.append("IPTC dropped")
+    if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
+        notes.append("colour description dropped, the colours are taken for sRGB")
     chunks = tuple(_png_chunks(file)) if format == "PNG" else ()
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
     return Metadata(
@@ -77,15 +87,28 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     ), notes
 
 
-def exif_of_tiff(image: Image.Image) -> bytes:
-    """Makes EXIF of what a TIFF says about its picture."""
+def _exif_of_tiff(file: BinaryIO) -> bytes:
+    """Makes EXIF of what a TIFF or BigTIFF says about its picture.
+
+    The values keep their bytes, which Pillow would change: it knows ASCII only and takes IPTC for numbers.
+
+    Args:
+        file: The TIFF, which can seek.
+
+    Returns:
+        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read.
+    """
     try:
-        exif = image.getexif()
-        for tag in list(exif):
-            if tag not in DESCRIPTIVE_TAGS:
-                del exif[tag]
-        return exif.tobytes() if len(exif) else b""
-    except Exception:  # whatever Pillow's parser meets, the picture can do without
+        file.seek(0)
+        start = file.read(16)
+        order = {b"II": "<", b"MM": ">"}[start[:2]]
+        big = struct.unpack_from(f"{order}H", start, 2) == (43,)
+        [position] = struct.unpack_from(f"{order}Q", start, 8) if big else struct.unpack_from(f"{order}I", start, 4)
+        directory = _read_directory(file, order, big, position)
+        directory = {tag: entry for tag, entry in directory.items() if tag in DESCRIPTIVE_TAGS}
+        head = start[:2] + struct.pack(f"{order}HI", 42, 8)
+        return head + _pack_directory(directory, order, 8) if directory else b""
+    except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture can do without
         return b"damaged"
 
 
@@ -100,10 +123,13 @@ def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metada
         The metadata, and a note if the profile is dropped.
     """
     profile = metadata.icc_profile
-    space = b"GRAY" if pixels.shape[2] == 1 else b"RGB "
-    if profile is None or (profile[16:20] == space and profile[36:40] == b"acsp"):
+    if profile is None:
         return metadata, []
-    return replace(metadata, icc_profile=None), ["ICC profile of another colour space dropped"]
+    if profile[36:40] != b"acsp" or int.from_bytes(profile[:4], "big") > len(profile):
+        return replace(metadata, icc_profile=None), ["damaged ICC profile dropped"]
+    if profile[16:20] != (b"GRAY" if pixels.shape[2] == 1 else b"RGB "):
+        return replace(metadata, icc_profile=None), ["ICC profile of another colour space dropped"]
+    return metadata, []
 
 
 def orientation_of(metadata: Metadata) -> int:
@@ -121,12 +147,17 @@ def upright(metadata: Metadata, orientation: int) -> Metadata:
     exif = bytearray(metadata.exif or b"")
     for _, form, position in _orientation_fields(metadata.exif or b""):
         struct.pack_into(form, exif, position, 1)
+    chunks = metadata.png_chunks
+    if orientation >= 5:
+        _swap_resolutions(exif)
+        chunks = tuple((name, each[4:8] + each[:4] + each[8:] if name == b"pHYs" else each) for name, each in chunks)
     return replace(
         metadata,
         # only this value changes, as maker notes point to places in the EXIF
         exif=bytes(exif) or None,
         xmp=_ORIENTATION_IN_XMP.sub(rb"\g<1>1", metadata.xmp) if metadata.xmp else None,
         dpi=metadata.dpi[::-1] if metadata.dpi and orientation >= 5 else metadata.dpi,
+        png_chunks=chunks,
     )
 
 
@@ -157,6 +188,94 @@ def states_resolution(exif: bytes | None) -> bool:
     )
 
 
+def chunks_of_png_only(metadata: Metadata) -> list[str]:
+    """Names what only a PNG's chunks say, and so is lost in other formats."""
+    texts = [content for name, content in metadata.png_chunks if name.endswith(b"Xt")]
+    comments = sum(content.startswith(b"Comment\0") for content in texts)
+    names = ["PNG text"] if len(texts) > comments or comments > 1 else []
+    return names + ([] if _is_srgb_png(metadata) else ["PNG colour description"])
+
+
+def _is_srgb_png(metadata) -> bool:
+    # one overrides the next: cICP, ICC profile, sRGB, gAMA and cHRM (PNG specification, third edition, section 4.3)
+    chunks = dict(metadata.png_chunks)
+    if b"cICP" in chunks:
+        return _is_like_srgb(*chunks[b"cICP"][:2])
+    if metadata.icc_profile or b"sRGB" in chunks:
+        return True
+    found = chunks.get(b"gAMA", b"") + chunks.get(b"cHRM", b"")
+    expected = ((45455,) if b"gAMA" in chunks else ()) + (_SRGB_CHRM if b"cHRM" in chunks else ())
+    if len(found) != 4 * len(expected):
+        return False
+    return all(abs(a - b) < 200 for a, b in zip(struct.unpack(f">{len(expected)}I", found), expected, strict=True))
+
+
+def _is_srgb_avif(file) -> bool:
+    file.seek(0)
+    nclx = _NCLX.search(file.read(4096))
+    return nclx is None or _is_like_srgb(*struct.unpack(">HH", nclx[1]))
+
+
+def _is_like_srgb(primaries=None, transfer=None) -> bool:
+    # ITU-T H.273: of BT.709 or unspecified; of BT.709, unspecified, BT.601 or sRGB
+    return primaries in (1, 2) and transfer in (1, 2, 6, 13)
+
+
+def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int, int, bytes | dict]]:
+    """Reads types, counts and values of a TIFF's directory by tag, its sub-directories as directories."""
+    file.seek(position)
+    [number] = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+    size = 20 if big else 12
+    if number > 4096:
+        raise ValueError("more entries than anybody writes")
+    table, entries, total = file.read(number * size), {}, 0
+    for start in range(0, number * size, size):
+        tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), table, start)
+        value = table[start + (12 if big else 8) : start + size]
+        if tag in _SUB_DIRECTORIES[depth]:
+            [position] = struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), value)
+            entries[tag] = 4, 1, _read_directory(file, order, big, position, depth + 1)
+        elif kind in _TIFF_SIZES and (depth or tag in DESCRIPTIVE_TAGS):
+            length = count * _TIFF_SIZES[kind]
+            total += length
+            if total > 16 * ImageFile.SAFEBLOCK:
+                raise ValueError("more than anybody writes")
+            if length > len(value):
+                [position] = struct.unpack(order + ("Q" if big else "I"), value)
+                file.seek(position)
+                value = file.read(length)
+            if len(value) < length:
+                raise ValueError("beyond the file's end")
+            entries[tag] = kind, count, value[:length]
+    return entries
+
+
+def _pack_directory(directory, order, position) -> bytes:
+    """Makes a directory that stands at this position, and behind it what its entries have no room for."""
+    entries, values = b"", b""
+    position += 2 + 12 * len(directory) + 4
+    for tag, (kind, count, value) in sorted(directory.items()):
+        if isinstance(value, dict):
+            value = _pack_directory(value, order, position + len(values))
+        elif len(value) <= 4:
+            entries += struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
+            continue
+        entries += struct.pack(f"{order}HHII", tag, kind, count, position + len(values))
+        values += value + bytes(len(value) % 2)
+    return struct.pack(f"{order}H", len(directory)) + entries + bytes(4) + values
+
+
+def _swap_resolutions(exif: bytearray) -> None:
+    found = [
+        (kind, position + 8)
+        for _, directory, tag, kind, _, position in exif_entries(bytes(exif))
+        if directory == 0 and tag in _RESOLUTIONS
+    ]
+    if len(found) == 2 and found[0][0] == found[1][0]:
+        (_, one), (_, other) = found
+        exif[one : one + 4], exif[other : other + 4] = exif[other : other + 4], exif[one : one + 4]
+
+
 def _orientation_fields(exif: bytes) -> Iterator[tuple[int, str, int]]:
     for order, directory, tag, kind, _, position in exif_entries(exif):
         if tag == _ORIENTATION and kind in (3, 4):
@@ -168,9 +287,20 @@ def _dpi(info, format, exif) -> tuple[float, float] | None:
         return None  # Pillow's own guess
     try:
         across, down = (float(each) for each in info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        if format in ("JPEG", "MPO") and not info.get("jfif_unit"):
+            down *= _exif_aspect(exif)  # of EXIF's two, Pillow takes the first for both
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, struct.error):
         return None
     return (across, down) if min(across, down) > 0.01 and max(across, down) < 65535 else None
+
+
+def _exif_aspect(exif) -> float:
+    resolutions = []
+    for order, directory, tag, kind, _, position in exif_entries(exif):
+        if directory == 0 and tag in _RESOLUTIONS and kind == 5:
+            over, under = struct.unpack_from(f"{order}II", exif, *struct.unpack_from(f"{order}I", exif, position + 8))
+            resolutions.append(over / under)
+    return resolutions[1] / resolutions[0] if len(resolutions) == 2 else 1
 
 
 def _png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
@@ -179,7 +309,8 @@ def _png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
         length, name = struct.unpack(">I4s", start)
         if name in _PNG_CHUNKS and length < ImageFile.SAFEBLOCK:
             content = file.read(length)
-            if not content.startswith((XMP_KEYWORD, b"Comment\0")):  # written from what they say
+            # XMP and dpi are written from what they say
+            if not content.startswith(XMP_KEYWORD) and (name != b"pHYs" or content[8:] == b"\0"):
                 yield name, content
             file.seek(4, io.SEEK_CUR)
         else:

@@ -15,14 +15,15 @@ from artifact_remover.image_metadata import (
     PNG_SIGNATURE,
     XMP_KEYWORD,
     Metadata,
+    chunks_of_png_only,
     exif_entries,
     states_resolution,
 )
 from data_prep.errors import InputError
 from data_prep.photographs import to_8_bits
 
-BAND = 2**20
-"""Pixels that are converted at a time."""
+BAND = 2**17
+"""Pixels that are converted at a time: few enough to stay in the processor's cache."""
 
 _STRIP = 2**18  # pixels of a TIFF's strip
 
@@ -53,7 +54,7 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         _write_chunk(file, b"eXIf", metadata.exif)
     if metadata.xmp:
         _write_chunk(file, b"iTXt", XMP_KEYWORD + bytes(5) + metadata.xmp)
-    if metadata.comment:
+    if metadata.comment and not any(content.startswith(b"Comment\0") for _, content in metadata.png_chunks):
         _write_chunk(file, b"iTXt", b"Comment" + bytes(5) + _text(metadata.comment).encode())
     # runs only: on what the filter leaves of photographs, a third faster than searching matches, and no larger
     compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
@@ -81,10 +82,11 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         file: Where, at its start; must be able to seek.
         pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
         alpha: [H, W] of the pixels' dtype and range, or None.
-        metadata: All of it is written, but for a comment where EXIF holds a description, whose tag it needs.
+        metadata: Written but for the EXIF's thumbnail, what a PNG's chunks say, and a comment where EXIF holds a
+            description, whose tag it needs.
 
     Returns:
-        A note if the comment is lost.
+        Notes on what is lost.
     """
     height, width, channels = pixels.shape
     samples = channels + (alpha is not None)
@@ -98,12 +100,15 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         offsets.append(file.tell())
         sizes.append(len(strip))
         file.write(strip)
+    in_exif = list(exif_entries(metadata.exif or b""))
     entries = {
         tag: metadata.exif[position : position + 12]
-        for _, directory, tag, _, _, position in exif_entries(metadata.exif or b"")
+        for _, directory, tag, _, _, position in in_exif
         if directory == 0 and tag in DESCRIPTIVE_TAGS
     }
-    lost = ("comment dropped, a description is there",) if metadata.comment and 270 in entries else ()
+    lost = ["comment dropped, a description is there"] if metadata.comment and 270 in entries else []
+    thumbnail = ["EXIF thumbnail"] if any(directory == 1 for _, directory, *_ in in_exif) else []
+    lost += [f"{name} dropped, tiff cannot hold it" for name in thumbnail + chunks_of_png_only(metadata)]
     fields = [
         (256, "I", [width]),
         (257, "I", [height]),
@@ -124,7 +129,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     if metadata.xmp:
         fields.append((700, "B", metadata.xmp))
     if metadata.icc_profile:
-        fields.append((34675, "B", metadata.icc_profile))
+        fields.append((34675, "U", metadata.icc_profile))
     if metadata.comment and 270 not in entries:
         fields.append((270, "s", _text(metadata.comment).encode() + b"\0"))
     entries.update((tag, _tiff_entry(file, order, tag, kind, values)) for tag, kind, values in fields)
@@ -134,7 +139,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     file.seek(4)
     file.write(struct.pack(f"{order}I", start))
     file.seek(0, io.SEEK_END)
-    return lost
+    return tuple(lost)
 
 
 def write_with_pillow(
@@ -153,7 +158,7 @@ def write_with_pillow(
         alpha: [H, W] of the pixels' dtype and range, or None.
         metadata: Of which is written what the format can hold.
         format: "webp", "jpeg" or "avif".
-        quality: 0..100; None for lossless WebP, JPEG 95 and AVIF 90.
+        quality: 1..100; None for lossless WebP, JPEG 95 and AVIF 90.
 
     Returns:
         Notes on what the format cannot hold.
@@ -220,7 +225,7 @@ def _text(comment: bytes) -> str:
 
 
 def _tiff_entry(file, order, tag, kind, values) -> bytes:
-    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8)}[kind]
+    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8), "U": (7, 1)}[kind]
     content = (
         values
         if isinstance(values, bytes)
@@ -263,7 +268,6 @@ def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list
         too_much["comment"] = "comment"
     if format != "jpeg" and metadata.dpi and not states_resolution(metadata.exif):
         too_much["dpi"] = "resolution"
-    if any(name.endswith(b"Xt") for name, _ in metadata.png_chunks):
-        too_much["png_chunks"] = "PNG text"
-    notes = [f"{name} dropped, {format} cannot hold it" for name in too_much.values()]
-    return replace(metadata, **{field: () if field == "png_chunks" else None for field in too_much}), notes
+    names = [*too_much.values(), *chunks_of_png_only(metadata)]
+    notes = [f"{name} dropped, {format} cannot hold it" for name in names]
+    return replace(metadata, **dict.fromkeys(too_much)), notes

@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,6 @@ from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from artifact_remover.image_metadata import (
     Metadata,
-    exif_of_tiff,
     orientation_of,
     read_metadata,
     upright,
@@ -41,6 +40,7 @@ QUALITY_FORMATS = ("webp", "jpeg", "avif")
 """Of these, the formats that take a quality; the others are lossless."""
 
 _READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
+_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
 _LONGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65500, "tiff": 2**32 - 1, "avif": 65536}
 
 # Pillow keeps its limits in module variables, and so does `warnings`: they are changed under this lock, then put back.
@@ -126,7 +126,9 @@ def inspect_picture(file: Path | BinaryIO) -> Summary:
         )
 
 
-def decode_picture(source: Path | bytes, *, max_megapixels: float = 256, allow_truncated: bool = False) -> Picture:
+def decode_picture(
+    source: Path | bytes | bytearray | memoryview, *, max_megapixels: float = 256, allow_truncated: bool = False
+) -> Picture:
     """Decodes a picture, the first one where there are several.
 
     CMYK is converted to sRGB through the embedded profile, or plainly where there is none. A palette becomes its
@@ -134,12 +136,18 @@ def decode_picture(source: Path | bytes, *, max_megapixels: float = 256, allow_t
 
     Args:
         source: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF: its path, whatever its suffix, or its content.
-        max_megapixels: Larger pictures are refused before they are decoded.
+        max_megapixels: Larger pictures are refused before they are decoded; half of it for WebP and AVIF, whose
+            libraries take twice the memory.
         allow_truncated: Whether a truncated file is decoded as far as it goes, the rest being gray or black.
 
     Raises:
         InputError: If it cannot be read, is no such picture, is too large, or is damaged.
+        TypeError: If the source is neither a path nor bytes.
     """
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    elif not isinstance(source, (Path, bytes)):
+        raise TypeError(f"a picture's source is a Path or bytes, not {type(source).__name__}")
     try:
         return _decode(source, max_megapixels)
     except _DamagedError:
@@ -156,16 +164,17 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
         picture: From `decode_picture`, pixels and alpha as they are stored.
         file: Where, at its start; must be able to seek.
         format: One of `FORMATS`.
-        quality: 0..100, of `QUALITY_FORMATS`; None for lossless WebP, JPEG 95 and AVIF 90. Only
+        quality: 1..100, of `QUALITY_FORMATS`; None for lossless WebP, JPEG 95 and AVIF 90. Only
             WebP, as it must, subsamples the colours.
 
     Returns:
         Notes on what the format cannot hold, each a short clause.
 
     Raises:
-        InputError: If the picture is too large for the format.
+        InputError: If the picture is too large for the format, or `check_format` refuses.
         OSError: If the file cannot be written.
     """
+    check_format(format, quality)
     pixels = orient(picture.pixels, picture.orientation)
     alpha = None if picture.alpha is None else orient(picture.alpha, picture.orientation)
     height, width = pixels.shape[:2]
@@ -178,6 +187,26 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
     if format == "tiff":
         return write_tiff(file, pixels, alpha, metadata)
     return write_with_pillow(file, pixels, alpha, metadata, format, quality)
+
+
+def check_format(format: str, quality: int | None = None) -> None:
+    """Refuses what `encode_picture` cannot write.
+
+    Args:
+        format: One of `FORMATS`.
+        quality: 1..100, of `QUALITY_FORMATS` only; None for the default.
+
+    Raises:
+        InputError: If the format is unknown, takes no quality, or the quality is out of range.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format {_printable(format)} cannot be written: choose {', '.join(FORMATS)}")
+    if quality is not None and format not in QUALITY_FORMATS:
+        raise InputError(
+            f"{format} takes no quality, it is lossless: leave it out or choose {', '.join(QUALITY_FORMATS)}"
+        )
+    if quality is not None and quality not in range(1, 101):
+        raise InputError(f"quality {_printable(quality)} is out of range: give a whole number from 1 to 100")
 
 
 def format_of(file: Path) -> str:
@@ -221,23 +250,30 @@ class _DamagedError(InputError):
 @contextmanager
 def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Iterator[tuple[Image.Image, BinaryIO]]:
     name = _printable(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
+    advice = "mend or remove it" if allow_truncated else "mend it or give --allow-truncated"
+    start = b""
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise InputError("no file but a folder or device: give a picture")  # opening a pipe would wait forever
         with _LOCK, _pillow_limits(allow_truncated), _binary(source) as file:
-            if not file.read(1):
+            start = file.read(16)
+            if not start:
                 raise InputError("empty: give a picture")
             file.seek(0)
             Image.init()  # an older Pillow may know no AVIF
             with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
-                if image.format == "TIFF":
-                    image.info["exif"] = exif_of_tiff(image)
+                if comments := [content for name, content in getattr(image, "applist", ()) if name == "COM"]:
+                    image.info["comment"] = b"\n".join(comments)  # of which Pillow keeps the last
                 yield image, file
     except InputError as error:
         raise type(error)(f"{name} is {error}") from error
     except FileNotFoundError as error:
         raise InputError(f"{name} is missing: check the path") from error
     except Image.UnidentifiedImageError as error:
+        if _SIGNATURES.match(start):
+            raise _DamagedError(
+                f"{name} is truncated or damaged, or of a kind that cannot be read, {advice}"
+            ) from error
         raise InputError(
             f"{name} is no picture that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
         ) from error
@@ -247,7 +283,6 @@ def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Ite
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
-        advice = "mend or remove it" if allow_truncated else "mend it or give --allow-truncated"
         reason = _printable(error) or type(error).__name__
         raise _DamagedError(f"{name} is truncated or damaged, {advice}: {reason}") from error
 
@@ -281,14 +316,19 @@ def _printable(text) -> str:
 def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
     with _open(source, allow_truncated) as (image, file):
         megapixels = image.width * image.height / 1e6
-        if megapixels > max_megapixels:
-            limit = f"more than the limit of {max_megapixels:.6g}: raise it with --max-megapixels"
-            raise InputError(f"{megapixels:.6g} megapixels, {limit}")
+        costly = image.format in ("WEBP", "AVIF")  # a few kilobytes may claim a canvas of 16 bytes per pixel
+        if megapixels > (max_megapixels / 2 if costly else max_megapixels):
+            limit = f"the limit of {max_megapixels:.6g}"
+            if costly:
+                limit = f"half {limit}, as {image.format} takes twice the memory"
+            raise InputError(f"{megapixels:.6g} megapixels, more than {limit}: raise it with --max-megapixels")
         format, depth, header = image.format, _bit_depth(image, file), _header(image, file)
         pictures = getattr(image, "n_frames", 1)
         notes = [f"first of {pictures} pictures taken"] if pictures > 1 else []
-        # turning a TIFF upright, Pillow takes the orientation out of these
-        kept = {name: image.info.get(name) for name in ("exif", "xmp") if format == "TIFF"}
+        if header and not allow_truncated and _breaks_off(header, file):
+            raise OSError("the data end before the last row")
+        # turning a TIFF upright, Pillow takes the orientation out of this
+        kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
         pixels, alpha, info, colour_notes = (_decode_16_bits if depth == 16 else _decode_8_bits)(image, file)
         metadata, metadata_notes = read_metadata({**info, **kept}, format, file)
     if depth not in (1, 2, 4, 8, 16):
@@ -333,7 +373,7 @@ def _decode_16_bits(image, file):
         passes = [(rawmode, 0)]
     elif rawmode == "LA;16B":
         passes = [("RGBA", 0)]  # two bytes of gray and two of alpha, taken for four channels
-    elif rawmode.startswith(f"{mode};16"):
+    elif mode in ("RGB", "RGBA") and rawmode.startswith(f"{mode};16") and not _is_planar(image):
         big_endian = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
         passes = [(f"{mode};16B", 8 if big_endian else 0), (f"{mode};16L", 0 if big_endian else 8)]
     else:
@@ -357,6 +397,11 @@ def _decode_16_bits(image, file):
     if transparent is None:
         return stored, None, info, []
     return stored, np.where((stored == transparent).all(-1), 0, 65535).astype(np.uint16), info, []
+
+
+def _is_planar(image) -> bool:
+    # each channel by itself, of which Pillow takes the upper byte only, whatever it is told
+    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PlanarConfiguration) == 2
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
@@ -396,6 +441,37 @@ def _header(image, file) -> JpegHeader | None:
         return None
     file.seek(0)
     return read_jpeg_header(file)
+
+
+def _breaks_off(header: JpegHeader, file: BinaryIO) -> bool:
+    """Tells whether a JPEG's data run out before its last row, although it has an end marker.
+
+    The decoder would fill it up with gray and say nothing. So the marker is replaced by zeros, too few to matter: of a
+    whole picture the last row is written all the same, of another one it keeps whatever stood there before.
+    """
+    if (header.process, header.entropy_coding) not in (("baseline", "Huffman"), ("extended", "Huffman")):
+        return False  # of the others, the decoder writes nothing before the end
+    file.seek(0)
+    read_jpeg_header(file)
+    start = file.tell()
+    file.seek(0)
+    content = file.read()
+    end = content.find(b"\xff\xd9", start)
+    return end >= 0 and all(_keeps_last_row(content[:end] + bytes(16), content[start + 2], mark) for mark in (85, 170))
+
+
+def _keeps_last_row(content, channels, mark) -> bool:
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        if len(image.getbands()) != channels:
+            return False  # in several scans, which are not written before the last one ends
+        image.draft(image.mode, (1, 1))  # an eighth of the size costs less
+        image.load_prepare()
+        row = 0, image.height - 1, image.width, image.height
+        image.im.paste((mark,) * channels if channels > 1 else mark, row)
+        with suppress(OSError):
+            image.load()
+        image.tile = []  # lest it is loaded again
+        return bool((np.asarray(image.crop(row)) == mark).all())
 
 
 def _bit_depth(image, file) -> int:

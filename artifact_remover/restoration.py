@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
-from artifact_remover.images import Picture, decode_picture, encode_picture, format_of
+from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
 from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
 from artifact_remover.precision import choose_dtype
 from artifact_remover.tiling import GRID, plan_tiles
@@ -223,6 +223,7 @@ class Restorer:
         Raises:
             InputError: If it is no such picture, too large or damaged.
         """
+        check_format(format, quality)
         picture = decode_picture(content, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         file = io.BytesIO()
         encode_picture(self.restore_picture(picture, strength, force), file, format, quality)
@@ -262,6 +263,7 @@ class Restorer:
         file = Path(file)
         output = Path(output) if output else file.with_name(f"{file.stem}_restored.png")
         format = format_of(output)
+        check_format(format, quality)
         if os.path.lexists(output) and not overwrite:
             raise InputError(f"{output} exists: overwrite=True replaces it")
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)

@@ -222,8 +222,8 @@ def test_output_is_a_file_a_folder_or_beside(place, options, output):
         ),
         ({"output": "b.png", "inputs": "there.png"}, "b.png is called like a file, but there may be several pictures"),
         ({"output": "there.png", "inputs": "a.jpg there.png"}, "there.png is one of the folders to restore"),
-        ({"quality": 80}, "--quality is of webp, jpeg, avif, png has none"),
-        ({"output": "b.tiff", "quality": 80}, "tiff has none"),
+        ({"quality": 80}, "png takes no quality, it is lossless: leave it out or choose webp, jpeg, avif"),
+        ({"output": "b.tiff", "quality": 80}, "tiff takes no quality"),
     ],
 )
 def test_contradictions_are_refused(place, options, message):

@@ -17,6 +17,7 @@ from artifact_remover.images import (
     FORMATS,
     Metadata,
     Picture,
+    check_format,
     decode_picture,
     encode_picture,
     inspect_picture,
@@ -183,9 +184,10 @@ def test_exif_is_kept_but_for_its_orientations(order, format):
     picture = decode_picture(saved(PHOTO, exif=with_exif(exif_of(6, order))))
     assert picture.metadata.exif == exif_of(6, order)
     content, notes = encoded(picture, format)
-    assert notes == ()
+    assert notes == (("EXIF thumbnail dropped, tiff cannot hold it",) if format == "tiff" else ())
     if format == "tiff":  # at the file's start, but for the directory that leads to it
-        assert content[8:88] == exif_of(1, order)[8:88]
+        exif = exif_of(1, order)
+        assert content[8 : len(exif)] == exif[8:]
         assert opened(content).getexif().get_ifd(34665)[37500].startswith(b"MakerNote")
         assert opened(content).getexif()[271] == "Cam"
     else:
@@ -228,10 +230,15 @@ def test_an_unknown_orientation_is_taken_for_upright():
 @pytest.mark.parametrize("format", FORMATS)
 def test_all_metadata_is_kept_or_said_to_be_lost(format):
     content = saved(
-        PHOTO, exif=with_exif(exif_of(6)), icc_profile=SRGB, xmp=XMP, dpi=(300, 150), comment="Grüße".encode()
+        PHOTO,
+        exif=with_exif(exif_of(6, thumbnail=False)),
+        icc_profile=SRGB,
+        xmp=XMP,
+        dpi=(300, 150),
+        comment="Grüße".encode(),
     )
     picture = decode_picture(content)
-    assert picture.metadata == Metadata(SRGB, exif_of(6), XMP, (300, 150), "Grüße".encode())
+    assert picture.metadata == Metadata(SRGB, exif_of(6, thumbnail=False), XMP, (300, 150), "Grüße".encode())
     written, notes = encoded(picture, format)
     again = decode_picture(written)
     assert again.metadata.icc_profile == SRGB
@@ -277,8 +284,10 @@ def test_metadata_survives_from_png_to_png():
         assert after[name] == before[name]
     image = opened(encoded(picture)[0])
     assert (image.text["Title"], image.text["Comment"]) == ("A", "said")
-    assert [name for name, _ in png_chunks(encoded(picture)[0])].count(b"iTXt") == 2
-    assert "PNG text dropped, webp cannot hold it" in encoded(picture, "webp")[1]
+    for format in ("webp", "tiff", "jpeg"):
+        notes = encoded(picture, format)[1]
+        assert f"PNG text dropped, {format} cannot hold it" in notes
+        assert f"PNG colour description dropped, {format} cannot hold it" in notes
 
 
 def test_metadata_behind_a_pngs_pixels_is_found():
@@ -297,6 +306,80 @@ def test_what_a_jpeg_segment_cannot_hold_is_said():
     content, notes = encoded(picture, "jpeg")
     assert notes == tuple(f"{name} dropped, jpeg cannot hold it" for name in ("EXIF", "XMP", "comment"))
     assert opened(content).size == PHOTO.size
+
+
+def tiff_of(pixels, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("order, big", [("<", False), (">", False), ("<", True)])  # Pillow reads no others
+def test_descriptions_of_a_tiff_keep_their_bytes(order, big):
+    texts = {315: "Jörg".encode() + b"\0", 33432: "© Łódź".encode() + b"\0", 269: b"page\0", 270: b"said\0"}
+    iptc = b"\x1c\x02\x05\0\4name"
+    extra = [*((tag, 2, len(text), text, True) for tag, text in texts.items()), (33723, 7, len(iptc), iptc, True)]
+    content = tiff_of(noise(60, 80, 3), photometric="rgb", bigtiff=big, byteorder=order, extratags=extra, metadata=None)
+    picture = decode_picture(content)
+    assert picture.notes == ()
+    again = decode_picture(encoded(picture, "tiff")[0]).metadata.exif
+    written = tifffile.TiffFile(io.BytesIO(encoded(picture, "tiff")[0]))
+    for found in (picture.metadata.exif, again):
+        assert all(text in found for text in [*texts.values(), iptc])
+    assert written.pages[0].tags[33723].value == iptc and written.pages[0].tags[269].value == "page"
+
+
+def test_exif_within_a_tiff_keeps_its_bytes():
+    exif = Image.Exif()
+    exif.get_ifd(34665)[42036], exif.get_ifd(34853)[29] = "Objektiv", "2024:01:02"
+    lens = exif.tobytes()[6:].replace(b"Objektiv", b"Objekt\xedv")
+    picture = decode_picture(encoded(picture_of(np.asarray(PHOTO), exif=lens), "tiff")[0])
+    assert picture.metadata.exif.count(b"Objekt\xedv") == 1
+    kept = opened(encoded(picture)[0]).getexif()
+    assert kept.get_ifd(34665)[42036] == "Objekt\xedv" and kept.get_ifd(34853)[29] == "2024:01:02"
+
+
+def test_a_damaged_directory_of_a_tiff_does_not_sink_the_picture():
+    entry = struct.pack("<HHI", 305, 2, 12)  # tifffile's name
+    content = tiff_of(noise(60, 80, 3), photometric="rgb", metadata=None).replace(
+        entry, struct.pack("<HHI", 34665, 4, 1)
+    )
+    assert entry not in content
+    assert decode_picture(content).notes == ("damaged EXIF dropped",)
+
+
+def test_resolutions_are_turned_wherever_they_stand():
+    exif = Image.Exif()
+    exif[282], exif[283], exif[296] = 300.0, 150.0, 2
+    for orientation, expected in ((6, (150, 300)), (3, (300, 150))):
+        exif[274] = orientation
+        for format in ("jpeg", "tiff", "png"):
+            content = encoded(decode_picture(saved(PHOTO, exif=exif)), format)[0]
+            written = opened(content).getexif()
+            assert (written[282], written[283]) == expected
+    aspect = struct.pack(">IIB", 2, 1, 0)
+    picture = decode_picture(raw_png(noise(60, 80, 3, dtype=np.uint16), 2, (b"pHYs", aspect), (b"eXIf", exif_of(6))))
+    assert dict(png_chunks(encoded(picture)[0]))[b"pHYs"] == struct.pack(">IIB", 1, 2, 0)
+
+
+def test_several_comments_are_kept():
+    content = saved(PHOTO, comment=b"one")
+    content = content[:2] + b"\xff\xfe\0\5two" + content[2:]
+    assert decode_picture(content).metadata.comment == b"two\none"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "one")
+    info.add_text("Comment", "two")
+    picture = decode_picture(saved(PHOTO, "PNG", pnginfo=info))
+    comments = [content for name, content in png_chunks(encoded(picture)[0]) if name == b"tEXt"]
+    assert comments == [b"Comment\0one", b"Comment\0two"]
+    assert encoded(picture, "jpeg")[1] == ("PNG text dropped, jpeg cannot hold it",)
+
+
+def test_iptc_of_a_jpeg_is_said_to_be_lost():
+    block = b"Photoshop 3.0\0" + b"8BIM\4\4\0\0" + struct.pack(">I", 10) + b"\x1c\2\5\0\5title"
+    content = saved(PHOTO)
+    content = content[:2] + b"\xff\xed" + struct.pack(">H", len(block) + 2) + block + content[2:]
+    assert decode_picture(content).notes == ("IPTC dropped",)
 
 
 # --- colours
@@ -361,11 +444,39 @@ def test_adobe_ycck():
     assert picture.header.chroma_subsampling == "4:4:4"
 
 
+def test_colours_of_an_avif_other_than_srgb_are_said_to_be_lost():
+    content = saved(PHOTO, "AVIF")
+    assert decode_picture(content).notes == ()
+    colours = content.index(b"colrnclx") + 8
+    for wide in (struct.pack(">HH", 12, 13), struct.pack(">HH", 9, 16)):
+        picture = decode_picture(content[:colours] + wide + content[colours + 4 :])
+        assert picture.notes == ("colour description dropped, the colours are taken for sRGB",)
+
+
+@pytest.mark.parametrize(
+    "name, colours, lost",
+    [
+        (b"cICP", bytes([9, 16, 0, 1]), True),
+        (b"cICP", bytes([1, 13, 0, 1]), False),
+        (b"gAMA", struct.pack(">I", 100000), True),
+        (b"gAMA", struct.pack(">I", 45455), False),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), False),
+    ],
+)
+def test_colours_of_a_png_other_than_srgb_are_said_to_be_lost(name, colours, lost):
+    picture = decode_picture(raw_png(noise(60, 80, 3, dtype=np.uint16), 2, (name, colours)))
+    assert encoded(picture)[1] == ()
+    for format in ("tiff", "jpeg", "webp", "avif"):
+        assert (f"PNG colour description dropped, {format} cannot hold it" in encoded(picture, format)[1]) == lost
+
+
 def test_profiles_are_kept_where_they_fit():
-    assert decode_picture(saved(PHOTO, icc_profile=SRGB)).metadata.icc_profile == SRGB
-    for damaged in (b"short", bytes(200)):
+    picture = decode_picture(saved(PHOTO, icc_profile=SRGB))
+    assert picture.metadata.icc_profile == SRGB
+    assert tifffile.TiffFile(io.BytesIO(encoded(picture, "tiff")[0])).pages[0].tags[34675].dtype == 7  # UNDEFINED
+    for damaged in (b"short", bytes(200), SRGB[:200]):
         picture = decode_picture(saved(PHOTO, icc_profile=damaged))
-        assert picture.metadata.icc_profile is None and len(picture.notes) == 1
+        assert picture.metadata.icc_profile is None and picture.notes == ("damaged ICC profile dropped",)
     gray = SRGB[:16] + b"GRAY" + SRGB[20:]
     picture = decode_picture(saved(PHOTO.convert("L"), icc_profile=gray))
     assert picture.metadata.icc_profile == gray
@@ -431,7 +542,7 @@ def test_transparency_of_a_tiff():
 @pytest.mark.parametrize("channels, colour_type", [(1, 0), (2, 4), (3, 2), (4, 6)])
 def test_16_bit_pngs_lose_nothing(channels, colour_type):
     pixels = noise(60, 80, channels, dtype=np.uint16)
-    content = raw_png(pixels, colour_type, (b"eXIf", exif_of(6)))
+    content = raw_png(pixels, colour_type, (b"eXIf", exif_of(6, thumbnail=False)))
     summary = inspect_picture(io.BytesIO(content))
     assert (summary.bits, summary.colour.split()[0]) == (16, "gray" if channels < 3 else "RGB")
     picture = decode_picture(content)
@@ -483,6 +594,15 @@ def test_16_bit_tiffs_lose_nothing(channels, order, compression):
     stored = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
     assert np.array_equal(stored, pixels)
     assert inspect_picture(io.BytesIO(content)).bits == 16
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("photometric, planar", [("separated", "contig"), ("rgb", "separate")])
+def test_16_bit_tiffs_that_would_be_misread_are_refused(photometric, planar, compression):
+    pixels = noise(60, 80, 4 if photometric == "separated" else 3, dtype=np.uint16)
+    pixels = pixels if planar == "contig" else pixels.transpose(2, 0, 1)
+    content = tiff_of(pixels, photometric=photometric, planarconfig=planar, compression=compression)
+    assert "of 16 bits per channel in an unusual arrangement: save it as a PNG" in refusal(content)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -588,11 +708,10 @@ def test_zero_size_pictures_are_refused():
     jpeg = bytearray(saved(PHOTO))
     start = jpeg.index(b"\xff\xc0")
     jpeg[start + 5 : start + 9] = bytes(4)
-    refusal(bytes(jpeg))
-    refusal(raw_png(np.zeros((0, 0, 3), np.uint16), 2))
     bmp = bytearray(saved(PHOTO, "BMP"))
     bmp[18:26] = bytes(8)
-    refusal(bytes(bmp))
+    for content in (bytes(jpeg), raw_png(np.zeros((0, 0, 3), np.uint16), 2), bytes(bmp)):
+        assert refusal(content).startswith("the picture is truncated or damaged")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
@@ -618,6 +737,28 @@ def test_a_jpeg_without_its_end_marker_counts_as_truncated_and_is_decoded_wholly
     assert "--allow-truncated" in refusal(content[:-2])
     picture = decode_picture(content[:-2], allow_truncated=True)
     assert np.array_equal(picture.pixels, decode_picture(content).pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 2}, {"subsampling": 0}])
+def test_a_jpeg_that_breaks_off_before_its_end_marker_is_truncated(mode, options):
+    content = saved(PHOTO.convert(mode), **options)
+    decode_picture(content)
+    half = content[: len(content) * 3 // 4] + b"\xff\xd9"
+    assert "is truncated or damaged, mend it or give --allow-truncated: the data end before" in refusal(half)
+    picture = decode_picture(half, allow_truncated=True)
+    assert "truncated or damaged, taken as far as it goes" in picture.notes
+    assert np.array_equal(picture.pixels[:16], decode_picture(content).pixels[:16])
+
+
+def test_a_whole_jpeg_does_not_count_as_truncated():
+    # gray, as what is missing would be; of every size of the last block
+    for side in range(1, 34):
+        for gray, quality in ((85, 75), (128, 1), (170, 100)):
+            for subsampling in (0, 2):
+                image = Image.new("RGB", (side, 34 - side), (gray, gray, gray))
+                content = saved(image, quality=quality, subsampling=subsampling)
+                assert decode_picture(content + b"trailer").pixels.shape == (34 - side, side, 3)
 
 
 def test_truncated_16_bits():
@@ -646,7 +787,49 @@ def test_a_bomb_of_text_is_refused():
     info = PngImagePlugin.PngInfo()
     for index in range(3):
         info.add_text(f"Title{index}", "A" * 60_000_000, zip=True)
-    refusal(saved(PHOTO, "PNG", pnginfo=info))
+    assert "too large" in refusal(saved(PHOTO, "PNG", pnginfo=info))
+
+
+def test_a_picture_with_damage_beside_its_pixels_can_be_taken():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Title", "A title")
+    content = saved(PHOTO, "PNG", pnginfo=info).replace(b"A title", b"a title")
+    assert refusal(content).startswith("the picture is truncated or damaged, or of a kind that cannot be read, mend it")
+    assert np.array_equal(decode_picture(content, allow_truncated=True).pixels, np.asarray(PHOTO))
+
+
+@pytest.mark.parametrize("format", ["WEBP", "AVIF"])
+def test_costly_formats_have_half_the_limit(format):
+    content = saved(PHOTO, format)
+    decode_picture(content, max_megapixels=0.0096)
+    assert f"half the limit of 0.009, as {format} takes twice the memory" in refusal(content, max_megapixels=0.009)
+
+
+def test_a_picture_comes_as_a_path_or_bytes(tmp_path):
+    content = saved(PHOTO)
+    for source in (bytearray(content), memoryview(content)):
+        assert np.array_equal(decode_picture(source).pixels, decode_picture(content).pixels)
+    for source in (str(tmp_path), io.BytesIO(content), None):
+        with pytest.raises(TypeError, match="Path or bytes"):
+            decode_picture(source)
+
+
+@pytest.mark.parametrize(
+    "format, quality, message",
+    [
+        ("gif", None, "choose png, webp, jpeg, tiff, avif"),
+        ("PNG", None, "format PNG cannot be written"),
+        ("png", 90, "png takes no quality"),
+        ("jpeg", 0, "from 1 to 100"),
+        ("webp", 101, "from 1 to 100"),
+        ("avif", "high", "from 1 to 100"),
+    ],
+)
+def test_unknown_formats_and_qualities_are_refused(format, quality, message):
+    with pytest.raises(InputError, match=message):
+        encoded(picture_of(np.asarray(PHOTO)), format, quality)
+    for known in FORMATS:
+        check_format(known)
 
 
 def test_pictures_larger_than_the_format_are_refused():
