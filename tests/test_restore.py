@@ -192,7 +192,7 @@ def test_bad_files_do_not_sink_a_batch(folder, run):
         (["a.jpg", "--max-megapixels", "0.001"], "a.jpg is 0.0096 megapixels"),
         (["a.jpg", "-o", "text.jpg/x"], "cannot make the output folder"),
         (["a.jpg", "-o", "x.png", "--format", "webp"], "--format webp contradicts"),
-        (["a.jpg", "--quality", "80"], "png has none"),
+        (["a.jpg", "--quality", "80"], "png takes no quality"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, run, arguments, message):
