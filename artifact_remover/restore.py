@@ -2,7 +2,7 @@
 
 python -m artifact_remover.restore [OPTIONS] PICTURE_OR_FOLDER ...
 
-Nothing is lost or replaced: profiles, EXIF and transparency are kept, and a file that is there stays.
+Profiles, EXIF and transparency are kept, and a file that is there is never replaced unasked.
 """
 
 import contextlib

@@ -43,7 +43,7 @@ def test_every_option_that_the_readme_uses_exists(command, capsys):
 
 def test_every_option_of_restore_is_explained():
     options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(RestoreConfig)} - {"--inputs"}
-    table = README.split("## Restoring pictures")[1].split("**Nothing is lost.**")[0]
+    table = README.split("## Restoring pictures")[1].split("**What belongs to a picture is kept.**")[0]
     assert not [option for option in options if option not in table]
 
 
