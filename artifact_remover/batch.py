@@ -265,8 +265,13 @@ def measure(jobs: list[Job]) -> tuple[list[Job], list[str]]:
 
 
 def restore_all(
-    jobs: list[Job], load: Callable, config: RestoreConfig, format: str, progress: Callable[[int], None]
-) -> Iterator[Outcome]:
+    jobs: list[Job],
+    load: Callable,
+    config: RestoreConfig,
+    format: str,
+    progress: Callable[[int], None],
+    report: Callable[[Outcome], None],
+) -> None:
     """Restores pictures, while the next is read and the one before is written.
 
     What goes wrong with a picture is that picture's affair alone. When interrupted, it still writes what is restored.
@@ -277,12 +282,22 @@ def restore_all(
         config: All options.
         format: What is written.
         progress: Told of pixels as they are done with.
-
-    Yields:
-        What became of each, as it is known.
+        report: Told what became of each picture, as it is known, also while a large one is being restored.
     """
     waiting, reading, writing, in_flight = deque(jobs), deque(), deque(), 0
     restorer = None
+
+    def report_written():
+        nonlocal in_flight
+        while writing and writing[0][1].done():
+            job, written = writing.popleft()
+            in_flight -= job.pixels
+            report(_conclude(job, written))
+
+    def advance(pixels):
+        progress(pixels)
+        report_written()
+
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         try:
             while waiting or reading or writing:
@@ -297,15 +312,13 @@ def restore_all(
                     reading.append((job, reader.submit(_read, job, config)))
                 restorer = restorer or load()
                 if reading:
-                    writing.append(_restore(*reading.popleft(), restorer, config, format, progress, writer))
+                    writing.append(_restore(*reading.popleft(), restorer, config, format, advance, writer))
                 else:
                     wait([writing[0][1]])
-                while writing and writing[0][1].done():
-                    job, written = writing.popleft()
-                    in_flight -= job.pixels
-                    yield _conclude(job, written)
+                report_written()
         except KeyboardInterrupt:
-            yield from (_conclude(job, written) for job, written in writing)
+            for job, written in writing:
+                report(_conclude(job, written))
             raise
         finally:
             reader.shutdown(cancel_futures=True)

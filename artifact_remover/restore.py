@@ -5,7 +5,6 @@ python -m artifact_remover.restore [OPTIONS] PICTURE_OR_FOLDER ...
 Profiles, EXIF and transparency are kept, and a file that is there is never replaced unasked.
 """
 
-import contextlib
 import os
 import signal
 import sys
@@ -100,12 +99,13 @@ def restore(config: RestoreConfig) -> int:
         display.start()
         return restorer
 
-    outcomes = batch.restore_all(plan.jobs, load, config, output.format, display.advance)
+    def report(outcome):
+        counts[_report(outcome)] += 1
+        display.finish(outcome)
+
     try:
-        with display, contextlib.closing(outcomes):
-            for outcome in outcomes:
-                counts[_report(outcome)] += 1
-                display.finish(outcome)
+        with display:
+            batch.restore_all(plan.jobs, load, config, output.format, display.advance, report)
     except KeyboardInterrupt:
         done = counts["restored"] + counts["left alone"]
         _complain(f"stopped, {done} of {len(plan.jobs)} pictures are done; --resume goes on")

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -285,8 +286,9 @@ def jobs(tmp_path):
 
 
 def run(jobs, restorer=None, progress=lambda pixels: None, load=None, **options):
-    restorer = restorer or PlusOne()
-    return list(restore_all(jobs, load or (lambda: restorer), configure(**options), "png", progress))
+    restorer, outcomes = restorer or PlusOne(), []
+    restore_all(jobs, load or (lambda: restorer), configure(**options), "png", progress, outcomes.append)
+    return outcomes
 
 
 def test_pictures_are_restored_in_order(jobs):
@@ -423,8 +425,9 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(jobs):
 
 def test_a_jpeg_that_is_left_alone_is_copied_to_a_jpeg(jobs):
     Image.fromarray(skimage_data.astronaut()[:100, :100]).save(jobs[0].source, quality=98)
-    [outcome] = restore_all(jobs[:1], PlusOne, configure(), "jpeg", lambda pixels: None)
-    assert outcome.left_alone and jobs[0].target.read_bytes() == jobs[0].source.read_bytes()
+    outcomes = []
+    restore_all(jobs[:1], PlusOne, configure(), "jpeg", lambda pixels: None, outcomes.append)
+    assert outcomes[0].left_alone and jobs[0].target.read_bytes() == jobs[0].source.read_bytes()
 
 
 def test_few_pictures_are_held_at_a_time_however_small_they_are(jobs, monkeypatch):
@@ -436,15 +439,32 @@ def test_few_pictures_are_held_at_a_time_however_small_they_are(jobs, monkeypatc
     assert len(run(jobs)) == len(jobs) and max(most) <= 2
 
 
+def test_what_is_written_is_told_while_a_large_picture_is_restored(jobs):
+    outcomes = []
+
+    class Slow(PlusOne):
+        def restore_picture(self, picture, strength, force, progress):
+            until = time.monotonic() + 10
+            while picture.pixels.shape[1] == 101 and not outcomes and time.monotonic() < until:
+                progress(1)
+                time.sleep(0.01)
+            self.told = len(outcomes)
+            return super().restore_picture(picture, strength, force, progress)
+
+    restorer = Slow()
+    restore_all(jobs[:2], lambda: restorer, configure(), "png", lambda pixels: None, outcomes.append)
+    assert restorer.told == 1 and len(outcomes) == 2
+
+
 def test_an_interrupted_batch_writes_and_tells_what_is_restored(jobs):
     def before(picture):
         if picture.pixels.shape[1] == 102:
             raise KeyboardInterrupt
 
-    outcomes = restore_all(jobs, lambda: PlusOne(before), configure(), "png", lambda pixels: None)
-    done = []
+    outcomes = []
     with pytest.raises(KeyboardInterrupt):
-        done.extend(outcome.job for outcome in outcomes)
+        restore_all(jobs, lambda: PlusOne(before), configure(), "png", lambda pixels: None, outcomes.append)
+    assert [outcome.job for outcome in outcomes] == jobs[:2]
     assert [job.target.exists() for job in jobs] == [True, True, False, False, False]
     assert len(list(jobs[0].target.parent.iterdir())) == 2
 
