@@ -1,4 +1,5 @@
 import ast
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -95,3 +96,8 @@ def test_command_hands_arguments_to_the_subcommand(artifact_remover_command, cap
     with pytest.raises(SystemExit) as stop:
         artifact_remover_command("fit", "--help")
     assert stop.value.code == 0 and "--quality" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [file.stem for file in Path(__file__).parent.joinpath("benchmarks").glob("[!_]*.py")])
+def test_every_benchmark_can_be_started(name):
+    assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)
