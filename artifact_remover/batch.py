@@ -21,6 +21,7 @@ from artifact_remover.images import (
     format_of,
     inspect_picture,
 )
+from artifact_remover.jpeg_header import is_left_alone
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 
@@ -414,7 +415,7 @@ def _restore_picture(picture, job, restorer, config, advance):
         restored = restorer.restore_picture(picture, config.strength, config.force, advance)
     except InputError as error:  # of the memory or the model, it does not name the file
         raise InputError(f"{job.source}: {error}") from error
-    if _is_left_alone(picture, config) or not picture.header or not restorer.trained_quality:
+    if is_left_alone(picture.header, config.force) or not picture.header or not restorer.trained_quality:
         return restored
     quality, (low, high) = picture.header.quality, restorer.trained_quality
     if quality <= high + _QUALITY_MARGIN:
@@ -423,12 +424,8 @@ def _restore_picture(picture, job, restorer, config, advance):
     return dataclasses.replace(restored, notes=(*restored.notes, note))
 
 
-def _is_left_alone(picture, config):
-    return bool(picture.header and picture.header.practically_uncompressed and not config.force)
-
-
 def _write(job, after, before, format, config):
-    left_alone = _is_left_alone(after, config)
+    left_alone = is_left_alone(after.header, config.force)
     with _open(job.target, config) as file:
         if left_alone and format == "jpeg" and config.quality is None:
             file.write(job.source.read_bytes())  # coded once more, it would not be what it was

@@ -105,7 +105,6 @@ def _exif_of_tiff(file: BinaryIO) -> bytes:
         big = struct.unpack_from(f"{order}H", start, 2) == (43,)
         [position] = struct.unpack_from(f"{order}Q", start, 8) if big else struct.unpack_from(f"{order}I", start, 4)
         directory = _read_directory(file, order, big, position)
-        directory = {tag: entry for tag, entry in directory.items() if tag in DESCRIPTIVE_TAGS}
         head = start[:2] + struct.pack(f"{order}HI", 42, 8)
         return head + _pack_directory(directory, order, 8) if directory else b""
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture can do without
@@ -266,14 +265,16 @@ def _pack_directory(directory, order, position) -> bytes:
 
 
 def _swap_resolutions(exif: bytearray) -> None:
-    found = [
-        (kind, position + 8)
-        for _, directory, tag, kind, _, position in exif_entries(bytes(exif))
-        if directory == 0 and tag in _RESOLUTIONS
-    ]
-    if len(found) == 2 and found[0][0] == found[1][0]:
-        (_, one), (_, other) = found
+    found = list(_resolution_fields(bytes(exif)))
+    if len(found) == 2 and found[0][1] == found[1][1]:
+        (*_, one), (*_, other) = found
         exif[one : one + 4], exif[other : other + 4] = exif[other : other + 4], exif[one : one + 4]
+
+
+def _resolution_fields(exif: bytes) -> Iterator[tuple[str, int, int]]:
+    for order, directory, tag, kind, _, position in exif_entries(exif):
+        if directory == 0 and tag in _RESOLUTIONS:
+            yield order, kind, position + 8
 
 
 def _orientation_fields(exif: bytes) -> Iterator[tuple[int, str, int]]:
@@ -296,9 +297,9 @@ def _dpi(info, format, exif) -> tuple[float, float] | None:
 
 def _exif_aspect(exif) -> float:
     resolutions = []
-    for order, directory, tag, kind, _, position in exif_entries(exif):
-        if directory == 0 and tag in _RESOLUTIONS and kind == 5:
-            over, under = struct.unpack_from(f"{order}II", exif, *struct.unpack_from(f"{order}I", exif, position + 8))
+    for order, kind, position in _resolution_fields(exif):
+        if kind == 5:
+            over, under = struct.unpack_from(f"{order}II", exif, *struct.unpack_from(f"{order}I", exif, position))
             resolutions.append(over / under)
     return resolutions[1] / resolutions[0] if len(resolutions) == 2 else 1
 

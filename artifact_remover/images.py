@@ -28,7 +28,7 @@ from artifact_remover.image_metadata import (
 )
 from artifact_remover.image_writers import BAND, write_png, write_tiff, write_with_pillow
 from artifact_remover.jpeg_header import JpegHeader, read_jpeg_header
-from data_prep.errors import InputError
+from data_prep.errors import InputError, to_one_line
 from data_prep.photographs import cmyk_to_srgb
 
 INPUT_SUFFIXES = frozenset(
@@ -200,13 +200,13 @@ def check_format(format: str, quality: int | None = None) -> None:
         InputError: If the format is unknown, takes no quality, or the quality is out of range.
     """
     if format not in FORMATS:
-        raise InputError(f"format {_printable(format)} cannot be written: choose {', '.join(FORMATS)}")
+        raise InputError(f"format {to_one_line(format)} cannot be written: choose {', '.join(FORMATS)}")
     if quality is not None and format not in QUALITY_FORMATS:
         raise InputError(
             f"{format} takes no quality, it is lossless: leave it out or choose {', '.join(QUALITY_FORMATS)}"
         )
     if quality is not None and quality not in range(1, 101):
-        raise InputError(f"quality {_printable(quality)} is out of range: give a whole number from 1 to 100")
+        raise InputError(f"quality {to_one_line(quality)} is out of range: give a whole number from 1 to 100")
 
 
 def format_of(file: Path) -> str:
@@ -220,7 +220,7 @@ def format_of(file: Path) -> str:
         return suffixes[file.suffix.lower()]
     except KeyError:
         raise InputError(
-            f"{_printable(file)} names no format that can be written: end it in {', '.join(suffixes)}"
+            f"{to_one_line(file)} names no format that can be written: end it in {', '.join(suffixes)}"
         ) from None
 
 
@@ -249,7 +249,7 @@ class _DamagedError(InputError):
 
 @contextmanager
 def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Iterator[tuple[Image.Image, BinaryIO]]:
-    name = _printable(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
+    name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
     advice = "mend or remove it" if allow_truncated else "mend it or give --allow-truncated"
     start = b""
     try:
@@ -283,7 +283,7 @@ def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Ite
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
-        reason = _printable(error) or type(error).__name__
+        reason = to_one_line(error) or type(error).__name__
         raise _DamagedError(f"{name} is truncated or damaged, {advice}: {reason}") from error
 
 
@@ -309,10 +309,6 @@ def _binary(source):
     return nullcontext(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
-def _printable(text) -> str:
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
-
-
 def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
     with _open(source, allow_truncated) as (image, file):
         megapixels = image.width * image.height / 1e6
@@ -323,10 +319,10 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
                 limit = f"half {limit}, as {image.format} takes twice the memory"
             raise InputError(f"{megapixels:.6g} megapixels, more than {limit}: raise it with --max-megapixels")
         format, depth, header = image.format, _bit_depth(image, file), _header(image, file)
-        pictures = getattr(image, "n_frames", 1)
-        notes = [f"first of {pictures} pictures taken"] if pictures > 1 else []
         if header and not allow_truncated and _breaks_off(header, file):
             raise OSError("the data end before the last row")
+        pictures = getattr(image, "n_frames", 1)
+        notes = [f"first of {pictures} pictures taken"] if pictures > 1 else []
         # turning a TIFF upright, Pillow takes the orientation out of this
         kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
         pixels, alpha, info, colour_notes = (_decode_16_bits if depth == 16 else _decode_8_bits)(image, file)
@@ -448,11 +444,13 @@ def _breaks_off(header: JpegHeader, file: BinaryIO) -> bool:
 
     The decoder would fill it up with gray and say nothing. So the marker is replaced by zeros, too few to matter: of a
     whole picture the last row is written all the same, of another one it keeps whatever stood there before.
+
+    Args:
+        header: The JPEG's.
+        file: At its first scan, where reading the header has left it.
     """
     if (header.process, header.entropy_coding) not in (("baseline", "Huffman"), ("extended", "Huffman")):
         return False  # of the others, the decoder writes nothing before the end
-    file.seek(0)
-    read_jpeg_header(file)
     start = file.tell()
     file.seek(0)
     content = file.read()

@@ -70,11 +70,16 @@ class JpegHeader:
         return self.quality >= NEARLY_UNCOMPRESSED
 
 
+def is_left_alone(header: JpegHeader | None, force: bool) -> bool:
+    """Tells whether a picture of this header, None where it is no JPEG, is not restored unless that is forced."""
+    return bool(header and header.practically_uncompressed and not force)
+
+
 def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     """Reads a JPEG's markers up to its first scan.
 
     Args:
-        file: At the JPEG's start.
+        file: At the JPEG's start; it is left at its first scan.
 
     Raises:
         InputError: If it is no JPEG, is damaged before its first scan, or is lossless or hierarchical.

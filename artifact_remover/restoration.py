@@ -18,6 +18,7 @@ import tensorflow as tf
 from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
+from artifact_remover.jpeg_header import is_left_alone
 from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
 from artifact_remover.precision import choose_dtype
 from artifact_remover.tiling import GRID, plan_tiles
@@ -188,7 +189,7 @@ class Restorer:
         Returns:
             The restored picture; its notes say if it was left alone.
         """
-        if picture.header and picture.header.practically_uncompressed and not force:
+        if is_left_alone(picture.header, force):
             note = f"left alone, as practically uncompressed: quality {picture.header.quality}, --force restores it"
             return dataclasses.replace(picture, notes=(*picture.notes, note))
         pixels, alpha = self.restore(picture.pixels, strength, progress), picture.alpha

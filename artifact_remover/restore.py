@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from artifact_remover.config import RestoreConfig
 from data_prep.command_line import parse_options
-from data_prep.errors import InputError
+from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_tensorflow
 
 
@@ -189,6 +189,8 @@ def _report(outcome):
 
 def _describe(summary, force) -> Iterator[tuple[str, str]]:
     """What `--info` says of a picture, as names and values."""
+    from artifact_remover.jpeg_header import is_left_alone
+
     yield "format", summary.format
     megapixels = summary.width * summary.height / 1e6
     yield "size", f"{summary.width}x{summary.height}, {megapixels:.2f} megapixels"
@@ -207,7 +209,7 @@ def _describe(summary, force) -> Iterator[tuple[str, str]]:
             for row in range(8):
                 steps = table[8 * row : 8 * row + 8]
                 yield ("quantisation" if row == 0 else ""), " ".join(f"{step:3}" for step in steps)
-    alone = header and header.practically_uncompressed and not force
+    alone = is_left_alone(header, force)
     yield "left alone", "yes, practically uncompressed; --force restores it" if alone else "no"
 
 
@@ -219,7 +221,7 @@ def _choose_code(failed, total):
 
 def _say(line, stream="stdout"):
     """Prints one line, whatever a file is called, and whether or not anybody still reads it."""
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(line))
+    line = to_one_line(line)
     encoding = getattr(sys, stream).encoding or "utf-8"
     try:
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=getattr(sys, stream), flush=True)
