@@ -15,7 +15,7 @@ class DegradationConfig:
 
     Attributes:
         quality: JPEG quality factor (libjpeg's, 1..100): one number, or a range such as `5-95` of which one
-            is drawn per patch.
+            is drawn per patch. Of several with commas between, such as `5-95,5-40`, each is drawn from as often.
         chroma_subsampling: `4:2:0`, `4:4:4`, or `both` to draw one of the two per patch.
         clean_share: Share (0..1) of the patches that are left as they are, so that the generator learns to
             leave clean pictures alone.
@@ -35,20 +35,29 @@ class DegradationConfig:
         Raises:
             ValueError: A number is outside its range, or `quality` is none.
         """
-        low, high = self.quality_range
-        if not 1 <= low <= high <= 100:
-            raise ValueError(f"quality must lie in 1..100, the lower end first: {self.quality}")
+        for low, high in self.quality_ranges:
+            if not 1 <= low <= high <= 100:
+                raise ValueError(f"quality must lie in 1..100, the lower end first: {self.quality}")
         for field in ("clean_share", "double_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} must lie in 0..1: {getattr(self, field)}")
 
     @property
+    def quality_ranges(self) -> list[tuple[int, int]]:
+        """Lowest and highest quality factor, both included, of each range that is drawn from."""
+        matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in self.quality.split(",")]
+        if not all(matches):
+            raise ValueError(
+                "quality must be a number such as 10, a range such as 5-95, or several of these with commas between: "
+                f"{self.quality}"
+            )
+        return [(int(match[1]), int(match[2] or match[1])) for match in matches]
+
+    @property
     def quality_range(self) -> tuple[int, int]:
-        """Lowest and highest quality factor, both included."""
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", self.quality.strip())
-        if not match:
-            raise ValueError(f"quality must be a number such as 10 or a range such as 5-95: {self.quality}")
-        return int(match[1]), int(match[2] or match[1])
+        """Lowest and highest quality factor of all, both included."""
+        lows, highs = zip(*self.quality_ranges, strict=True)
+        return min(lows), max(highs)
 
 
 @dataclasses.dataclass(frozen=True)

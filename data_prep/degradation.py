@@ -32,6 +32,7 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
     """
     count = tf.shape(patches)[0]
     codings = _list_codings(config)
+    starts, counts = _find_ranges(config)
 
     def draw(purpose: int, shape: list, high: int) -> tf.Tensor:
         return tf.random.stateless_uniform(shape, [seed, purpose], 0, high, tf.int32)
@@ -47,10 +48,16 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
         jpeg = _compress(jpeg, coding, codings)
         return tf.where(clean, patch, jpeg) if config.clean_share else jpeg
 
+    # Every range is drawn from as often, however many codings it has.
+    def draw_coding(purpose: int) -> tf.Tensor:
+        chosen = draw(purpose + 10, [count], len(counts))
+        within = tf.random.stateless_uniform([count], [seed, purpose]) * tf.cast(tf.gather(counts, chosen), tf.float32)
+        return tf.gather(starts, chosen) + tf.cast(within, tf.int32)
+
     drawn = (
         patches,
-        draw(0, [count], len(codings)),
-        draw(1, [count], len(codings)),
+        draw_coding(0),
+        draw_coding(1),
         draw(2, [count, 2], _UNIT),
         draw_share(3, config.double_share),
         draw_share(4, config.clean_share),
@@ -82,6 +89,14 @@ def _list_codings(config: DegradationConfig) -> list[tuple[int, str]]:
     low, high = config.quality_range
     subsamplings = _SUBSAMPLINGS[config.chroma_subsampling]
     return [(quality, subsampling) for quality in range(low, high + 1) for subsampling in subsamplings]
+
+
+def _find_ranges(config: DegradationConfig) -> tuple[list[int], list[int]]:
+    """Tell where in the list of codings each range of qualities starts, and how many codings it has."""
+    lowest, each = config.quality_range[0], len(_SUBSAMPLINGS[config.chroma_subsampling])
+    ranges = [((low - lowest) * each, (high - low + 1) * each) for low, high in config.quality_ranges]
+    starts, counts = zip(*ranges, strict=True)
+    return list(starts), list(counts)
 
 
 def _compress(image: tf.Tensor, coding: tf.Tensor, codings: list[tuple[int, str]]) -> tf.Tensor:

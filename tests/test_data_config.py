@@ -9,9 +9,16 @@ from data_prep.config import DataConfig, DegradationConfig
 @pytest.mark.parametrize(("quality", "ends"), [("10", (10, 10)), ("5-95", (5, 95)), (" 1-100 ", (1, 100))])
 def test_quality_is_a_number_or_a_range(quality, ends):
     assert DegradationConfig(quality).quality_range == ends
+    assert DegradationConfig(quality).quality_ranges == [ends]
 
 
-@pytest.mark.parametrize("quality", ["0", "101", "95-5", "ten", "10-", "-10", "", "10.5"])
+def test_several_qualities_are_drawn_from():
+    config = DegradationConfig("5-40, 30-95,10")
+    assert config.quality_ranges == [(5, 40), (30, 95), (10, 10)]
+    assert config.quality_range == (5, 95)
+
+
+@pytest.mark.parametrize("quality", ["0", "101", "95-5", "5-95,", "5-95,40-5", "ten", "10-", "-10", "", "10.5"])
 def test_wrong_quality_is_refused_by_its_value(quality):
     with pytest.raises(ValueError, match="quality must") as error:
         DegradationConfig(quality)

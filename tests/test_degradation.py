@@ -83,6 +83,18 @@ def test_quality_is_drawn_per_patch_within_the_range(patches):
     assert degraded == {pillow_jpeg(patches[4], quality, "4:2:0").tobytes() for quality in (20, 21, 22)}
 
 
+def test_every_range_is_drawn_from_as_often(patches):
+    same = np.repeat(patches[4:5], 200, axis=0)
+    degraded = degrade(same, 3, DegradationConfig("90,5-6", "both")).numpy()
+    share = {}
+    for quality in (5, 6, 90):
+        wanted = [pillow_jpeg(patches[4], quality, kind) for kind in ("4:2:0", "4:4:4")]
+        share[quality] = np.mean([any((patch == each).all() for each in wanted) for patch in degraded])
+    assert sum(share.values()) == 1
+    assert 0.4 < share[90] < 0.6
+    assert abs(share[5] - share[6]) < 0.15
+
+
 def test_both_subsamplings_are_drawn(patches):
     same = np.repeat(patches[4:5], 20, axis=0)
     degraded = {patch.tobytes() for patch in degrade(same, 3, DegradationConfig("30", "both")).numpy()}
