@@ -7,8 +7,8 @@ from data_prep.config import DegradationConfig
 from data_prep.errors import InputError
 
 MANIFEST = "manifest.json"
-FAITHFUL, PERCEPTUAL = "pretrain_generator", "train_gan"
-"""The stages whose exports restore pictures."""
+FAITHFUL, PERCEPTUAL = "pretrain_generator", "gan"
+"""The models that restore pictures, named after the stages that train them: `pretrain_generator`, `train_gan`."""
 
 _FALLBACK_OVERLAP = 80  # more than the largest preset sees
 
@@ -76,10 +76,10 @@ def choose_exports(model: Path | None, blend: float | None) -> tuple[Path, Path 
         read_manifest(export)
     if blend is None:
         return exports.get(FAITHFUL) or exports[PERCEPTUAL], None
-    for stage in (FAITHFUL, PERCEPTUAL):
-        if stage not in exports:
+    for wanted in (FAITHFUL, PERCEPTUAL):
+        if wanted not in exports:
             raise InputError(
-                f"{model or PUBLISHED} holds no {stage}, and --blend mixes both: give the folder of a run that has "
+                f"{model or PUBLISHED} holds no {wanted}, and --blend mixes both: give the folder of a run that has "
                 "finished all stages, or leave --blend out"
             )
     return exports[FAITHFUL], exports[PERCEPTUAL]
@@ -92,13 +92,13 @@ def find_exports(folder: Path) -> dict[str, Path]:
         folder: Run, `saved_models`, stage or export folder.
 
     Returns:
-        Export folders, the highest version of each stage, by stage: `FAITHFUL`, `PERCEPTUAL` or both.
+        Export folders, the highest version of each model, by model: `FAITHFUL`, `PERCEPTUAL` or both.
 
     Raises:
         InputError: If there is none.
     """
     for root in (folder, folder / "saved_models"):
-        found = {stage: export for stage in (FAITHFUL, PERCEPTUAL) if (export := _newest(root / stage))}
+        found = {model: export for model in (FAITHFUL, PERCEPTUAL) if (export := _newest(root / model))}
         if found:
             return found
     export = folder if (folder / "saved_model.pb").exists() else _newest(folder)
@@ -112,8 +112,12 @@ def find_exports(folder: Path) -> dict[str, Path]:
             f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "
             "runs/quick/saved_models/pretrain_generator/1"
         )
-    stage = read_manifest(export).get("stage")
-    return {PERCEPTUAL if stage == PERCEPTUAL else FAITHFUL: export}
+    return {PERCEPTUAL if read_manifest(export).get("stage") == "train_gan" else FAITHFUL: export}
+
+
+def name_export(folder: Path, stage: str) -> Path:
+    """Names the folder in which a stage of a run leaves its model; the first version, as TF Serving counts."""
+    return folder / "saved_models" / (PERCEPTUAL if stage == "train_gan" else stage) / "1"
 
 
 def _newest(stage_folder):

@@ -1,8 +1,9 @@
 """NoGAN in three functions: the generator alone, the discriminator alone, both together for a short time.
 
 Start here. Each stage takes the result of the one before it, trains, and leaves a SavedModel with a manifest under
-`<run>/saved_models/<stage>/1`; a stage whose SavedModel is there is finished and is not run again. What a stage needs
-to go on after a kill lies under `<run>/checkpoints/<stage>`, its curves under `<run>/tensorboard/<stage>`.
+`<run>/saved_models/<stage>/1`, the last one under `gan/1`; a stage whose SavedModel is there is finished and is not run
+again. What a stage needs to go on after a kill lies under `<run>/checkpoints/<stage>`, its curves under
+`<run>/tensorboard/<stage>`.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from artifact_remover.config import STAGES, FitConfig
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
 from artifact_remover.generator import build_generator
-from artifact_remover.model_folder import read_manifest
+from artifact_remover.model_folder import name_export, read_manifest
 from artifact_remover.monitoring import Monitor
 from artifact_remover.training import make_optimizer, train
 from artifact_remover.validation import CHANNELS, Validation
@@ -114,7 +115,7 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     state = {"generator": generator, "optimizer": trainer.optimizer}
     history = _train(run, stage, "generator", trainer, state, validate)
     manifest = _manifest(run, stage, parents, history, history[-1], validation.jpeg)
-    export.export_generator(generator, run.config.generator, _export_folder(run, stage), manifest)
+    export.export_generator(generator, run.config.generator, name_export(run.folder, stage), manifest)
     return find_result(run.folder, stage)
 
 
@@ -154,7 +155,7 @@ def pretrain_discriminator(run: Run, generator_export: Path) -> StageResult:
     state = {"discriminator": discriminator, "optimizer": trainer.optimizer}
     history = _train(run, stage, "discriminator", trainer, state, validate)
     manifest = _manifest(run, stage, parents, history, history[-1], validation.jpeg)
-    export.export_discriminator(discriminator, run.config.discriminator, _export_folder(run, stage), manifest)
+    export.export_discriminator(discriminator, run.config.discriminator, name_export(run.folder, stage), manifest)
     return find_result(run.folder, stage)
 
 
@@ -215,7 +216,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
     run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
     manifest = _manifest(run, stage, parents, history, picked, validation.jpeg)
-    export.export_generator(averaged_generator, run.config.generator, _export_folder(run, stage), manifest)
+    export.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
     return find_result(run.folder, stage)
 
 
@@ -259,7 +260,7 @@ def _explain(picked, before, schedule):
 
 def find_result(folder: Path, stage: str) -> StageResult | None:
     """Finds a finished stage of a run, `None` where it is not finished."""
-    exported = folder / "saved_models" / stage / "1"
+    exported = name_export(folder, stage)
     return StageResult(stage, exported, read_manifest(exported)) if exported.is_dir() else None
 
 
@@ -294,7 +295,7 @@ def _begin(run, stage, parents) -> StageResult | None:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(settings_file, (json.dumps(settings, indent=2) + "\n").encode())
-    _export_folder(run, stage).parent.mkdir(parents=True, exist_ok=True)
+    name_export(run.folder, stage).parent.mkdir(parents=True, exist_ok=True)
     return finished
 
 
@@ -384,10 +385,6 @@ def _manifest(run, stage, parents, history, chosen, jpeg) -> dict:
 
 def _checkpoint_folder(run, stage):
     return run.folder / "checkpoints" / stage
-
-
-def _export_folder(run, stage):
-    return run.folder / "saved_models" / stage / "1"
 
 
 def _candidate(folder, step):

@@ -50,8 +50,8 @@ def final_files(folder):
 def without_last_stage(finished, folder):
     """Copies a finished run as it was when its GAN stage was to begin."""
     shutil.copytree(finished, folder)
-    for kind in ("saved_models", "checkpoints", "tensorboard"):
-        shutil.rmtree(folder / kind / "train_gan")
+    for stage in ("checkpoints/train_gan", "tensorboard/train_gan", "saved_models/gan"):
+        shutil.rmtree(folder / stage)
     (folder / "report.json").unlink()
     (folder / "comparison.png").unlink()
 

@@ -3,9 +3,11 @@ import json
 import pytest
 
 from artifact_remover import model_folder
+from artifact_remover.config import STAGES
 from artifact_remover.model_folder import (
     choose_exports,
     find_exports,
+    name_export,
     read_manifest,
     read_overlap,
     read_trained_quality,
@@ -22,19 +24,19 @@ def make_export(folder, stage):
 
 @pytest.fixture
 def run_folder(tmp_path):
-    for stage in ("pretrain_generator", "pretrain_discriminator", "train_gan"):
-        make_export(tmp_path / "run" / "saved_models" / stage / "1", stage)
+    for stage in STAGES:
+        make_export(name_export(tmp_path / "run", stage), stage)
     return tmp_path / "run"
 
 
 @pytest.mark.parametrize("place", ["", "saved_models"])
 def test_run_holds_both_models(run_folder, place):
     root = run_folder / "saved_models"
-    both = {"pretrain_generator": root / "pretrain_generator" / "1", "train_gan": root / "train_gan" / "1"}
+    both = {"pretrain_generator": root / "pretrain_generator" / "1", "gan": root / "gan" / "1"}
     assert find_exports(run_folder / place) == both
 
 
-@pytest.mark.parametrize("stage", ["pretrain_generator", "train_gan"])
+@pytest.mark.parametrize("stage", ["pretrain_generator", "gan"])
 @pytest.mark.parametrize("version", ["", "1"])
 def test_stage_and_export_folders_hold_their_own(run_folder, stage, version):
     export = run_folder / "saved_models" / stage / "1"
@@ -50,17 +52,15 @@ def test_highest_version_is_taken(tmp_path):
 def test_faithful_model_is_chosen_where_there_is_one(run_folder):
     root = run_folder / "saved_models"
     assert choose_exports(run_folder, None) == (root / "pretrain_generator" / "1", None)
-    assert choose_exports(root / "train_gan", None) == (root / "train_gan" / "1", None)
+    assert choose_exports(root / "gan", None) == (root / "gan" / "1", None)
 
 
 def test_blend_takes_both(run_folder):
     root = run_folder / "saved_models"
-    assert choose_exports(run_folder, 0.5) == (root / "pretrain_generator" / "1", root / "train_gan" / "1")
+    assert choose_exports(run_folder, 0.5) == (root / "pretrain_generator" / "1", root / "gan" / "1")
 
 
-@pytest.mark.parametrize(
-    ("stage", "missing"), [("pretrain_generator", "train_gan"), ("train_gan", "pretrain_generator")]
-)
+@pytest.mark.parametrize(("stage", "missing"), [("pretrain_generator", "gan"), ("gan", "pretrain_generator")])
 def test_blend_needs_both(run_folder, stage, missing):
     with pytest.raises(InputError, match=f"holds no {missing}, and --blend mixes both"):
         choose_exports(run_folder / "saved_models" / stage, 0.0)
@@ -97,9 +97,9 @@ def test_damaged_manifest_is_refused(tmp_path, content):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["", "saved_models/train_gan"])
+@pytest.mark.parametrize("place", ["", "saved_models/gan"])
 def test_damaged_manifest_is_told_before_anything_is_loaded(run_folder, place):
-    (run_folder / "saved_models" / "train_gan" / "1" / "manifest.json").write_text("[1]")
+    (run_folder / "saved_models" / "gan" / "1" / "manifest.json").write_text("[1]")
     with pytest.raises(InputError, match="missing or damaged"):
         choose_exports(run_folder / place, None)
 

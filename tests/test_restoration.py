@@ -17,7 +17,7 @@ from artifact_remover.discriminator import build_discriminator
 from artifact_remover.export import export_discriminator, export_generator
 from artifact_remover.generator import build_generator, receptive_field
 from artifact_remover.images import decode_picture
-from artifact_remover.model_folder import read_manifest
+from artifact_remover.model_folder import name_export, read_manifest
 from artifact_remover.restoration import Restorer
 from data_prep.errors import InputError
 
@@ -40,8 +40,7 @@ def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     manifest = {"settings": {"data": {"degradation": {"quality": "10-60"}}}}
     for seed, stage in enumerate(("pretrain_generator", "train_gan")):
-        export = folder / "saved_models" / stage / "1"
-        export_generator(make_generator(seed), TINY, export, manifest | {"stage": stage})
+        export_generator(make_generator(seed), TINY, name_export(folder, stage), manifest | {"stage": stage})
     discriminator = DiscriminatorConfig(features=4)
     export_discriminator(
         build_discriminator(discriminator), discriminator, folder / "saved_models" / "pretrain_discriminator" / "1", {}
@@ -277,7 +276,7 @@ def test_faithful_model_is_found_in_any_folder_of_a_run(run_folder, place):
 
 
 def test_perceptual_model_is_taken_where_it_is_the_only_one(run_folder):
-    export = run_folder / "saved_models" / "train_gan" / "1"
+    export = run_folder / "saved_models" / "gan" / "1"
     assert Restorer.load(export).description == str(export)
 
 
@@ -285,7 +284,7 @@ def test_blend_goes_from_the_faithful_to_the_perceptual_model(run_folder, restor
     def restore(**options):
         return Restorer.load(precision="float32", **options).restore(photo)
 
-    perceptual = restore(model=run_folder / "saved_models" / "train_gan")
+    perceptual = restore(model=run_folder / "saved_models" / "gan")
     np.testing.assert_array_equal(restore(model=run_folder, blend=0), restorer.restore(photo))
     np.testing.assert_array_equal(restore(model=run_folder, blend=1), perceptual)
     between = restore(model=run_folder, blend=0.5)
@@ -293,7 +292,7 @@ def test_blend_goes_from_the_faithful_to_the_perceptual_model(run_folder, restor
 
 
 def test_blend_needs_both_models(run_folder):
-    with pytest.raises(InputError, match="holds no train_gan, and --blend mixes both"):
+    with pytest.raises(InputError, match="holds no gan, and --blend mixes both"):
         Restorer.load(run_folder / "saved_models" / "pretrain_generator" / "1", blend=0.5)
 
 
@@ -302,7 +301,7 @@ def test_models_of_two_sizes_are_not_blended(run_folder, tmp_path):
     (tmp_path / "pretrain_generator").mkdir()
     (tmp_path / "pretrain_generator" / "1").symlink_to(one)
     wider = GeneratorConfig(features=12, growth=4, blocks=1)
-    export_generator(build_generator(wider), wider, tmp_path / "train_gan" / "1", {"stage": "train_gan"})
+    export_generator(build_generator(wider), wider, tmp_path / "gan" / "1", {"stage": "train_gan"})
     with pytest.raises(InputError, match="of another size"):
         Restorer.load(tmp_path, blend=0.5)
 

@@ -113,7 +113,7 @@ def test_strength_0_is_the_decoded_input_and_half_lies_between(folder, run):
 def test_blend_mixes_in_the_perceptual_model(folder, run):
     code, printed, _ = run("a.jpg", "--blend", "0.25")
     assert code == 0 and re.search(
-        r"^model: .*pretrain_generator/1, blended by 0\.25 with .*train_gan/1$", printed, re.MULTILINE
+        r"^model: .*pretrain_generator/1, blended by 0\.25 with .*gan/1$", printed, re.MULTILINE
     )
 
 

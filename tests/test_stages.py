@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from artifact_remover import export, gan
 from artifact_remover.generator import build_generator
+from artifact_remover.model_folder import name_export
 from artifact_remover.stages import (
     began_without_features,
     find_result,
@@ -61,11 +62,11 @@ def test_every_stage_leaves_a_saved_model_with_a_manifest(finished_run, stage, t
     assert manifest["validation"]["psnr"] > 10 < manifest["validation_of_the_jpeg_itself"]["psnr"]
     assert [entry["step"] for entry in manifest["curve"]] == [0, 5, 10]
     assert "without the perceptual term: its weight is 0" in manifest["perceptual_features"]
-    tf.saved_model.load(str(finished_run.folder / "saved_models" / stage / "1"))
+    tf.saved_model.load(str(name_export(finished_run.folder, stage)))
 
 
 def test_stages_name_their_parents(finished_run):
-    exports = {stage: str(finished_run.folder / "saved_models" / stage / "1") for stage in STAGES}
+    exports = {stage: str(name_export(finished_run.folder, stage)) for stage in STAGES}
     parents = {stage: find_result(finished_run.folder, stage).manifest["parents"] for stage in STAGES}
     assert parents["pretrain_generator"] == {}
     assert parents["pretrain_discriminator"] == {"generator": exports["pretrain_generator"]}
@@ -207,7 +208,7 @@ def test_same_seed_same_export(finished_run, make_run, tmp_path):
 
 def test_a_folder_that_is_no_finished_stage_is_no_result(tmp_path):
     assert find_result(tmp_path, "train_gan") is None
-    broken = tmp_path / "saved_models" / "train_gan" / "1"
+    broken = tmp_path / "saved_models" / "gan" / "1"
     broken.mkdir(parents=True)
     (broken / "manifest.json").write_text(json.dumps({"stage": "train_gan"})[:-3])
     with pytest.raises(InputError, match="is not an export"):
