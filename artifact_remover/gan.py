@@ -166,7 +166,8 @@ class GeneratorObjective:
         Returns:
             `loss`, the weighted sum, and its terms unweighted: float32 scalars.
         """
-        terms = {"pixel": losses.pixel_loss(clean, restored)}
+        pixel_loss = {"mse": losses.pixel_loss, "charbonnier": losses.charbonnier_loss}[self.weights.pixel_loss]
+        terms = {"pixel": pixel_loss(clean, restored)}
         if self.features:
             share = slice(self.weights.perceptual_patches)
             terms["perceptual"] = losses.perceptual_loss(self.features(clean[share]), self.features(restored[share]))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from artifact_remover.checkpoints import Checkpoints
 from artifact_remover.config import Schedule
 from artifact_remover.monitoring import Monitor
+from artifact_remover.optimizers import Muon
 from data_prep.errors import InputError
 
 
@@ -20,10 +21,10 @@ class Interrupted(Exception):
 
 
 def make_optimizer(schedule: Schedule) -> keras.optimizers.Optimizer:
-    """Adam with linear warm-up, cosine decay to a hundredth and clipped gradients.
+    """Adam or Muon with linear warm-up, cosine decay to a hundredth and clipped gradients.
 
     Args:
-        schedule: Steps, warm-up, learning rate and clipping.
+        schedule: Steps, warm-up, learning rate, clipping and which of the two.
     """
     highest = schedule.learning_rate
     rate = keras.optimizers.schedules.CosineDecay(
@@ -35,7 +36,8 @@ def make_optimizer(schedule: Schedule) -> keras.optimizers.Optimizer:
         warmup_steps=schedule.warmup_steps,
     )
     # A shorter memory of squared gradients than Adam's usual one, as in GAN training (Karras et al., 2018).
-    return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=schedule.clip_norm)
+    optimizer = {"adam": keras.optimizers.Adam, "muon": Muon}[schedule.optimizer]
+    return optimizer(rate, beta_2=0.99, global_clipnorm=schedule.clip_norm)
 
 
 def train(

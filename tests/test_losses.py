@@ -6,9 +6,15 @@ import pytest
 import tensorflow as tf
 
 from artifact_remover import losses
-from artifact_remover.losses import adversarial_loss, discriminator_loss, perceptual_loss, pixel_loss
+from artifact_remover.losses import (
+    adversarial_loss,
+    charbonnier_loss,
+    discriminator_loss,
+    perceptual_loss,
+    pixel_loss,
+)
 
-REGRESSIONS = [pixel_loss, perceptual_loss]
+REGRESSIONS = [pixel_loss, charbonnier_loss, perceptual_loss]
 half_precisions = pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 
 
@@ -34,6 +40,13 @@ def test_pixel_loss_is_the_mean_squared_error():
     assert loss.dtype == tf.float32 and loss.shape == []
     np.testing.assert_allclose(loss, np.mean((clean - restored) ** 2), rtol=1e-6)
     np.testing.assert_allclose(loss, pixel_loss(restored, clean), rtol=1e-6)
+
+
+def test_charbonnier_loss_is_nearly_the_mean_absolute_error():
+    clean, restored = random(2, 9, 7, 3), random(2, 9, 7, 3, seed=1)
+    assert float(charbonnier_loss(clean, restored)) == pytest.approx(np.mean(abs(clean - restored)), abs=1.1e-3)
+    small = gradient(lambda value: charbonnier_loss(clean, value), clean + np.float32(1e-5))
+    assert abs(small).max() < 0.05 / clean.size  # where the absolute error's would be 1 / size
 
 
 def test_perceptual_loss_is_the_error_relative_to_the_clean_features():

@@ -100,11 +100,13 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(tmp_path):
     assert all(a["seconds"] < b["seconds"] for a, b in zip(history, history[1:], strict=False))
 
 
-def test_a_resumed_run_ends_with_the_same_weights(tmp_path):
-    expected = (whole := Stage(tmp_path / "whole")).train()
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path, optimizer):
+    schedule = dataclasses.replace(SIX, optimizer=optimizer)
+    expected = (whole := Stage(tmp_path / "whole", schedule)).train()
     with pytest.raises(Interrupted):
-        Stage(tmp_path / "parts").train(at=signal_at(2))
-    history = (resumed := Stage(tmp_path / "parts")).train()
+        Stage(tmp_path / "parts", schedule).train(at=signal_at(2))
+    history = (resumed := Stage(tmp_path / "parts", schedule)).train()
     assert "going on from step 2 of 6" in resumed.printed.getvalue()
     assert [entry["step"] for entry in history] == [entry["step"] for entry in expected] == [0, 2, 4, 6]
     seconds = [entry["seconds"] for entry in history]
