@@ -12,7 +12,9 @@ FAITHFUL, PERCEPTUAL = "pretrain_generator", "gan"
 
 _FALLBACK_OVERLAP = 80  # more than the largest preset sees
 
-PUBLISHED = Path(__file__).parents[1] / "saved_models"
+_INSTALLED = Path(__file__).parent / "saved_models"
+PUBLISHED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "saved_models"
+"""The published models: inside the installed package, or beside the packages in a checkout."""
 
 
 def read_manifest(folder: Path) -> dict:
