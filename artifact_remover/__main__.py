@@ -2,9 +2,9 @@
 
 import sys
 
-from artifact_remover import fit, restore
+from artifact_remover import evaluate, fit, restore
 
-COMMANDS = {"fit": fit.main, "restore": restore.main}
+COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main}
 
 
 def main() -> int:

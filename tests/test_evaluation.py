@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,27 @@ from rich.console import Console
 from skimage import data as skimage_data
 
 from artifact_remover import evaluation
-from artifact_remover.evaluation import JPEG, compare, draw_comparison, print_table, summarise, write_report
+from artifact_remover.evaluation import (
+    JPEG,
+    compare,
+    cut_middle,
+    draw_comparison,
+    encode_jpeg,
+    gain,
+    judge,
+    limit_size,
+    print_table,
+    score,
+    summarise,
+    to_gray,
+    write_report,
+)
 from data_prep.config import DegradationConfig
 from data_prep.degradation import jpeg_photograph
+from data_prep.errors import InputError
+from data_prep.photographs import read_photograph
+
+PICTURES = Path(__file__).resolve().parents[2] / "shared" / "data" / "test"
 
 PHOTOS = {"astronaut": skimage_data.astronaut()[:200, 100:331], "chelsea": skimage_data.chelsea()[:97, :300]}
 
@@ -38,6 +57,8 @@ def test_summary_is_the_arithmetic_of_the_rows(rows):
     entry = report["summary"]["brighter"]
     assert entry["psnr_gain"] == {"mean": pytest.approx(np.mean(gains)), "least": min(gains)}
     assert entry["better_on"] == sum(gain > 0 for gain in gains)
+    assert entry["worst"] == list(PHOTOS)[int(np.argmin(gains))]
+    assert [gain(row, "brighter") for row in rows] == gains
     assert entry["mean"]["colour_shift"] == pytest.approx(4, abs=1.5)
     assert report["pictures"] == 2 and [each["name"] for each in report["each"]] == list(PHOTOS)
 
@@ -63,14 +84,14 @@ def test_comparison_picture_has_a_row_each_and_a_titled_column_each(rows, tmp_pa
     with Image.open(tmp_path / "comparison.png") as drawn:
         assert drawn.format == "PNG" and drawn.size == (8 + 4 * (side + 8), 24 + 2 * (side + 8))
         first = np.asarray(drawn)[24 : 24 + side : 3, 8 : 8 + side : 3]
-    crop = evaluation._worst_crop(rows[0]["clean"], rows[0]["pictures"][JPEG])
+    crop = evaluation.find_worst_crop(rows[0]["clean"], rows[0]["pictures"][JPEG])
     np.testing.assert_array_equal(first, rows[0]["pictures"][JPEG][crop])
 
 
 def test_the_crop_is_where_the_jpeg_is_worst():
     clean, jpeg = np.zeros([300, 400, 3], np.uint8), np.zeros([300, 400, 3], np.uint8)
     jpeg[170:180, 310:320] = 255
-    down, across = evaluation._worst_crop(clean, jpeg)
+    down, across = evaluation.find_worst_crop(clean, jpeg)
     assert down.start <= 170 < 180 <= down.stop and across.start <= 310 < 320 <= across.stop
     assert down.start % 16 == across.start % 16 == 0 and down.stop - down.start == 128
 
@@ -108,3 +129,124 @@ def test_a_failed_write_leaves_what_was_there(rows, tmp_path, monkeypatch, write
     with pytest.raises(OSError, match="disk full"):
         write(summarise(rows) if write is write_report else rows, tmp_path / "output")
     assert (tmp_path / "output").read_text() == "before"
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [1, 10, 55, 100])
+def test_both_ways_to_make_a_jpeg_give_the_same_pixels(quality, subsampling):
+    for photo in PHOTOS.values():
+        pixels = encode_jpeg(photo, quality, subsampling).pixels
+        np.testing.assert_array_equal(pixels, jpeg_photograph(photo, quality, subsampling))
+
+
+def test_a_gray_jpeg_has_one_component_and_decodes_to_three_equal_channels():
+    jpeg = encode_jpeg(to_gray(PHOTOS["chelsea"]), 10)
+    with Image.open(io.BytesIO(jpeg.content)) as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(jpeg.pixels, np.repeat(np.asarray(image)[..., np.newaxis], 3, axis=2))
+
+
+def test_gray_is_made_as_matlab_makes_it():
+    colours = np.uint8([[[255, 255, 254], [0, 0, 1], [255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 200, 77]]])
+    # by hand: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255)
+    np.testing.assert_array_equal(to_gray(colours), np.uint8([[235, 16, 81, 145, 41, 127]])[..., np.newaxis])
+    np.testing.assert_array_equal(to_gray(np.full([2, 2, 3], 255, np.uint8)), np.full([2, 2, 1], 255))
+
+
+def test_gray_is_measured_on_its_one_channel():
+    clean = to_gray(PHOTOS["chelsea"])
+    scores = score(clean, np.repeat(clean, 3, axis=2) - 2)
+    assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
+    assert scores["colour_shifts"] == [pytest.approx(-2, abs=1e-3)] and scores["colour_shift"] == pytest.approx(
+        2, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("to_clean", [to_gray, np.asarray], ids=["gray", "colour"])
+def test_further_measures_see_three_channels_in_0_1(to_clean):
+    def distance(clean, restored):
+        assert clean.dtype == restored.dtype == np.float32 and clean.shape == restored.shape == (1, 97, 300, 3)
+        return np.abs(clean - restored).max(axis=(1, 2, 3))
+
+    clean = to_clean(PHOTOS["chelsea"])
+    assert score(clean, encode_jpeg(clean, 100).pixels, {"far": distance})["far"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("size", "judged"),
+    [
+        ((2000, 2000), (2000, 2000)),
+        ((4000, 4000), (2000, 2000)),
+        ((1999, 4001), (1408, 2816)),
+        ((16, 1_000_000), (16, 250_000)),
+    ],
+)
+def test_large_pictures_are_limited_to_whole_blocks(size, judged):
+    assert limit_size(*size) == judged
+    assert cut_middle(np.zeros([200, 300, 3], np.uint8), 64, 300).shape == (64, 300, 3)
+
+
+def test_a_method_is_timed_and_its_crops_are_kept():
+    clean = PHOTOS["chelsea"]
+    row = judge("cat", clean, 10, "4:2:0", {"same": lambda jpeg: jpeg.pixels}, {})
+    assert row["name"] == "cat" and row["pixels"] == 97 * 300 and list(row["scores"]) == [JPEG, "same"]
+    assert 0 <= row["seconds"]["same"] < 1
+    assert row["crops"]["same"].shape == row["clean_crop"].shape == (97, 128, 3)
+    summary = summarise([row, row])
+    assert summary["summary"]["same"]["seconds_per_megapixel"] == pytest.approx(row["seconds"]["same"] / 0.0291)
+    assert len(summary["summary"]["same"]["mean"]["colour_shifts"]) == 3
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_what_a_method_does_wrong_is_an_error_that_names_the_picture():
+    def fail(jpeg):
+        raise InputError("it broke")
+
+    with pytest.raises(InputError, match=r"^it broke \(restoring cat at quality 10\)$"):
+        judge("cat", PHOTOS["chelsea"], 10, "4:2:0", {"bad": fail}, {})
+    with pytest.raises(InputError, match="half made 150x97 of cat, which is 300x97"):
+        judge("cat", PHOTOS["chelsea"], 10, "4:2:0", {"half": lambda jpeg: jpeg.pixels[:, ::2]}, {})
+
+
+def check_jpeg_rows(folder, protocol, quality, published):
+    """Compares PSNR, SSIM and PSNR-B of the JPEG itself with the published means."""
+    rows = []
+    for file in sorted((PICTURES / folder).glob("*.png")):
+        clean = protocol(read_photograph(file))
+        rows.append(judge(file.name, clean, quality, "4:2:0", {}, {}))
+    mean = summarise(rows)["summary"][JPEG]["mean"]
+    measured = [mean[name] for name in ("psnr", "ssim", "psnr_b")]
+    np.testing.assert_array_less(np.abs(np.subtract(measured, published)), [0.02, 0.001, 0.02])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (PICTURES / "live1").is_dir(), reason=f"no LIVE1 pictures in {PICTURES}")
+@pytest.mark.parametrize(
+    ("protocol", "quality", "published"),
+    [
+        (np.asarray, 10, (25.69, 0.7433, 24.20)),
+        (np.asarray, 20, (28.06, 0.8256, 26.49)),
+        (np.asarray, 30, (29.37, 0.8615, 27.84)),
+        (np.asarray, 40, (30.28, 0.8821, 28.83)),
+        (to_gray, 10, (27.77, 0.7730, 25.33)),
+        (to_gray, 20, (30.07, 0.8512, 27.57)),
+        (to_gray, 30, (31.41, 0.8851, 28.92)),
+        (to_gray, 40, (32.35, 0.9041, 29.96)),
+    ],
+)
+def test_the_jpeg_rows_of_live1_are_the_published_ones(protocol, quality, published):
+    check_jpeg_rows("live1", protocol, quality, published)
+
+
+@pytest.mark.skipif(not (PICTURES / "classic5").is_dir(), reason=f"no Classic5 pictures in {PICTURES}")
+@pytest.mark.parametrize(
+    ("quality", "published"),
+    [
+        (10, (27.82, 0.7595, 25.21)),
+        (20, (30.12, 0.8344, 27.50)),
+        (30, (31.48, 0.8666, 28.94)),
+        (40, (32.43, 0.8849, 29.92)),
+    ],
+)
+def test_the_jpeg_rows_of_classic5_are_the_published_ones(quality, published):
+    check_jpeg_rows("classic5", to_gray, quality, published)

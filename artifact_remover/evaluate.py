@@ -1,0 +1,249 @@
+"""Measures what restoring is worth: JPEG itself, models and other restorers beside the clean pictures.
+
+python -m artifact_remover.evaluate --data DIR [--model DIR]... [OPTIONS]
+
+Prints a table and writes it as JSON, CSV and an HTML page with pictures, the worst cases first.
+"""
+
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from artifact_remover import __version__
+from artifact_remover.config import EvaluateConfig
+from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, find_exports, read_manifest
+from data_prep.command_line import parse_options
+from data_prep.errors import InputError, to_one_line
+from data_prep.quiet import quiet_tensorflow
+
+_WIDTH_OF_LOGS = 120
+_JPEG = "JPEG itself"  # as `evaluation.JPEG`, which takes loading TensorFlow
+_SMALLEST_SIDE = 32  # pixels: PSNR-B needs two blocks, the network of LPIPS 31
+_KINDS = {FAITHFUL: "faithful", PERCEPTUAL: "perceptual"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Instead of the process's own.
+
+    Returns:
+        Exit code: 0 if all is well, 2 for a mistake of the user's, 130 if the user stopped it.
+    """
+    config = parse_options(EvaluateConfig, arguments, prog="python -m artifact_remover.evaluate", description=__doc__)
+    # A process that is asked to end ends what it started, too.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        evaluate(config)
+    except InputError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return _fail("stopped, nothing is written", 130)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Measures, prints and writes.
+
+    Raises:
+        InputError: For a mistake of the user's, told before the long work where it can be.
+    """
+    # Not at the top, nor are those below: `--help` is to answer at once.
+    from artifact_remover.external import External
+
+    pictures = find_pictures(config.data)
+    exports = name_models(config.model, can_do_without=bool(config.external))
+    commands = {}
+    for given in config.external:
+        name, _, command = given.partition("=")
+        name = to_one_line(name.strip())
+        if name in {_JPEG, *exports, *commands}:
+            raise InputError(f"--external {name}: the name is taken, give another")
+        commands[name] = command
+    externals = {name: External(name, command) for name, command in commands.items()}
+    _prepare(config.output)
+
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with quiet_tensorflow():
+        from rich.console import Console
+
+        from artifact_remover import report
+        from artifact_remover.perceptual_distances import find_distances
+        from artifact_remover.restoration import Restorer
+    distances, notes = find_distances(config.perceptual_weights)
+    distances = {name.lower(): distance for name, distance in distances.items()}
+    restorers = {name: Restorer.load(export, precision=config.precision).restore for name, export in exports.items()}
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
+    for line in notes:
+        report.say(line, console)
+    rows, cut = _judge_all(config, pictures, restorers, externals, distances)
+    if cut:
+        notes = [*notes, f"the measures take 1 GB a megapixel, so only the middle is judged of {', '.join(cut)}"]
+        report.say(notes[-1], console)
+    described = {
+        "made_by": f"artifact-remover {__version__}",
+        "data": str(config.data),
+        "protocol": config.protocol,
+        "chroma_subsampling": config.subsampling if config.protocol == "color" else None,
+        "machine": _describe_machine(config.precision),
+        "models": {name: str(export) for name, export in exports.items()},
+        "externals": commands,
+        "notes": notes,
+    }
+    try:
+        files = report.write_all(described, rows, config.output)
+    except OSError as error:
+        raise InputError(f"cannot write the report, make room: {config.output} ({error.strerror})") from error
+    report.print_all(described, rows, console)
+    for file in files:
+        report.say(f"written: {file}", console)
+
+
+def find_pictures(folder: Path) -> dict[str, Path]:
+    """Finds the clean pictures, and makes sure that each can be judged.
+
+    Args:
+        folder: Searched with all below it.
+
+    Returns:
+        Files by their names below the folder.
+
+    Raises:
+        InputError: If there is none, or one is unreadable, too small, or there twice.
+    """
+    from data_prep.photographs import find_photographs, hash_pixels, read_photograph
+
+    files, known = {}, {}
+    for file in find_photographs(folder):
+        photo = read_photograph(file)
+        if min(photo.shape[:2]) < _SMALLEST_SIDE:
+            raise InputError(
+                f"too small to be judged, remove it or give one of {_SMALLEST_SIDE} pixels a side or more: {file} "
+                f"({photo.shape[1]}x{photo.shape[0]})"
+            )
+        twin = known.setdefault(hash_pixels(photo), file)
+        if twin != file:
+            raise InputError(f"the same picture twice would count twice, remove one: {twin} and {file}")
+        files[to_one_line(file.relative_to(folder))] = file
+    if not files:
+        raise InputError(f"no pictures there, give a folder of clean PNG, JPEG, WebP or TIFF files: {folder}")
+    return files
+
+
+def name_models(folders: tuple[Path, ...], can_do_without: bool = False) -> dict[str, Path]:
+    """Finds the models, and a short name for each: that of its run, and which of the two kinds it is.
+
+    Args:
+        folders: Run, `saved_models`, stage or export folders; when empty, the published models.
+        can_do_without: Whether it is fine if none is published.
+
+    Returns:
+        Export folders by name.
+
+    Raises:
+        InputError: If a folder holds no model, or two hold the same.
+    """
+    found = []
+    for folder in folders or (PUBLISHED,):
+        try:
+            found += [(folder, model, export) for model, export in find_exports(folder).items()]
+        except InputError:
+            if can_do_without and not folders:
+                continue
+            raise
+        except OSError as error:
+            raise InputError(f"cannot read the model folder, check its permissions: {error.filename}") from error
+    exports = {}
+    short = [f"{_name_run(folder)} {_KINDS[model]}" for folder, model, _ in found]
+    for name, (folder, model, export) in zip(short, found, strict=True):
+        read_manifest(export)
+        if export.resolve() in [other.resolve() for other in exports.values()]:
+            raise InputError(f"--model names the same model twice, leave one out: {export}")
+        # The whole path where the name of the folder does not tell two apart.
+        name = name if short.count(name) == 1 else f"{folder} {_KINDS[model]}"
+        exports[to_one_line(name)] = export
+    return exports
+
+
+def _name_run(folder):
+    if folder == PUBLISHED:
+        return "published"
+    parts = folder.resolve().parts
+    within = {*_KINDS, "saved_models"}
+    return next((part for part in reversed(parts) if part not in within and not part.isdecimal()), str(folder))
+
+
+def _prepare(output):
+    """Makes the folder, and makes sure that it can be written to before the long work, not after it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write there, choose another --output: {output} ({error.strerror})") from error
+
+
+def _judge_all(config, pictures, restorers, externals, distances):
+    """Every picture at every quality: rows for `summarise` by quality, and which pictures were cut."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from artifact_remover import evaluation
+    from data_prep.photographs import read_photograph
+
+    methods = {name: lambda jpeg, restore=restore: restore(jpeg.pixels) for name, restore in restorers.items()}
+    methods |= {name: lambda jpeg, each=each: each.restore(jpeg.content) for name, each in externals.items()}
+    first = next(iter(methods))
+    rows, cut = {quality: [] for quality in config.quality}, []
+    console = Console(stderr=True)
+    for name, file in track(pictures.items(), "measuring", console=console, disable=not console.is_terminal):
+        photo = read_photograph(file)
+        clean = evaluation.cut_middle(photo, *evaluation.limit_size(*photo.shape[:2]))
+        if clean.shape != photo.shape:
+            cut.append(f"{name} ({clean.shape[1]}x{clean.shape[0]} of {photo.shape[1]}x{photo.shape[0]})")
+        if config.protocol == "gray":
+            clean = evaluation.to_gray(clean)
+        for quality in config.quality:
+            if not any(rows.values()):
+                jpeg = evaluation.encode_jpeg(clean, quality, config.subsampling)
+                for restore in restorers.values():
+                    restore(jpeg.pixels)  # the first time takes longer, and is not counted
+            row = evaluation.judge(name, clean, quality, config.subsampling, methods, distances)
+            rows[quality].append(row)
+            for best in sorted(rows[quality], key=lambda row: evaluation.gain(row, first))[evaluation.SHOWN :]:
+                for crops in ("crops", "clean_crop"):
+                    best.pop(crops, None)  # only the worst are shown, and a large set has thousands
+    return rows, cut
+
+
+def _describe_machine(precision):
+    import psutil
+    import tensorflow as tf
+
+    from artifact_remover.precision import choose_dtype
+
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return {
+        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "gpus": [details.get("device_name", "unknown") for details in gpus],
+        "precision": choose_dtype(precision).removeprefix("mixed_"),
+    }
+
+
+def _fail(message, code=2):
+    print(f"error: {to_one_line(message)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import types
+from html.parser import HTMLParser
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+from artifact_remover import evaluate, evaluation
+from artifact_remover.__main__ import COMMANDS
+from artifact_remover.config import EvaluateConfig, GeneratorConfig
+from artifact_remover.export import export_generator
+from artifact_remover.generator import build_generator
+from artifact_remover.model_folder import name_export
+from data_prep.command_line import parse_options
+
+TINY = GeneratorConfig(features=8, growth=4, blocks=1)
+PHOTO = skimage_data.astronaut()
+COPY = f"{shlex.quote(sys.executable)} -c 'import shutil, sys; shutil.copy(*sys.argv[1:])' {{input}} {{output}}"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A run's folder with both generators: the first returns its input, the second does it harm."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    for stage, change in (("pretrain_generator", 0.0), ("train_gan", 0.05)):
+        keras.utils.set_random_seed(0)
+        generator = build_generator(TINY)
+        [kernel] = generator.get_layer("correction").weights
+        kernel.assign(change * np.random.default_rng(0).standard_normal(kernel.shape))
+        export_generator(generator, TINY, name_export(folder, stage), {"stage": stage})
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, new, with two small pictures of one name in `data`, and no learned distances."""
+    monkeypatch.chdir(tmp_path)
+    fake = types.SimpleNamespace(find_distances=lambda weights: ({}, ["LPIPS is left out"]))
+    monkeypatch.setitem(sys.modules, "artifact_remover.perceptual_distances", fake)
+    monkeypatch.setattr(evaluate, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr("artifact_remover.model_folder.PUBLISHED", tmp_path / "published")
+    (tmp_path / "data" / "sub").mkdir(parents=True)
+    Image.fromarray(PHOTO[:64, 200:280]).save("data/<b>.png")
+    Image.fromarray(PHOTO[100:150, 200:270]).save("data/sub/<b>.png")
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder, capfd):
+    """Runs the command; returns its exit code, what it printed, and the errors."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = evaluate.main(
+            ["--data", "data", "--quality", "10", "30", "--precision", "float32", *map(str, arguments)]
+        )
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def refused(outcome):
+    """The one line of a mistake of the user's."""
+    code, printed, errors = outcome
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert not list(Path().rglob("evaluation.*"))
+    return errors
+
+
+def test_it_is_a_subcommand():
+    assert COMMANDS["evaluate"] is evaluate.main
+
+
+def test_everything_is_measured_and_written(model, run):
+    code, printed, errors = run("--model", model, "--external", f"copy={COPY}", "-o", "out/here")
+    assert (code, errors) == (0, "")
+    names = [evaluation.JPEG, "tiny faithful", "tiny perceptual", "copy"]
+    assert sorted(os.listdir("out/here")) == ["evaluation.csv", "evaluation.html", "evaluation.json"]
+    assert max(map(len, printed.split("\n\n")[0].splitlines())) <= 120
+    for word in (*names, "least at", "sub/<b>.png", "0/2", "LPIPS is left out", "written: out/here/evaluation.html"):
+        assert word in printed, printed
+    assert "tiny perceptual does not beat the JPEG at quality 30 on 2 of 2: " in printed
+
+    report = json.loads(Path("out/here/evaluation.json").read_text())
+    assert list(report["qualities"]) == ["10", "30"]
+    assert report["machine"]["cores"] and report["machine"]["precision"] == "float32"
+    assert report["models"] == {
+        f"tiny {kind}": str(name_export(model, stage))
+        for kind, stage in (("faithful", "pretrain_generator"), ("perceptual", "train_gan"))
+    }
+    for each in report["qualities"].values():
+        summary = each["summary"]
+        assert list(summary) == names and each["pictures"] == 2
+        assert summary["copy"]["mean"] == summary["tiny faithful"]["mean"] == summary[evaluation.JPEG]["mean"]
+        assert summary["copy"]["psnr_gain"] == {"mean": 0, "least": 0} and summary["copy"]["better_on"] == 0
+        assert summary["tiny perceptual"]["psnr_gain"]["least"] < 0
+        assert all(summary[name]["seconds_per_megapixel"] > 0 for name in names[1:])
+        assert [picture["name"] for picture in each["each"]] == ["<b>.png", "sub/<b>.png"]
+
+    with open("out/here/evaluation.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 2 * len(names)
+    for line in lines:
+        [picture] = [each for each in report["qualities"][line["quality"]]["each"] if each["name"] == line["picture"]]
+        scores = picture["scores"][line["method"]]
+        assert float(line["psnr"]) == pytest.approx(scores["psnr"], rel=1e-5)
+        assert float(line["psnr_gain"]) == pytest.approx(
+            scores["psnr"] - picture["scores"][evaluation.JPEG]["psnr"], rel=1e-4, abs=1e-9
+        )
+        assert float(line["blue_shift"]) == pytest.approx(scores["colour_shifts"][2], rel=1e-5)
+        assert bool(line["seconds"]) == (line["method"] != evaluation.JPEG)
+
+    page = Path("out/here/evaluation.html").read_text()
+    HTMLParser().feed(page)
+    assert page.count("<img ") == 2 * 2 * (len(names) + 1) and "<b>" not in page and "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page)
+
+
+def test_gray_is_compressed_and_measured_as_one_channel(model, run):
+    assert run("--model", model, "--external", f"copy={COPY}", "--protocol", "gray")[0] == 0
+    report = json.loads(Path("evaluation/evaluation.json").read_text())
+    first = report["qualities"]["10"]["each"][0]
+    clean = evaluation.to_gray(PHOTO[:64, 200:280])
+    scores = evaluation.score(clean, evaluation.encode_jpeg(clean, 10).pixels)
+    for name in (evaluation.JPEG, "copy", "tiny faithful"):
+        assert first["scores"][name] == scores and len(scores["colour_shifts"]) == 1
+    assert report["chroma_subsampling"] is None
+
+
+def test_learned_distances_are_in_every_report(model, run, monkeypatch):
+    seen = []
+
+    def find_distances(weights):
+        seen.append(weights)
+        return {"LPIPS": lambda clean, restored: np.float32([0.25])}, []
+
+    fake = types.SimpleNamespace(find_distances=find_distances)
+    monkeypatch.setitem(sys.modules, "artifact_remover.perceptual_distances", fake)
+    code, printed, _ = run("--model", model, "--perceptual-weights", "weights")
+    assert code == 0 and "LPIPS" in printed and "0.2500" in printed and seen == [Path("weights")]
+    for kind in ("json", "csv"):
+        assert "lpips" in Path(f"evaluation/evaluation.{kind}").read_text()
+
+
+def test_a_large_picture_is_judged_by_its_middle_and_a_line_says_so(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "LARGEST_PICTURE", 4000)
+    code, printed, _ = run("--external", f"copy={COPY}")
+    assert code == 0 and "only the middle is judged of <b>.png (64x48 of 80x64)" in printed
+    report = json.loads(Path("evaluation/evaluation.json").read_text())
+    assert [each["pixels"] for each in report["qualities"]["10"]["each"]] == [64 * 48, 50 * 70]
+
+
+def test_only_the_worst_pictures_are_shown(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "SHOWN", 1)
+    harm = "from PIL import Image, ImageOps; import sys; i = Image.open(sys.argv[1]); "
+    harm += "(ImageOps.invert(i) if i.height == 50 else i).save(sys.argv[2])"
+    assert run("--external", f"harm={shlex.quote(sys.executable)} -c '{harm}' {{input}} {{output}}")[0] == 0
+    shown = re.findall(r"<h3>(.*?)</h3>", Path("evaluation/evaluation.html").read_text())
+    assert shown == ["sub/&lt;b&gt;.png"] * 2
+
+
+def test_names_tell_models_apart(model, tmp_path):
+    export = name_export(model, "train_gan")
+    assert evaluate.name_models((export,)) == {"tiny perceptual": export}
+    other = tmp_path / "other" / "tiny"
+    shutil.copytree(model, other)
+    named = evaluate.name_models((model, other))
+    assert list(named) == [f"{folder} {kind}" for folder in (model, other) for kind in ("faithful", "perceptual")]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--quality", "0"], "quality must lie in 1..100: 0"),
+        (["--quality", "10", "10"], "given twice"),
+        (["--external", "cp {input} {output}"], "external must be NAME="),
+        (["--protocol", "gray", "--subsampling", "4:4:4"], "no chroma to subsample"),
+    ],
+)
+def test_wrong_options_are_answered_in_one_line(options, said, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_options(EvaluateConfig, ["--data", "data", *options])
+    line = capsys.readouterr().err
+    assert leaving.value.code == 2 and said in line and line.count("\n") == 1
+
+
+def test_without_a_published_model_one_must_be_given(run):
+    assert "no model is published with this version" in refused(run())
+
+
+def test_a_folder_without_a_model_is_refused(run):
+    assert "data holds no model" in refused(run("--model", "data", "--external", f"copy={COPY}"))
+
+
+def test_the_same_model_twice_is_refused(model, run):
+    export = name_export(model, "pretrain_generator")
+    assert "the same model twice" in refused(run("--model", model, "--model", export))
+
+
+@pytest.mark.parametrize("name", [evaluation.JPEG, "tiny faithful", "copy"])
+def test_a_name_is_given_once(model, run, name):
+    externals = ("--external", f"copy={COPY}", "--external", f"{name}={COPY}")
+    assert f"--external {name}: the name is taken" in refused(run("--model", model, *externals))
+
+
+def test_an_external_that_fails_is_told_with_the_picture(run):
+    line = refused(run("--external", "fails=ls {input} {output}/"))
+    assert "fails" in line and "exit code" in line and "(restoring <b>.png at quality 10)" in line
+
+
+def test_an_external_that_changes_the_size_is_told(run):
+    code = "from PIL import Image; import sys; Image.open(sys.argv[1]).resize((9, 8)).save(sys.argv[2])"
+    line = refused(run("--external", f"half={shlex.quote(sys.executable)} -c '{code}' {{input}} {{output}}"))
+    assert "half made 9x8 of <b>.png, which is 80x64" in line
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda: Path("data/c.png").write_bytes(b"no picture"), "not a usable picture, mend or remove it: data/c.png"),
+        (lambda: Image.new("RGB", (40, 31)).save("data/c.png"), "too small to be judged"),
+        (lambda: Image.open("data/<b>.png").save("data/c.webp", lossless=True), "the same picture twice"),
+        (lambda: os.rename("data", "moved"), "no such folder, check the path: data"),
+        (lambda: [file.unlink() for file in Path("data").rglob("*.png")], "no pictures there"),
+        (lambda: Path("evaluation").write_text(""), "cannot write there, choose another --output: evaluation"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is_loaded(run, monkeypatch, spoil, said):
+    monkeypatch.setitem(sys.modules, "artifact_remover.restoration", None)  # cannot be imported
+    spoil()
+    assert said in refused(run("--external", f"copy={COPY}"))
+
+
+def test_a_full_disk_is_told(run, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert "cannot write the report, make room: evaluation (No space left on device)" in refused(
+        run("--external", f"copy={COPY}")
+    )
