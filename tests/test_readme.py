@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact_remover import fit, restore
-from artifact_remover.config import PRESETS, STAGES, RestoreConfig
+from artifact_remover import evaluate, fit, restore
+from artifact_remover.config import PRESETS, STAGES, EvaluateConfig, RestoreConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_every_stage_and_preset_is_explained():
     assert not [name for name in (*STAGES, *PRESETS) if name not in README]
 
 
-@pytest.mark.parametrize("command", [fit, restore])
+@pytest.mark.parametrize("command", [fit, restore, evaluate])
 def test_every_option_that_the_readme_uses_exists(command, capsys):
     with pytest.raises(SystemExit):
         command.main(["--help"])
@@ -44,6 +44,12 @@ def test_every_option_that_the_readme_uses_exists(command, capsys):
 def test_every_option_of_restore_is_explained():
     options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(RestoreConfig)} - {"--inputs"}
     table = README.split("## Restoring pictures")[1].split("**What belongs to a picture is kept.**")[0]
+    assert not [option for option in options if option not in table]
+
+
+def test_every_option_of_evaluate_is_explained():
+    table = README.split("## Measuring it yourself")[1].split("Measured are PSNR")[0]
+    options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(EvaluateConfig)]
     assert not [option for option in options if option not in table]
 
 
