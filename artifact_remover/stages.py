@@ -356,7 +356,7 @@ def _manifest(run, stage, parents, history, chosen, jpeg) -> dict:
     role = "discriminator" if stage == "pretrain_discriminator" else "generator"
     return {
         "stage": stage,
-        "parents": {role: str(path) for role, path in parents.items()},
+        "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
         "steps": chosen["step"],
         "training_seconds": round(history[-1]["seconds"], 1),
         "settings": _settings(run, stage),

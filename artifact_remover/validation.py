@@ -32,17 +32,22 @@ class Validation:
             generator: float32 [N, H, W, 3] in [0, 1] to the same.
 
         Returns:
-            The mean of each measure over all patches: `psnr` and `psnr_b` in dB, `ssim`; `red_shift`, `green_shift`,
-            `blue_shift` and the largest of them, without its sign, `colour_shift`, in 8-bit levels; and `perceptual`,
+            The mean of each measure over all patches: `psnr` and `psnr_b` in dB, of those that JPEG changed, as clean
+            ones would drown all others; `ssim`; `red_shift`, `green_shift`, `blue_shift` and the largest of them,
+            without its sign, `colour_shift`, in 8-bit levels; and `perceptual`,
             the smaller the better: the relative error of VGG19 features, or without them the deviation of gradient
             magnitudes (`gmsd`). And pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
         """
-        measured, pictures = [], []
+        measured, changed, pictures = [], [], []
         for degraded, clean in self._batches:
             restored = tf.clip_by_value(tf.cast(generator(degraded), tf.float32), 0.0, 1.0)
             measured.append(self._measure(clean, restored))
+            changed.extend(np.any(degraded != clean, axis=(1, 2, 3)))
             pictures.extend(tf.concat([degraded, restored, clean], axis=2)[: _PICTURES - len(pictures)])
-        means = {name: np.mean(np.concatenate([each[name] for each in measured]), axis=0) for name in measured[0]}
+        values = {name: np.concatenate([each[name] for each in measured]) for name in measured[0]}
+        if any(changed):
+            values |= {name: values[name][changed] for name in ("psnr", "psnr_b")}
+        means = {name: np.mean(each, axis=0) for name, each in values.items()}
         shift = means["colour_shift"]
         means["colour_shift"] = np.max(np.abs(shift))
         means |= {f"{channel}_shift": value for channel, value in zip(CHANNELS, shift, strict=True)}

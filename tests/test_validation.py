@@ -32,6 +32,13 @@ def test_measures_are_means_over_all_patches_however_they_are_batched(validation
         assert validation.jpeg[name] == pytest.approx(float(np.mean(each)), rel=1e-5)
 
 
+def test_clean_patches_do_not_drown_the_others(validation):
+    degraded = np.concatenate([CLEAN[:3], DEGRADED[3:]])
+    mixed = Validation(tf.data.Dataset.from_tensor_slices((degraded, CLEAN)).batch(4))
+    assert mixed.jpeg["psnr"] == pytest.approx(float(np.mean(metrics.psnr(CLEAN[3:], DEGRADED[3:]))), rel=1e-5)
+    assert mixed.jpeg["ssim"] > validation.jpeg["ssim"]
+
+
 def test_a_perfect_generator_is_better_than_the_jpeg(validation):
     clean = iter([CLEAN[:4], CLEAN[4:]])
     scores, _ = validation.score(lambda degraded: next(clean))
