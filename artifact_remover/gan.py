@@ -129,7 +129,7 @@ class ArtifactRemovalGAN(keras.Model):
 
     def _skipped_step(self):
         # "Not measured" rather than zero: a curve must not show a loss that nobody computed.
-        names = (*self.objective.terms, "adversarial", "drift", "gradient_norm")
+        names = (*self.objective.terms, "adversarial", "drift", "grid", "gradient_norm")
         return {name: tf.constant(float("nan")) for name in names}
 
     def _average_weights(self):
@@ -175,6 +175,7 @@ class GeneratorObjective:
             terms["adversarial"] = losses.adversarial_loss(restored_logits)
             # What a discriminator asks for first: a grid looks sharp, a tint looks different.
             terms["drift"] = losses.drift_loss(clean, restored)
+            terms["grid"] = losses.grid_loss(clean, restored)
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return {"loss": loss, **terms}
 

@@ -180,6 +180,23 @@ def test_losses_run_in_a_graph_of_unknown_size():
         np.testing.assert_allclose(in_graph, loss(*arguments), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 96, 96, 3), (1, 64, 33, 3), (3, 16, 16, 3), (1, 2, 2, 3)])
+def test_a_checkerboard_is_charged_in_full_wherever_it_is(shape):
+    clean = random(*shape)
+    rows, columns = np.indices(shape[1:3])
+    signs = np.where(columns < shape[2] // 2, 1, -1) if shape[2] == 96 else 1  # turns over in the middle
+    checkerboard = (0.1 * signs * (-1.0) ** (rows + columns))[..., np.newaxis].astype(np.float32)
+    share = 2 / 3 if shape[2] == 96 else 1  # in the middle one of three windows it cancels
+    assert float(losses.grid_loss(clean, clean + checkerboard)) == pytest.approx(0.01 * share, rel=1e-3)
+
+
+def test_tints_and_slow_errors_are_no_grid():
+    clean = random(2, 64, 64, 3)
+    slow = np.broadcast_to(np.linspace(-0.1, 0.1, 64, dtype=np.float32)[:, np.newaxis, np.newaxis], clean.shape)
+    assert float(losses.grid_loss(clean, clean + 0.1)) == pytest.approx(0, abs=1e-9)
+    assert float(losses.grid_loss(clean, clean + slow)) < 1e-5
+
+
 def test_drift_is_what_all_errors_have_in_common():
     clean = np.random.default_rng(0).random((2, 32, 16, 3), np.float32)
     error = np.random.default_rng(1).normal(0, 0.1, clean.shape).astype(np.float32)
