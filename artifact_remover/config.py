@@ -246,14 +246,14 @@ PRESETS = {
             degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
         ),
         generator=GeneratorConfig(features=48, growth=24),
-        loss=LossConfig(perceptual=5e-3, adversarial=2e-3, grid=30.0, perceptual_patches=4),
+        loss=LossConfig(perceptual=1.5e-3, grid=30.0, perceptual_patches=4),
         pretrain_generator=Schedule(
             steps=9_500, learning_rate=6e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
         ),
         pretrain_discriminator=Schedule(
             steps=400, learning_rate=5e-4, warmup_steps=20, clip_norm=1.0, validate_every=200
         ),
-        train_gan=GanSchedule(steps=500, learning_rate=1e-4, warmup_steps=20, validate_every=100, max_psnr_loss=0.7),
+        train_gan=GanSchedule(steps=400, learning_rate=1e-4, warmup_steps=20, validate_every=100, max_psnr_loss=0.7),
     ),
     # The project as it was asked for: 900 DIV2K photographs, full-size networks. Hours on a GPU.
     # A decoded photograph of 2.8 megapixels is worth more than eight patches: decoding takes 0.1 s.
