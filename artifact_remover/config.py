@@ -237,8 +237,8 @@ PRESETS = {
         ),
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
-    # The published models: one for every quality. `fit blind --stage pretrain_generator --perceptual 0 --data FOLDER`, then
-    # the same with `--stage pretrain_discriminator` and `--stage train_gan` without `--perceptual 0`: an hour on two
+    # The published models: one for every quality. `fit blind --stage pretrain_generator --perceptual 0 --data FOLDER`,
+    # then with `--stage pretrain_discriminator` and with `--stage train_gan`, without `--perceptual 0`: an hour on two
     # cores with bfloat16. LIVE1 at quality 10: stage 1 27.07 dB (JPEG 25.69), stage 3 26.91 dB and LPIPS 0.249 (0.301).
     "blind": FitConfig(
         data=DataConfig(

@@ -80,7 +80,7 @@ def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
 
 def grid_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Mean square of checkerboards: what tells the four pixels of 2 x 2 apart in the errors of windows of about 32 x 32.
+    """Mean square of checkerboards: what tells the four pixels of 2 x 2 apart in the errors of 32 x 32 windows.
 
     A fine regular pattern is the texture that a generator on folded pictures makes most easily, and VGG19 takes it for
     texture wherever there is too little. Unlike `drift_loss` this finds patterns that differ from place to place.
