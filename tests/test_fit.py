@@ -165,7 +165,7 @@ def test_init_starts_from_those_weights(finished_run, options, tmp_path):
     assert fit.main([*still, "--init", str(init)]) == 0  # a mended command may use the same folder
     before, after = (find_result(folder, "pretrain_generator") for folder in (finished_run.folder, tmp_path / "run"))
     assert after.manifest["curve"][0]["psnr"] == pytest.approx(before.manifest["curve"][-1]["psnr"], abs=1e-4)
-    assert after.manifest["parents"] == {"generator": str(init)}
+    assert after.manifest["parents"] == {"generator": os.path.relpath(init, tmp_path / "run")}
     models = [tf.saved_model.load(str(each.export)) for each in (before, after)]  # held: variables live as long
     before, after = (model.signatures["serving_default"] for model in models)
     for a, b in zip(before.variables, after.variables, strict=True):
