@@ -60,6 +60,15 @@ def test_the_wheel_runs_outside_the_checkout(python):
     assert "--workdir" in python("-m", "artifact_remover", "fit", "--help")
 
 
+def test_the_wheel_brings_the_published_models(python):
+    code = "from artifact_remover import Restorer; print(Restorer.load().trained_quality)"
+    assert "(5, 95)" in python("-c", code)
+    where = python(
+        "-c", "from artifact_remover.model_folder import PUBLISHED, find_exports; print(*find_exports(PUBLISHED))"
+    )
+    assert where.split() == ["pretrain_generator", "gan"]
+
+
 def test_the_wheel_trains(python, photo_folder, tmp_path):
     steps = ("--pretrain-generator.steps", "2", "--pretrain-generator.warmup-steps", "0")
     tiny = [*TINY, *steps, "--stage", "pretrain_generator"]
