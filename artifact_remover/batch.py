@@ -279,7 +279,7 @@ def restore_all(
 
     Args:
         jobs: From `measure`.
-        load: Returns the `Restorer`; called when the first picture is being read already.
+        load: Returns the `Restorer` or `RemoteRestorer`; called when the first picture is being read already.
         config: All options.
         format: What is written.
         progress: Told of pixels as they are done with.

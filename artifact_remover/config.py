@@ -286,6 +286,8 @@ class RestoreConfig:
         tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
             given.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+        server: Restore through a running TF Serving, `http://HOST:8501` or `grpc://HOST:8500`; for another model than
+            the faithful one with `/v1/models/NAME` behind it.
     """
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE_OR_FOLDER ...")] = ()
@@ -304,6 +306,7 @@ class RestoreConfig:
     model: Path | None = None
     tile: int | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    server: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
 
     def __post_init__(self):
         if not self.inputs:
@@ -317,6 +320,12 @@ class RestoreConfig:
         _require_positive(self, "max_megapixels")
         if self.tile is not None and self.tile < SMALLEST_TILE:
             raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {self.tile}")
+        local = [name for name in ("model", "blend", "tile") if getattr(self, name) is not None]
+        if self.server and (local or self.precision != "auto"):
+            raise ValueError(
+                f"server and {[*local, 'precision'][0]} exclude each other: the server has its own; another model is "
+                "chosen in the URL, http://HOST:8501/v1/models/gan"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

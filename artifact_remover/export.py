@@ -16,12 +16,16 @@ import tensorflow as tf
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import build_generator, receptive_field
+from artifact_remover.jpeg_graph import restore_jpegs
 from artifact_remover.model_folder import MANIFEST, read_manifest
 from artifact_remover.tiling import measure_overlap
+from artifact_remover.warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
 from data_prep.errors import InputError
 
-_FLOAT_PICTURES = tf.TensorSpec([None, None, None, 3], tf.float32)
-_BYTE_PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8)
+_FLOAT_PICTURES = tf.TensorSpec([None, None, None, 3], tf.float32, name="degraded")
+_BYTE_PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="degraded")
+_IMAGE_FILES = tf.TensorSpec([None], tf.string, name="image_bytes")
+_PATCHES = tf.TensorSpec([None, None, None, 3], tf.float32, name="patches")
 
 
 def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Path, manifest: dict) -> None:
@@ -30,7 +34,9 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
     Its signatures, each for pictures of any size from 1x1 up:
 
     * `serving_default`: `degraded` float32 [N, H, W, 3] in [0, 1] to `restored`, the same shape and range;
-    * `restore`: `degraded` uint8 [N, H, W, 3] RGB to `restored`, the same.
+    * `restore`: `degraded` uint8 [N, H, W, 3] RGB to `restored`, the same;
+    * `restore_jpeg`: `image_bytes` string [B], JPEGs, to `restored_bytes` string [B], PNGs, and their `height` and
+      `width` int32 [B]: in tiles, in steady memory, with the limits that `jpeg_graph.restore_jpegs` states.
 
     Args:
         generator: From `build_generator`, of any precision.
@@ -49,8 +55,16 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
         return {"restored": tf.cast(tf.round(restored * 255.0), tf.uint8)}
 
     overlap = measure_overlap(lambda picture: restore_float(picture)["restored"].numpy(), receptive_field(config))
-    signatures = {"serving_default": (restore_float, _FLOAT_PICTURES), "restore": (restore, _BYTE_PICTURES)}
-    _write(folder, manifest | {"overlap": overlap}, signatures)
+
+    def restore_jpeg(image_bytes):
+        return restore_jpegs(lambda picture: restore_float(picture)["restored"], image_bytes, overlap)
+
+    signatures = {
+        "serving_default": (restore_float, _FLOAT_PICTURES),
+        "restore": (restore, _BYTE_PICTURES),
+        "restore_jpeg": (restore_jpeg, _IMAGE_FILES),
+    }
+    _write(folder, manifest | {"overlap": overlap}, signatures, make_generator_requests())
 
 
 def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig, folder: Path, manifest: dict) -> None:
@@ -71,7 +85,7 @@ def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig
     def judge(patches):
         return {"logits": in_float32(patches, training=False)}
 
-    _write(folder, manifest, {"serving_default": (judge, _FLOAT_PICTURES)}, inputs="patches")
+    _write(folder, manifest, {"serving_default": (judge, _PATCHES)}, make_discriminator_requests())
 
 
 def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, tf.Variable]]:
@@ -116,14 +130,15 @@ def load_weights(network: keras.Model, folder: Path) -> None:
         _load_export(network, folder)
 
 
-def _write(folder, manifest, signatures, inputs="degraded"):
+def _write(folder, manifest, signatures, warm_up):
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     archive = keras.export.ExportArchive()
     for name, (function, spec) in signatures.items():
-        archive.add_endpoint(name, function, [tf.TensorSpec(spec.shape, spec.dtype, name=inputs)])
+        archive.add_endpoint(name, function, [spec])
     try:
         archive.write_out(str(partial), verbose=False)
+        write_warm_up(warm_up, folder.parent.name, partial)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         partial.rename(folder)
     except BaseException:

@@ -60,6 +60,8 @@ class Picture:
         header: How a JPEG was compressed, None for other formats.
         format: Pillow's name of the file format, such as "JPEG".
         notes: What the user should be told, each a short clause.
+        jpeg: The bytes that any JPEG decoder gets the same pixels from; None for other formats, CMYK, and what breaks
+            off.
     """
 
     pixels: np.ndarray
@@ -69,6 +71,7 @@ class Picture:
     header: JpegHeader | None
     format: str
     notes: tuple[str, ...] = ()
+    jpeg: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,10 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         format, depth, header = image.format, _bit_depth(image, file), _header(image, file)
         if header and not allow_truncated and _breaks_off(header, file):
             raise OSError("the data end before the last row")
+        jpeg = None
+        if header and image.mode in ("L", "RGB") and not allow_truncated:
+            file.seek(0)
+            jpeg = file.read()
         pictures = getattr(image, "n_frames", 1)
         notes = [f"first of {pictures} pictures taken"] if pictures > 1 else []
         # turning a TIFF upright, Pillow takes the orientation out of this
@@ -333,9 +340,8 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
     if format == "TIFF":  # Pillow has turned it upright
         pixels, alpha = (_turn_back(each, orientation) for each in (pixels, alpha))
     metadata, profile_notes = with_fitting_profile(metadata, pixels)
-    return Picture(
-        pixels, alpha, orientation, metadata, header, format, (*notes, *colour_notes, *metadata_notes, *profile_notes)
-    )
+    notes = (*notes, *colour_notes, *metadata_notes, *profile_notes)
+    return Picture(pixels, alpha, orientation, metadata, header, format, notes, jpeg)
 
 
 def _decode_8_bits(image, file):

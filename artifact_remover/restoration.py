@@ -1,7 +1,6 @@
 """A loaded model that restores pictures of any size in steady memory: arrays, bytes and files."""
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import os
@@ -18,8 +17,8 @@ import tensorflow as tf
 from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
-from artifact_remover.jpeg_header import is_left_alone
 from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
+from artifact_remover.picture_restoration import restore_parts
 from artifact_remover.precision import choose_dtype
 from artifact_remover.tiling import GRID, plan_tiles
 from data_prep.errors import InputError
@@ -189,15 +188,12 @@ class Restorer:
         Returns:
             The restored picture; its notes say if it was left alone.
         """
-        if is_left_alone(picture.header, force):
-            note = f"left alone, as practically uncompressed: quality {picture.header.quality}, --force restores it"
-            return dataclasses.replace(picture, notes=(*picture.notes, note))
-        pixels, alpha = self.restore(picture.pixels, strength, progress), picture.alpha
-        if alpha is not None:
-            partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
-            if partial.any():
-                alpha = np.where(partial, self.restore(alpha[:, :, np.newaxis], strength)[:, :, 0], alpha)
-        return dataclasses.replace(picture, pixels=pixels, alpha=alpha)
+        return restore_parts(
+            picture,
+            lambda pixels: self.restore(pixels, strength, progress),
+            lambda alpha: self.restore(alpha, strength),
+            force,
+        )
 
     def restore_bytes(
         self,

@@ -88,14 +88,19 @@ def restore(config: RestoreConfig) -> int:
     plan = batch.plan(config, output)
     for error in plan.errors:
         _complain(error)
-    if plan.jobs:
-        choose_exports(config.model, config.blend)  # a wrong folder is told at once, and before anything is made
+    remote = None
+    if plan.jobs:  # a wrong folder or server is told at once, and before anything is made
+        if config.server:
+            remote = _connect(config.server)
+        else:
+            choose_exports(config.model, config.blend)
         batch.make_folder(output)
     counts = Counter({"restored": 0, "left alone": 0, "skipped": plan.skipped, "failed": len(plan.errors)})
     display = _Display(plan.jobs)
 
     def load():
-        restorer = _load(config)
+        restorer = remote or _load(config)
+        _say(f"model: {restorer.description}")
         display.start()
         return restorer
 
@@ -170,9 +175,13 @@ def _load(config):
     with quiet_tensorflow():
         from artifact_remover.restoration import Restorer
 
-        restorer = Restorer.load(config.model, blend=config.blend, precision=config.precision, tile=config.tile)
-    _say(f"model: {restorer.description}")
-    return restorer
+        return Restorer.load(config.model, blend=config.blend, precision=config.precision, tile=config.tile)
+
+
+def _connect(server):
+    from artifact_remover.server_client import RemoteRestorer
+
+    return RemoteRestorer.connect(server)
 
 
 def _report(outcome):
