@@ -2,9 +2,9 @@
 
 import sys
 
-from artifact_remover import evaluate, fit, restore
+from artifact_remover import evaluate, fit, restore, serve
 
-COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main}
+COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main, "serve": serve.main}
 
 
 def main() -> int:

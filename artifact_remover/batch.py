@@ -29,7 +29,6 @@ _RESTORED, _COMPARE = "_restored", "_compare"
 _LONGEST_NAME = 255  # bytes: of every file system in use
 _PIXELS_IN_FLIGHT = 64_000_000
 _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
-_QUALITY_MARGIN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,16 +411,9 @@ def _restore(job, read, restorer, config, format, progress, writer):
 
 def _restore_picture(picture, job, restorer, config, advance):
     try:
-        restored = restorer.restore_picture(picture, config.strength, config.force, advance)
+        return restorer.restore_picture(picture, config.strength, config.force, advance)
     except InputError as error:  # of the memory or the model, it does not name the file
         raise InputError(f"{job.source}: {error}") from error
-    if is_left_alone(picture.header, config.force) or not picture.header or not restorer.trained_quality:
-        return restored
-    quality, (low, high) = picture.header.quality, restorer.trained_quality
-    if quality <= high + _QUALITY_MARGIN:
-        return restored
-    note = f"quality {quality}, the model was trained for {low} to {high}: detail may be lost, --strength lowers it"
-    return dataclasses.replace(restored, notes=(*restored.notes, note))
 
 
 def _write(job, after, before, format, config):

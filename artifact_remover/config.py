@@ -23,6 +23,11 @@ def _require_positive(config, *fields):
             raise ValueError(f"{field} must be above zero: {getattr(config, field)}")
 
 
+def _require_tile(tile):
+    if tile is not None and tile < SMALLEST_TILE:
+        raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {tile}")
+
+
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
     """Size of the generator.
@@ -318,8 +323,7 @@ class RestoreConfig:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{field} must lie in {low}..{high}: {value}")
         _require_positive(self, "max_megapixels")
-        if self.tile is not None and self.tile < SMALLEST_TILE:
-            raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {self.tile}")
+        _require_tile(self.tile)
         local = [name for name in ("model", "blend", "tile") if getattr(self, name) is not None]
         if self.server and (local or self.precision != "auto"):
             raise ValueError(
@@ -369,3 +373,40 @@ class EvaluateConfig:
                 raise ValueError(f"external must be NAME='command {{input}} {{output}}': {external}")
         if self.protocol == "gray" and self.subsampling != "4:2:0":
             raise ValueError("the gray protocol has no chroma to subsample: leave subsampling out")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """A web page and an HTTP API that restore pictures.
+
+    Attributes:
+        host: Address to listen on. The default is reached from this machine only; `0.0.0.0` from everywhere.
+        port: To listen on; 0 for one that is free.
+        name: A name that the server is reached by, where it is neither an address, `localhost` nor this machine's
+            own; repeatable. Requests for other names are refused, so that no web site can pass for this one.
+        model: Run, export or `saved_models` folder; the published models when not given.
+        places: Pictures that are received, wait, are restored or sent at once; more are told to come back.
+        max_megabytes: Refuse larger files.
+        max_megapixels: Refuse larger pictures.
+        time_limit: Seconds from a request's first byte to its answer's, waiting included, and again for sending.
+        tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
+            given.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="HOST")] = ()
+    model: Path | None = None
+    places: int = 8
+    max_megabytes: float = 64
+    max_megapixels: float = 64
+    time_limit: float = 300
+    tile: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self):
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must lie in 0..65535: {self.port}")
+        _require_positive(self, "places", "max_megabytes", "max_megapixels", "time_limit")
+        _require_tile(self.tile)

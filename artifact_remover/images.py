@@ -101,6 +101,14 @@ class Summary:
     metadata: tuple[str, ...]
 
 
+class DamagedError(InputError):
+    """The file ends early or is damaged; part of it may still be decoded."""
+
+
+class TooLargeError(InputError):
+    """The picture has more pixels than the caller allows."""
+
+
 def inspect_picture(file: Path | BinaryIO) -> Summary:
     """Reads what a file says about its picture, without decoding it.
 
@@ -153,7 +161,7 @@ def decode_picture(
         raise TypeError(f"a picture's source is a Path or bytes, not {type(source).__name__}")
     try:
         return _decode(source, max_megapixels)
-    except _DamagedError:
+    except DamagedError:
         if not allow_truncated:
             raise
         picture = _decode(source, max_megapixels, allow_truncated=True)
@@ -246,10 +254,6 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-class _DamagedError(InputError):
-    """The file ends early or is damaged; part of it may still be decoded."""
-
-
 @contextmanager
 def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Iterator[tuple[Image.Image, BinaryIO]]:
     name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
@@ -274,9 +278,7 @@ def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Ite
         raise InputError(f"{name} is missing: check the path") from error
     except Image.UnidentifiedImageError as error:
         if _SIGNATURES.match(start):
-            raise _DamagedError(
-                f"{name} is truncated or damaged, or of a kind that cannot be read, {advice}"
-            ) from error
+            raise DamagedError(f"{name} is truncated or damaged, or of a kind that cannot be read, {advice}") from error
         raise InputError(
             f"{name} is no picture that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
         ) from error
@@ -287,7 +289,7 @@ def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Ite
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
         reason = to_one_line(error) or type(error).__name__
-        raise _DamagedError(f"{name} is truncated or damaged, {advice}: {reason}") from error
+        raise DamagedError(f"{name} is truncated or damaged, {advice}: {reason}") from error
 
 
 @contextmanager
@@ -320,7 +322,7 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
             limit = f"the limit of {max_megapixels:.6g}"
             if costly:
                 limit = f"half {limit}, as {image.format} takes twice the memory"
-            raise InputError(f"{megapixels:.6g} megapixels, more than {limit}: raise it with --max-megapixels")
+            raise TooLargeError(f"{megapixels:.6g} megapixels, more than {limit}: raise it with --max-megapixels")
         format, depth, header = image.format, _bit_depth(image, file), _header(image, file)
         if header and not allow_truncated and _breaks_off(header, file):
             raise OSError("the data end before the last row")

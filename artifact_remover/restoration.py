@@ -1,6 +1,7 @@
 """A loaded model that restores pictures of any size in steady memory: arrays, bytes and files."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import os
@@ -17,6 +18,7 @@ import tensorflow as tf
 from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
+from artifact_remover.jpeg_header import is_left_alone
 from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
 from artifact_remover.picture_restoration import restore_parts
 from artifact_remover.precision import choose_dtype
@@ -27,6 +29,7 @@ from data_prep.files import open_whole
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
 _MOST_MEMORY = 700_000_000  # bytes for a tile: larger ones overlap little less, and steady memory is worth more
 _BYTES_PER_PIXEL = {"float32": 800, "bfloat16": 420}  # of a tile, measured with the largest preset
+_QUALITY_MARGIN = 10
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
 
 _rewriting = threading.Lock()
@@ -72,6 +75,7 @@ class Restorer:
         self._in_bfloat16 = in_bfloat16
         self._tile = tile
         self._together = _TOGETHER
+        self._mixture = None
 
     @classmethod
     def load(
@@ -104,20 +108,38 @@ class Restorer:
         export, perceptual = choose_exports(Path(model) if model else None, blend)
         network, weights = load_generator(export)
         manifest = read_manifest(export)
-        description, overlap = str(export), read_overlap(manifest)
+        overlap, mixture = read_overlap(manifest), None
         if perceptual:
             _, others = load_generator(perceptual)
-            _mix(weights, others, blend, perceptual)
-            description = f"{description}, blended by {blend:g} with {perceptual}"
+            mixture = _Mixture(weights, others, export, perceptual)
             overlap = max(overlap, read_overlap(read_manifest(perceptual)))
-        return cls(
+        restorer = cls(
             network,
             overlap,
             in_bfloat16=choose_dtype(precision) == "mixed_bfloat16",
             tile=tile,
-            description=description,
+            description=str(export),
             trained_quality=read_trained_quality(manifest),
         )
+        if mixture:
+            restorer._mixture = mixture
+            restorer.reblend(blend)
+        return restorer
+
+    def reblend(self, blend: float) -> None:
+        """Mixes the weights of the two models anew, for less than loading them; not while another thread restores.
+
+        Args:
+            blend: As in `load`, which must have been given one.
+
+        Raises:
+            ValueError: If it is out of range, or `load` was given none.
+        """
+        if not self._mixture:
+            raise ValueError("loaded without a blend, so there is one model only")
+        if not 0 <= blend <= 1:
+            raise ValueError(f"blend must lie in 0..1: {blend}")
+        self.description = self._mixture.mix(blend)
 
     def restore(
         self, pixels: np.ndarray, strength: float = 1.0, progress: Callable[[int], None] | None = None
@@ -183,17 +205,22 @@ class Restorer:
             picture: From `decode_picture`.
             strength: As in `restore`.
             force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
-            progress: Called with the number of pixels just done.
+            progress: As in `restore`; what it raises ends the restoring.
 
         Returns:
-            The restored picture; its notes say if it was left alone.
+            The restored picture; its notes say if it was left alone, or is of much higher quality than the model knows.
         """
-        return restore_parts(
+        # Transparency's pixels were counted already, but whoever wants to stop is asked all the same.
+        ask = progress and (lambda _: progress(0))
+        restored = restore_parts(
             picture,
             lambda pixels: self.restore(pixels, strength, progress),
-            lambda alpha: self.restore(alpha, strength),
+            lambda alpha: self.restore(alpha, strength, ask),
             force,
         )
+        if is_left_alone(picture.header, force):
+            return restored
+        return dataclasses.replace(restored, notes=(*restored.notes, *self._warn(picture.header)))
 
     def restore_bytes(
         self,
@@ -269,6 +296,14 @@ class Restorer:
             encode_picture(restored, writing, format, quality)
         return output
 
+    def _warn(self, header):
+        if header and self.trained_quality and header.quality > self.trained_quality[1] + _QUALITY_MARGIN:
+            low, high = self.trained_quality
+            yield (
+                f"quality {header.quality}, the model was trained for {low} to {high}: detail may be lost, --strength "
+                "lowers it"
+            )
+
     def _restore_tiles(self, tiles, pixels, strength, restored):
         """Restores tiles of one shape at once."""
         white = np.float32(np.iinfo(pixels.dtype).max)
@@ -294,12 +329,21 @@ class Restorer:
             return self._network(pictures)
 
 
-def _mix(weights, others, blend, folder):
-    shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
-    if shapes != other_shapes:
-        raise InputError(f"{folder} is of another size than the faithful model, so the two cannot be blended")
-    for name, weight in weights.items():
-        weight.assign((1 - blend) * weight + blend * others[name])
+class _Mixture:
+    """A network's weights, and the two models' that they are mixed of."""
+
+    def __init__(self, weights, others, folder, other_folder):
+        shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
+        if shapes != other_shapes:
+            raise InputError(f"{other_folder} is of another size than the faithful model, so the two cannot be blended")
+        self._weights = [(each, each.numpy(), others[name].numpy()) for name, each in weights.items()]
+        self._folders = folder, other_folder
+
+    def mix(self, blend):
+        """Sets the weights; returns what the mixture is called."""
+        for weight, faithful, perceptual in self._weights:
+            weight.assign((1 - blend) * faithful + blend * perceptual)
+        return f"{self._folders[0]}, blended by {blend:g} with {self._folders[1]}"
 
 
 def _check(pixels, strength):

@@ -37,10 +37,7 @@ class RemoteRestorer:
 
     Attributes:
         description: Which model on which server it is.
-        trained_quality: None, as a server does not say.
     """
-
-    trained_quality = None
 
     def __init__(self, send: Callable[[bytes], bytes], description: str):
         """Wraps a way to a server; `RemoteRestorer.connect` makes one from a URL.

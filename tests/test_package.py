@@ -22,6 +22,9 @@ TESTED_IN = {
     "artifact_remover.__main__": "test_package",
     "artifact_remover.image_metadata": "test_images",
     "artifact_remover.image_writers": "test_images",
+    "artifact_remover.web": "test_serve",
+    "artifact_remover.web_guard": "test_serve",
+    "artifact_remover.workshop": "test_serve",
     "data_prep.__main__": "test_data_prep_cli",
     "data_prep.config": "test_data_config",  # both packages have a `config`
     "data_prep.errors": "test_datasets",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from artifact_remover import evaluate, fit, restore
-from artifact_remover.config import PRESETS, STAGES, EvaluateConfig, RestoreConfig
+from artifact_remover import evaluate, fit, restore, serve
+from artifact_remover.config import PRESETS, STAGES, EvaluateConfig, RestoreConfig, ServeConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_every_stage_and_preset_is_explained():
     assert not [name for name in (*STAGES, *PRESETS) if name not in README]
 
 
-@pytest.mark.parametrize("command", [fit, restore, evaluate])
+@pytest.mark.parametrize("command", [fit, restore, evaluate, serve])
 def test_every_option_that_the_readme_uses_exists(command, capsys):
     with pytest.raises(SystemExit):
         command.main(["--help"])
@@ -50,6 +50,12 @@ def test_every_option_of_restore_is_explained():
 def test_every_option_of_evaluate_is_explained():
     table = README.split("## Measuring it yourself")[1].split("Measured are PSNR")[0]
     options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(EvaluateConfig)]
+    assert not [option for option in options if option not in table]
+
+
+def test_every_option_of_serve_is_explained():
+    table = README.split("## In the browser")[1].split("The HTTP API")[0]
+    options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ServeConfig)]
     assert not [option for option in options if option not in table]
 
 

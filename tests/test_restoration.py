@@ -291,6 +291,24 @@ def test_blend_goes_from_the_faithful_to_the_perceptual_model(run_folder, restor
     assert levels(between, perceptual) > 1 < levels(between, restorer.restore(photo))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_blending_anew_is_loading_with_that_blend(run_folder, photo, precision):
+    restorer = Restorer.load(run_folder, blend=0.25, precision=precision)
+    for blend in (1, 0.7, 0.25, 0):
+        before = restorer.restore(photo)
+        restorer.reblend(blend)
+        after, loaded = restorer.restore(photo), Restorer.load(run_folder, blend=blend, precision=precision)
+        np.testing.assert_array_equal(after, loaded.restore(photo))
+        assert restorer.description == loaded.description and (blend == 0.25 or (before != after).any())
+
+
+def test_blending_anew_needs_both_models(restorer, run_folder):
+    with pytest.raises(ValueError, match="one model only"):
+        restorer.reblend(0.5)
+    with pytest.raises(ValueError, match="0..1"):
+        Restorer.load(run_folder, blend=0).reblend(2)
+
+
 def test_blend_needs_both_models(run_folder):
     with pytest.raises(InputError, match="holds no gan, and --blend mixes both"):
         Restorer.load(run_folder / "saved_models" / "pretrain_generator" / "1", blend=0.5)
@@ -362,6 +380,24 @@ def test_practically_uncompressed_jpeg_is_left_alone(restorer, quality, left_alo
     assert not np.array_equal(restorer.restore_picture(picture, force=True).pixels, picture.pixels)
 
 
+@pytest.mark.parametrize(
+    ("trained", "note"),
+    [((10, 39), True), ((10, 40), False), (None, False)],
+)
+def test_a_quality_far_above_what_the_model_was_trained_for_is_noted(trained, note):
+    picture = decode_picture(to_jpeg(skimage_data.coffee()[:64, :64], 50))
+    restored = Restorer(identity, 16, trained_quality=trained).restore_picture(picture)
+    said = "quality 50, the model was trained for 10 to 39: detail may be lost, --strength lowers it"
+    assert restored.notes == ((said,) if note else ())
+
+
+def test_what_is_left_alone_is_not_warned_of():
+    picture = decode_picture(to_jpeg(skimage_data.coffee()[:64, :64], 98))
+    restorer = Restorer(identity, 16, trained_quality=(10, 10))
+    [note], [forced] = (restorer.restore_picture(picture, force=force).notes for force in (False, True))
+    assert note.startswith("left alone") and forced.startswith("quality 98")
+
+
 def to_png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -382,6 +418,20 @@ def test_partial_transparency_is_restored_apart(restorer, photo):
     restored = restorer.restore_picture(decode_picture(to_png(np.dstack([photo, alpha]))))
     np.testing.assert_array_equal(restored.alpha[:100], alpha[:100])
     np.testing.assert_array_equal(restored.alpha[100:], restorer.restore(alpha[:, :, np.newaxis])[100:, :, 0])
+
+
+def test_restoring_can_be_stopped_also_in_the_transparency(photo):
+    class StoppedError(Exception):
+        pass
+
+    def stop_when_done(pixels):
+        if not pixels:
+            raise StoppedError
+
+    alpha = np.linspace(0, 255, photo[..., 0].size).reshape(photo.shape[:2])
+    picture = decode_picture(to_png(np.dstack([photo, alpha.astype(np.uint8)])))
+    with pytest.raises(StoppedError):
+        Restorer(identity, 16, tile=64).restore_picture(picture, progress=stop_when_done)
 
 
 def test_file_is_restored_beside_itself(restorer, photo, tmp_path):

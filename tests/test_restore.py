@@ -309,7 +309,6 @@ import sys, time, types
 
 class Restorer:
     description = "slow"
-    trained_quality = None
 
     @classmethod
     def load(cls, *_, **__):

@@ -1,0 +1,94 @@
+"""Restores pictures in the browser: a web page, and an HTTP API.
+
+python -m artifact_remover.serve [OPTIONS]
+
+Listens on this machine only, unless --host says otherwise; keeps and logs nothing of a picture.
+"""
+
+import os
+import signal
+import socket
+import sys
+
+from artifact_remover.config import ServeConfig
+from data_prep.command_line import parse_options
+from data_prep.errors import InputError
+from data_prep.quiet import quiet_tensorflow
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Instead of the process's own.
+
+    Returns:
+        Exit code: 0 when the user stopped it, 2 for a mistake of the user's.
+    """
+    config = parse_options(ServeConfig, arguments, prog="python -m artifact_remover.serve", description=__doc__)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        serve(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    print("stopped", flush=True)
+    return 0
+
+
+def serve(config: ServeConfig) -> None:
+    """Serves until it is stopped.
+
+    Raises:
+        InputError: For a mistake of the user's.
+        KeyboardInterrupt: When it is stopped.
+    """
+    try:
+        import fastapi_offline  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{error.name} is not installed: pip install 'artifact-remover[web]', in a checkout pip install -e '.[web]'"
+        ) from error
+    # Not at the top: `--help` is to answer at once.
+    from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, choose_exports, find_exports
+
+    choose_exports(config.model, None)  # a wrong folder is told before TensorFlow is loaded
+    blends = {FAITHFUL, PERCEPTUAL} <= find_exports(config.model or PUBLISHED).keys()
+    with _listen(config) as listening:
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        with quiet_tensorflow():
+            from artifact_remover.restoration import Restorer
+            from artifact_remover.web import Server, create_app
+
+            restorer = Restorer.load(
+                config.model, blend=0.0 if blends else None, precision=config.precision, tile=config.tile
+            )
+        app = create_app(restorer, blends, config)
+        print(f"model: {restorer.description}")
+        print(f"ready: {_name(listening)}  (Ctrl-C stops it)", flush=True)
+        Server(app).run(sockets=[listening])
+
+
+def _listen(config):
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=512)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"cannot listen on {config.host} port {config.port}, choose another --port or --host: {reason}"
+        ) from error
+
+
+def _name(listening):
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""The web page and the HTTP API behind it: a picture in, the restored picture out, nothing of it kept.
+
+A request carries the picture itself as its body, so that nothing is spooled to disk, and no name of it.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from artifact_remover import __version__
+from artifact_remover.config import ServeConfig
+from artifact_remover.images import FORMATS, check_format
+from artifact_remover.restoration import Restorer
+from artifact_remover.web_guard import DOCS, Guard, ReadToEnd
+from artifact_remover.workshop import Inspection, Job, Options, Workshop, in_terms_of_the_api
+from data_prep.errors import InputError
+
+_PAGE = Path(__file__).parent / "page"
+_CHUNK = 2**18
+
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {"requestBody": {"required": True, "content": {"image/*": _PICTURE, "application/octet-stream": _PICTURE}}}
+_ERRORS = {
+    400: "The picture is damaged, or the request is.",
+    403: "The request comes from another web site.",
+    408: "The picture took too long to arrive.",
+    413: "The file or the picture is too large.",
+    415: "The body is no picture that can be read, or is not sent as one.",
+    422: "An option is wrong, or does not go with another one.",
+    429: "All places are taken; Retry-After says for about how many seconds.",
+    500: "A defect.",
+    503: "The server is stopping, or short of memory.",
+    504: "The picture was not restored in time.",
+}
+_ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
+_ERROR_RESPONSES = {status: {"description": text, "content": _ERROR} for status, text in _ERRORS.items()}
+
+
+def create_app(restorer: Restorer, blends: bool, config: ServeConfig) -> FastAPI:
+    """Makes the application.
+
+    Args:
+        restorer: Loaded with a `blend` if the model folder holds both models.
+        blends: Whether it does.
+        config: All options.
+
+    Returns:
+        An ASGI application, whose `state.workshop` is to be closed when it ends.
+    """
+    app = FastAPIOffline(
+        docs_url=DOCS,
+        redoc_url=None,
+        title="artifact-remover",
+        version=__version__,
+        description="Restores JPEGs. The picture is the request's body; nothing of it is kept or logged.",
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.state.workshop = workshop = Workshop(restorer, blends, config)
+    app.add_middleware(ReadToEnd, most=2 * int(config.max_megabytes * 1e6))
+    app.add_middleware(Guard, names={"localhost", *map(str.lower, (config.host, socket.gethostname(), *config.name))})
+    app.add_exception_handler(StarletteHTTPException, _answer_refusal)
+    app.add_exception_handler(RequestValidationError, _answer_wrong_option)
+
+    async def take_place(
+        job: Annotated[str | None, Query(pattern=r"^[\w-]{16,64}$", description="For GET /api/jobs/{job}.")] = None,
+    ) -> AsyncIterator[Job]:
+        async with workshop.place(job) as held:
+            yield held
+
+    Place = Annotated[Job, Depends(take_place)]
+
+    @app.post(
+        "/api/restore",
+        openapi_extra=_BODY,
+        response_class=Response,
+        responses={200: {"description": "The restored picture.", "content": {"image/*": _PICTURE}}, **_ERROR_RESPONSES},
+    )
+    async def restore(
+        request: Request,
+        place: Place,
+        strength: Annotated[float, Query(ge=0, le=1, description="0 is the picture as it is, 1 all.")] = 1.0,
+        blend: Annotated[float, Query(ge=0, le=1, description="From the faithful model to the perceptual one.")] = 0.0,
+        format: Annotated[Literal[tuple(FORMATS)], Query(description="What is returned.")] = "png",
+        quality: Annotated[int | None, Query(ge=1, le=100, description="Of webp, jpeg and avif.")] = None,
+        force: Annotated[bool, Query(description="Also what is practically uncompressed.")] = False,
+        allow_truncated: Annotated[bool, Query(description="A broken-off picture as far as it goes.")] = False,
+    ):
+        """Restores a picture; X-Quality-Estimate is what its quality was, X-Notes what there is to say."""
+        if blend and not blends:
+            raise HTTPException(422, "this server has one model only: leave blend out")
+        try:
+            check_format(format, quality)
+        except InputError as error:
+            raise HTTPException(422, str(error)) from error
+        content = await workshop.read(request, place)
+        options = Options(strength, blend, format, quality, force, allow_truncated)
+        restored = await workshop.restore(request, place, content, options)
+        headers = {"Content-Length": str(len(restored.content))}
+        if restored.quality_estimate:
+            headers["X-Quality-Estimate"] = str(restored.quality_estimate)
+        if restored.notes:
+            headers["X-Notes"] = in_terms_of_the_api("; ".join(restored.notes)).encode("ascii", "replace").decode()
+        return _Delivery(config.time_limit, restored.content, headers, f"image/{format}")
+
+    @app.post("/api/inspect", openapi_extra=_BODY, responses=_ERROR_RESPONSES)
+    async def inspect(request: Request, place: Place) -> Inspection:
+        """Tells what a picture says of itself and of its compression."""
+        content = await workshop.read(request, place)
+        return await workshop.inspect(request, place, content)
+
+    @app.get("/api/jobs/{job}", responses={404: {"description": "Not there, or no more.", "content": _ERROR}})
+    async def describe(job: str):
+        """Tells how far a request is: how many are `before` it, and how much of it is `done`, 0 to 1."""
+        state = workshop.describe(job)
+        if not state:
+            raise HTTPException(404, "there is no such job, or it is finished")
+        return state
+
+    @app.get("/healthz")
+    async def health():
+        """Tells that the server is up, and its limits."""
+        return {
+            "status": "ok",
+            "version": __version__,
+            "blends": blends,
+            "trained_quality": restorer.trained_quality,
+            "places": config.places,
+            "taken": workshop.taken,
+            "max_megabytes": config.max_megabytes,
+            "max_megapixels": config.max_megapixels,
+            "time_limit": config.time_limit,
+        }
+
+    @app.get("/", include_in_schema=False)
+    async def page():
+        return FileResponse(_PAGE / "index.html")
+
+    app.mount("/page", StaticFiles(directory=_PAGE))
+    return app
+
+
+class Server(uvicorn.Server):
+    """A server that keeps no log of who asks for what, and does not wait for what is not finished when it ends."""
+
+    def __init__(self, app: FastAPI):
+        """Prepares it.
+
+        Args:
+            app: From `create_app`.
+        """
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self._workshop = app.state.workshop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends it."""
+        self._workshop.close()
+        await super().shutdown(sockets)
+
+
+class _Delivery(StreamingResponse):
+    """Sends a picture piece by piece, to a client that takes it in time."""
+
+    def __init__(self, time_limit, content, headers, media_type):
+        super().__init__(_in_pieces(content), headers=headers, media_type=media_type)
+        self._time_limit = time_limit
+
+    async def stream_response(self, send):
+        with suppress(TimeoutError):  # the connection is closed, as the answer is incomplete
+            async with asyncio.timeout(self._time_limit):
+                await super().stream_response(send)
+
+
+async def _in_pieces(content):
+    view = memoryview(content)
+    for start in range(0, len(view), _CHUNK):
+        yield view[start : start + _CHUNK]
+
+
+async def _answer_refusal(_, error):
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _answer_wrong_option(_, error):
+    wrong = [f"{each['loc'][-1]}: {each['msg']}" for each in error.errors()]
+    return JSONResponse({"error": "; ".join(wrong)}, 422)

@@ -1,0 +1,331 @@
+"""Where the server's pictures are restored: a few places, a line, and one thread.
+
+A request holds a place from before its body is read until its answer is sent, which bounds the memory; one thread
+restores, as the network does one picture at a time anyway.
+"""
+
+import asyncio
+import dataclasses
+import io
+import math
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
+
+from artifact_remover.config import ServeConfig
+from artifact_remover.images import (
+    FORMATS,
+    DamagedError,
+    TooLargeError,
+    decode_picture,
+    encode_picture,
+    inspect_picture,
+)
+from artifact_remover.jpeg_header import is_left_alone
+from artifact_remover.restoration import Restorer
+from data_prep.errors import InputError, to_one_line
+
+_GONE = 499  # as nginx notes down clients that did not wait; nobody receives it
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What a picture says of itself.
+
+    Attributes:
+        format: Such as "JPEG" or "PNG".
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        bits: Bits per channel.
+        colour: Such as "RGB" or "gray".
+        metadata: Names of what is there, such as "EXIF" or "300 dpi".
+        quality: Of a JPEG, the estimated quality factor, 1..100.
+        standard_tables: Of a JPEG, whether its tables are exactly those of that quality.
+        chroma_subsampling: Of a JPEG, such as "4:2:0".
+        left_alone: Whether it is practically uncompressed, so that it is not restored unless that is forced.
+        writable_as: What to give as `format` to get the same one, if it can be written.
+    """
+
+    format: str
+    width: int
+    height: int
+    bits: int
+    colour: str
+    metadata: tuple[str, ...]
+    quality: int | None
+    standard_tables: bool | None
+    chroma_subsampling: str | None
+    left_alone: bool
+    writable_as: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is wanted of a picture; named as on the command line."""
+
+    strength: float
+    blend: float
+    format: str
+    quality: int | None
+    force: bool
+    allow_truncated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What is answered.
+
+    Attributes:
+        content: The picture as a file.
+        quality_estimate: Of a JPEG, what its quality was.
+        notes: What there is to say, each a short clause.
+    """
+
+    content: bytes
+    quality_estimate: int | None
+    notes: tuple[str, ...]
+
+
+class _StoppedError(Exception):
+    """Nobody waits for this picture any longer."""
+
+
+class Job:
+    """A request that holds a place.
+
+    Attributes:
+        deadline: When it must be done, by the event loop's clock.
+        total: Pixels of the picture, once they are known.
+        done: How many of them are restored.
+    """
+
+    def __init__(self, deadline: float):
+        """Begins it."""
+        self.deadline = deadline
+        self.total = self.done = 0
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Has it end with its present step."""
+        self._stopped.set()
+
+    def advance(self, pixels: int) -> None:
+        """Counts pixels that are done, and ends it if nobody waits for it any longer."""
+        if self._stopped.is_set():
+            raise _StoppedError
+        self.done += pixels
+
+
+class Workshop:
+    """The places, and the thread that restores.
+
+    Attributes:
+        taken: How many places are taken.
+        blends: Whether the model folder holds both models.
+    """
+
+    def __init__(self, restorer: Restorer, blends: bool, config: ServeConfig):
+        """Opens it.
+
+        Args:
+            restorer: Loaded with a `blend` if there are two models.
+            blends: Whether there are.
+            config: All options.
+        """
+        self.taken, self.blends = 0, blends
+        self._restorer, self._config = restorer, config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="restoring")
+        self._line: list[Job] = []  # what the thread has to do, in order
+        self._named: dict[str, Job] = {}
+        self._closing = asyncio.Event()
+        self._seconds = 1.0  # a picture takes, on average of late
+
+    @asynccontextmanager
+    async def place(self, name: str | None) -> AsyncIterator[Job]:
+        """Holds a place.
+
+        Args:
+            name: By which the client asks how far its picture is, unknown to others.
+        """
+        self._check_open()
+        if self.taken >= self._config.places:
+            seconds = min(60, math.ceil(self._seconds))
+            raise HTTPException(429, "all places are taken: try again later", {"Retry-After": str(seconds)})
+        job = Job(asyncio.get_running_loop().time() + self._config.time_limit)
+        self.taken += 1
+        if name:
+            self._named[name] = job
+        try:
+            yield job
+        finally:
+            job.stop()
+            self.taken -= 1
+            if self._named.get(name) is job:
+                del self._named[name]
+
+    async def read(self, request: Request, job: Job) -> bytes:
+        """Takes in a picture.
+
+        Raises:
+            HTTPException: If it is too large, too slow, or not sent as a picture.
+        """
+        kind = request.headers.get("content-type", "").lower()
+        if not kind.startswith("image/") and kind != "application/octet-stream":
+            raise HTTPException(
+                415, "send the picture as the body, with a Content-Type such as image/jpeg or application/octet-stream"
+            )
+        most = int(self._config.max_megabytes * 1e6)
+        too_large = HTTPException(413, f"the file has more than {self._config.max_megabytes:g} megabytes")
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+        content = bytearray()
+        try:
+            async with asyncio.timeout_at(job.deadline), aclosing(request.stream()) as stream:
+                async for chunk in stream:
+                    content += chunk
+                    if len(content) > most:
+                        raise too_large
+        except TimeoutError:
+            raise HTTPException(408, "the picture took too long to arrive") from None
+        except ClientDisconnect:
+            raise HTTPException(_GONE) from None
+        return bytes(content)
+
+    async def restore(self, request: Request, job: Job, content: bytes, options: Options) -> Restored:
+        """Restores a picture when it is its turn, unless the client leaves or time runs out.
+
+        Raises:
+            HTTPException: With the status and the line that say why it is not.
+        """
+        self._check_open()
+        self._line.append(job)
+        work = asyncio.wrap_future(self._thread.submit(self._work, job, content, options))
+        work.add_done_callback(lambda _: self._line.remove(job))
+        return await self._finish(request, job, work)
+
+    async def inspect(self, request: Request, job: Job, content: bytes) -> Inspection:
+        """Reads what a picture says of itself.
+
+        Raises:
+            HTTPException: As of `restore`.
+        """
+        return await self._finish(request, job, asyncio.ensure_future(asyncio.to_thread(_inspect, content)))
+
+    def describe(self, name: str) -> dict | None:
+        """Tells how far a request is: how many are before it, and how much of it is done."""
+        job = self._named.get(name)
+        if not job:
+            return None
+        before = self._line.index(job) if job in self._line else None
+        return {"before": before, "done": min(1.0, job.done / job.total) if job.total else 0.0}
+
+    def close(self) -> None:
+        """Sends everybody home; to be called in the event loop."""
+        self._closing.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self):
+        if self._closing.is_set():
+            raise HTTPException(503, "the server is stopping")
+
+    async def _finish(self, request, job, work):
+        others = [asyncio.ensure_future(each) for each in (_wait_until_gone(request), self._closing.wait())]
+        left = job.deadline - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait([work, *others], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            self._check_open()
+            if work.done():
+                return work.result()
+            if others[0].done():
+                raise HTTPException(_GONE)
+            raise HTTPException(504, f"not done within {self._config.time_limit:g} seconds: try a smaller picture")
+        except HTTPException:
+            raise
+        except Exception as error:
+            raise _to_answer(error) from error
+        finally:
+            job.stop()
+            for each in (work, *others):
+                each.cancel()
+
+    def _work(self, job, content, options):
+        began = time.monotonic()
+        try:
+            job.advance(0)  # nobody may be waiting any more
+            return _restore(self._restorer, job, content, options, self._config, self.blends)
+        finally:
+            self._seconds += (time.monotonic() - began - self._seconds) / 4
+
+
+def _restore(restorer, job, content, options, config, blends) -> Restored:
+    """What the command line does with a file, done with bytes."""
+    picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=options.allow_truncated)
+    job.total = picture.pixels.shape[0] * picture.pixels.shape[1]
+    header = picture.header
+    if blends:
+        restorer.reblend(options.blend)
+    try:
+        picture = restorer.restore_picture(picture, options.strength, options.force, job.advance)
+    except InputError as error:  # of the memory or the model
+        raise HTTPException(503, str(error)) from error
+    job.advance(0)
+    estimate = header.quality if header else None
+    if is_left_alone(header, options.force) and options.format == "jpeg" and options.quality is None:
+        return Restored(content, estimate, picture.notes[-1:])  # coded once more, it would not be what it was
+    file = io.BytesIO()
+    notes = picture.notes + encode_picture(picture, file, options.format, options.quality)
+    return Restored(file.getvalue(), estimate, notes)
+
+
+def _inspect(content) -> Inspection:
+    summary = inspect_picture(io.BytesIO(content))
+    header = summary.header
+    writable = {"MPO": "jpeg"}.get(summary.format, summary.format.lower())
+    return Inspection(
+        summary.format,
+        summary.width,
+        summary.height,
+        summary.bits,
+        summary.colour,
+        summary.metadata,
+        header.quality if header else None,
+        header.standard_tables if header else None,
+        header.chroma_subsampling if header else None,
+        is_left_alone(header, force=False),
+        writable if writable in FORMATS else None,
+    )
+
+
+def _to_answer(error) -> HTTPException:
+    """What goes wrong with a picture, as a status and one line."""
+    if isinstance(error, TooLargeError):
+        return HTTPException(413, str(error))
+    if isinstance(error, InputError):
+        return HTTPException(400 if isinstance(error, DamagedError) else 415, in_terms_of_the_api(str(error)))
+    if isinstance(error, MemoryError):
+        return HTTPException(503, "not enough memory: try again later, or a smaller picture")
+    # Where it happened, without the message, which may hold something of the picture.
+    [*_, last] = traceback.extract_tb(error.__traceback__)
+    print(f"error: {type(error).__name__} in {last.filename}:{last.lineno}", file=sys.stderr, flush=True)
+    return HTTPException(500, f"a defect, {type(error).__name__}: please report it")
+
+
+def in_terms_of_the_api(text: str) -> str:
+    """Puts a message, which names the command line's options, in those of the API, where they are nearly the same."""
+    names = {field.name.replace("_", "-") for field in dataclasses.fields(Options)}
+    return re.sub(
+        r"--([\w-]+)", lambda found: found[1].replace("-", "_") if found[1] in names else found[0], to_one_line(text)
+    )
+
+
+async def _wait_until_gone(request):
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

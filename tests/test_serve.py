@@ -1,0 +1,438 @@
+import contextlib
+import io
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+from skimage import data as skimage_data
+
+from artifact_remover import restore, serve
+from artifact_remover.__main__ import COMMANDS
+from artifact_remover.config import ServeConfig
+from artifact_remover.restoration import Restorer
+from artifact_remover.web import Server, create_app
+
+PHOTO = skimage_data.astronaut()
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def to_file(pixels, format="JPEG", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+SMALL = to_file(PHOTO[:96, :100], quality=10)
+LARGE = to_file(PHOTO, quality=10)
+
+
+class Client:
+    """A server's client, and the workshop behind it."""
+
+    def __init__(self, port, app, server):
+        self.port, self.url, self.workshop = port, f"http://127.0.0.1:{port}", app.state.workshop
+        self.server = server
+
+    def post(self, content=SMALL, path="/api/restore", headers=JPEG, **query):
+        return requests.post(self.url + path, data=content, headers=headers, params=query, timeout=60)
+
+    def send(self, content=SMALL, length=None, query=""):
+        """Sends a picture, or its beginning, and leaves the answer to the caller."""
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        head = f"POST /api/restore?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        connection.sendall(f"{head}Content-Length: {length or len(content)}\r\n\r\n".encode() + content)
+        return connection
+
+    def wait(self, taken):
+        until = time.monotonic() + 20
+        while self.workshop.taken != taken:
+            assert time.monotonic() < until, f"{self.workshop.taken} places are taken"
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(restorer, blends=False, **options):
+    """The application behind a real server, in a thread."""
+    app = create_app(restorer, blends, ServeConfig(**options))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield Client(listening.getsockname()[1], app, server)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def client(finished_run):
+    restorer = Restorer.load(finished_run.folder, blend=0.0, precision="float32")
+    with serving(restorer, blends=True, places=4, max_megabytes=3, max_megapixels=2) as client:
+        yield client
+
+
+class Gate:
+    """A network that gives back what it gets, once it is let."""
+
+    def __init__(self):
+        self.calls, self.entered, self.open = 0, threading.Event(), threading.Semaphore(0)
+
+    def __call__(self, pictures):
+        self.calls += 1
+        self.entered.set()
+        assert self.open.acquire(timeout=60)
+        return pictures
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    yield gate
+    gate.open.release(10_000)
+
+
+@contextlib.contextmanager
+def serving_gate(gate, **options):
+    with serving(Restorer(gate, 16, tile=64), **options) as client:
+        try:
+            yield client
+        finally:
+            gate.open.release(10_000)
+
+
+# What is answered
+
+
+@pytest.mark.parametrize(
+    ("query", "arguments"),
+    [
+        ({}, ["-o", "x.png"]),
+        ({"strength": 0.5, "blend": 0.25}, ["-o", "x.png", "--strength", "0.5", "--blend", "0.25"]),
+        ({"blend": 1, "format": "webp", "quality": 80}, ["-o", "x.webp", "--blend", "1", "--quality", "80"]),
+        ({"format": "jpeg", "force": "true"}, ["-o", "x.jpg", "--force"]),
+    ],
+)
+@pytest.mark.parametrize("quality", [10, 97])
+def test_the_answer_is_the_file_that_the_command_writes(
+    client, finished_run, tmp_path, monkeypatch, query, arguments, quality
+):
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x112], exif[0x10F] = 6, "a camera"
+    Path("a.jpg").write_bytes(to_file(PHOTO[:96, :100], quality=quality, exif=exif, dpi=(300, 300)))
+    answer = client.post(Path("a.jpg").read_bytes(), **query)
+    assert answer.status_code == 200 and answer.headers["X-Quality-Estimate"] == str(quality)
+    assert restore.main(["a.jpg", "--model", str(finished_run.folder), "--precision", "float32", *arguments]) == 0
+    assert answer.content == Path(arguments[1]).read_bytes()
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert image.size == (96, 100) and image.getexif()[0x10F] == "a camera"
+        assert answer.headers["Content-Type"] == f"image/{image.format.lower()}"
+
+
+def test_what_is_left_alone_is_said_and_a_jpeg_comes_back_as_it_is(client):
+    fine = to_file(PHOTO[:96, :100], quality=98)
+    answer = client.post(fine, format="jpeg")
+    assert answer.content == fine
+    assert answer.headers["X-Notes"] == "left alone, as practically uncompressed: quality 98, force restores it"
+
+
+def test_a_picture_is_inspected(client):
+    found = client.post(to_file(PHOTO, quality=80, dpi=(300, 300)), "/api/inspect").json()
+    assert (found["format"], found["quality"], found["left_alone"]) == ("JPEG", 80, False)
+    assert (found["writable_as"], found["metadata"]) == ("jpeg", ["300 dpi"])
+    assert client.post(to_file(PHOTO, "BMP"), "/api/inspect").json()["writable_as"] is None
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "query", "status", "said"),
+    [
+        (b"this is no picture", {}, 415, "no picture that can be read"),
+        (b"", {}, 415, "empty"),
+        (LARGE[:-3000], {}, 400, "mend it or give allow_truncated: "),
+        (to_file(NOISE, quality=10), {}, 413, "2.25 megapixels, more than the limit of 2"),
+        (bytes(10_000_000), {}, 413, "more than 3 megabytes"),
+        (SMALL, {"strength": 1.5}, 422, "strength: "),
+        (SMALL, {"strength": "nan"}, 422, "strength: "),
+        (SMALL, {"format": "gif"}, 422, "format: "),
+        (SMALL, {"quality": 80}, 422, "png takes no quality"),
+        (SMALL, {"job": "../../etc"}, 422, "job: "),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_status(client, content, query, status, said):
+    for body in (content, iter([content]) if content else content):  # with its length, and in chunks without
+        answer = client.post(body, **query)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
+        assert list(answer.json()) == ["error"] and said in answer.json()["error"]
+    assert client.workshop.taken == 0
+
+
+def test_a_broken_off_picture_is_restored_as_far_as_it_goes_when_that_is_asked(client):
+    assert client.post(SMALL[:-100]).status_code == 400
+    answer = client.post(SMALL[:-100], allow_truncated=True)
+    assert answer.status_code == 200 and answer.headers["X-Notes"] == "truncated or damaged, taken as far as it goes"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        ({**JPEG, "Host": "evil.example"}, 400),
+        ({**JPEG, "Host": "evil.example:80@localhost"}, 200),  # names us, whatever comes before
+        ({**JPEG, "Sec-Fetch-Site": "cross-site"}, 403),
+        ({**JPEG, "Sec-Fetch-Site": "same-origin", "Host": "192.168.1.2:8000"}, 200),
+        ({"Content-Type": "application/octet-stream", "Host": "[::1]:8000"}, 200),
+    ],
+)
+def test_other_web_sites_are_kept_out(client, headers, status):
+    answer = client.post(headers=headers)
+    assert answer.status_code == status and "Access-Control-Allow-Origin" not in answer.headers
+    assert requests.options(client.url + "/api/restore", timeout=9).status_code == 405
+
+
+def test_unknown_paths_and_methods_are_json_too(client):
+    answer = requests.get(client.url + "/api/restore", timeout=9)
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+    for path in ("/nothing", "/api/jobs/0123456789abcdef", "/page/../serve.py", "/page/%2e%2e/serve.py"):
+        answer = requests.get(client.url + path, timeout=9)
+        assert answer.status_code == 404 and list(answer.json()) == ["error"]
+
+
+def test_health_tells_the_limits(client):
+    health = requests.get(client.url + "/healthz", timeout=9).json()
+    assert health.items() >= {"status": "ok", "places": 4, "taken": 0, "max_megabytes": 3, "blends": True}.items()
+
+
+def test_one_model_does_not_blend(gate):
+    with serving_gate(gate) as client:
+        answer = client.post(blend=0.5)
+    assert answer.status_code == 422 and "leave blend out" in answer.json()["error"]
+
+
+def test_pages_need_no_other_site(client):
+    page, docs = (requests.get(client.url + path, timeout=9) for path in ("/", "/docs"))
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "://" not in page.text and "://" not in docs.text and "swagger-ui-bundle.js" in docs.text
+    assert requests.get(client.url + "/static-offline-docs/swagger-ui-bundle.js", timeout=9).status_code == 200
+    assert {"/api/restore", "/healthz"} <= requests.get(client.url + "/openapi.json", timeout=9).json()["paths"].keys()
+
+
+# Places, and those who hold them
+
+
+def test_when_all_places_are_taken_the_next_is_told_to_come_back(gate):
+    with serving_gate(gate, places=2) as client, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(client.post) for _ in range(2)]
+        client.wait(2)
+        refused = client.post(bytes(20_000_000))  # which it gets to know although it is still sending
+        assert refused.status_code == 429 and 1 <= int(refused.headers["Retry-After"]) <= 60
+        gate.open.release(10_000)
+        assert [each.result().status_code for each in waiting] == [200, 200]
+        assert client.post().status_code == 200
+
+
+def test_progress_is_told_to_who_knows_the_name(gate):
+    with serving_gate(gate) as client, client.send(LARGE, query="job=first-0123456789"):
+        assert gate.entered.wait(20)
+        with client.send(query="job=second-0123456789"):
+            client.wait(2)
+            time.sleep(0.2)
+            gate.open.release()
+            time.sleep(0.5)
+            first, second = (
+                requests.get(f"{client.url}/api/jobs/{each}-0123456789", timeout=9).json()
+                for each in ("first", "second")
+            )
+    assert first["before"] == 0 and 0 < first["done"] < 1
+    assert second == {"before": 1, "done": 0}
+
+
+def test_a_client_that_leaves_frees_its_place_and_is_not_worked_for(gate):
+    with serving_gate(gate) as client:
+        running = client.send(LARGE)
+        assert gate.entered.wait(20)
+        queued, sending = client.send(), client.send(SMALL[:100], len(SMALL))
+        client.wait(3)
+        for connection, left in ((queued, 2), (sending, 1), (running, 0)):
+            connection.close()
+            client.wait(left)
+        assert gate.calls == 1
+        gate.open.release(100)  # the one that is running ends with its step, the queued one is never begun
+        assert client.post(strength=0).status_code == 200  # nothing to do, but it waits for its turn
+        assert gate.calls == 1
+
+
+def test_who_takes_too_long_is_told_so(gate):
+    with serving_gate(gate, time_limit=1) as client, client.send(LARGE), client.send(SMALL[:100], len(SMALL)) as slow:
+        answer = client.post()
+        assert answer.status_code == 504 and "1 seconds" in answer.json()["error"]
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+        client.wait(0)
+        assert gate.calls == 1
+
+
+def test_a_client_that_never_reads_loses_its_place(gate):
+    with serving_gate(gate, time_limit=3) as client, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", client.port))
+        content = to_file(np.tile(NOISE, (2, 1, 1)), "BMP")
+        head = "POST /api/restore?strength=0&format=tiff HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/bmp\r\n"
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        client.wait(1)
+        client.wait(0)
+
+
+def test_when_it_stops_everybody_is_told(gate):
+    with serving_gate(gate) as client, client.send(LARGE) as running, client.send() as queued:
+        client.wait(2)
+        assert gate.entered.wait(20)
+        client.server.should_exit = True
+        for connection in (running, queued):
+            connection.settimeout(20)
+            assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_network_that_gives_no_numbers_is_unavailable():
+    with serving(Restorer(lambda pictures: pictures * np.nan, 16)) as client:
+        answer = client.post()
+    assert answer.status_code == 503 and "weights are damaged" in answer.json()["error"]
+
+
+def test_a_defect_is_named_and_nothing_of_the_picture(capfd):
+    def fail(pictures):
+        raise RuntimeError("the picture's secret")
+
+    with serving(Restorer(fail, 16)) as client:
+        answer = client.post()
+    assert answer.status_code == 500 and answer.json() == {"error": "a defect, RuntimeError: please report it"}
+    said = capfd.readouterr()
+    assert said.err.count("\n") == 1 and "RuntimeError in " in said.err and "secret" not in said.err + said.out
+
+
+_opened = None
+
+
+@pytest.fixture
+def opened():
+    """Every file that Python opens to write to."""
+    global _opened
+
+    def watch(event, arguments):
+        if (
+            _opened is not None
+            and event == "open"
+            and isinstance(arguments[1], str)
+            and set(arguments[1]) & set("wax+")
+        ):
+            _opened.append(arguments[0])
+
+    sys.addaudithook(watch)
+    _opened = []
+    yield _opened
+    _opened = None
+
+
+def test_nothing_is_written_to_disk(client, capfd, tmp_path, monkeypatch, opened):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    content = to_file(NOISE[:1300], quality=95)
+    assert len(content) > 2_000_000
+    opened.clear()  # of what pytest needs to capture
+    for format in ("png", "tiff", "webp"):
+        assert client.post(content, format=format).status_code == 200
+    assert opened == [] and list(tmp_path.iterdir()) == [] and capfd.readouterr() == ("", "")
+
+
+def test_twenty_at_once_are_restored_or_told_to_come_back(client):
+    right = client.post().content
+    before = psutil.Process().memory_info().rss
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: client.post(), range(60)))
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) <= {200, 429} and codes.count(200) >= 4
+    assert all(answer.content == right for answer in answers if answer.status_code == 200)
+    assert client.workshop.taken == 0 and psutil.Process().memory_info().rss - before < 300e6
+
+
+# The command
+
+
+def test_it_is_a_subcommand():
+    assert COMMANDS["serve"] is serve.main
+
+
+@pytest.fixture
+def command(finished_run):
+    """The command, once it is ready, and its URL."""
+    command = [sys.executable, "-m", "artifact_remover.serve", "--port", "0", "--model", str(finished_run.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "blended by 0 with" in process.stdout.readline()
+        yield process, process.stdout.readline().split()[1]
+        process.kill()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_says_where_it_is_and_ends_when_asked(command, stop):
+    process, url = command
+    answer = requests.post(url + "api/restore", data=SMALL, headers=JPEG, timeout=300)
+    assert answer.status_code == 200
+    process.send_signal(stop)
+    assert process.communicate(timeout=120) == ("stopped\n", "") and process.returncode == 0
+
+
+def test_a_port_that_is_taken_is_one_line(finished_run, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve.main(["--port", str(port), "--model", str(finished_run.folder)]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith(f"error: cannot listen on 127.0.0.1 port {port}") and errors.count("\n") == 1
+
+
+WITHOUT_EXTRA = """
+import sys
+sys.modules.update(fastapi_offline=None, tensorflow=None)
+from artifact_remover import serve
+sys.exit(serve.main(sys.argv[1:]))
+"""
+
+
+def test_what_is_not_installed_is_one_line():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRA], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "artifact-remover[web]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "70000"], "port must lie in 0..65535"),
+        (["--places", "0"], "places must be above zero"),
+        (["--tile", "8"], "tile must be at least 64"),
+    ],
+)
+def test_a_wrong_option_is_one_line(capfd, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        serve.main(arguments)
+    errors = capfd.readouterr().err
+    assert stop.value.code == 2 and errors.count("\n") == 1 and message in errors
+
+
+@pytest.mark.parametrize("arguments", [["--model", "nothing"], ["--host", "no.such.host.invalid"]])
+def test_what_cannot_be_served_is_one_line(capfd, arguments):
+    assert serve.main(arguments) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1

@@ -1,0 +1,218 @@
+"""The page in a real browser, against the real application."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+from artifact_remover import restore
+from artifact_remover.restoration import Restorer
+from tests.test_serve import Gate, serving, to_file
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the browser: apt-get install chromium")
+
+PHOTO = skimage_data.astronaut()[:200, 100:380]
+FLAGS = """
+    --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync
+""".split()  # noqa: SIM905
+PATIENCE = 120_000  # milliseconds, for a browser on a busy machine
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        profile = str(tmp_path_factory.mktemp("profile"))
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, args=FLAGS, accept_downloads=True, timeout=PATIENCE
+        )
+        context.set_default_timeout(PATIENCE)
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def server(finished_run):
+    with serving(Restorer.load(finished_run.folder, blend=0.0, precision="float32"), blends=True) as client:
+        yield client
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page; whatever it asks for must be ours, and nothing may be complained of."""
+    page, asked, complaints = browser.new_page(), [], []
+    page.set_viewport_size({"width": 1100, "height": 800})
+    page.on("request", lambda request: asked.append(request.url))
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.complaints = complaints
+    page.goto(server.url)
+    yield page
+    page.close()
+    assert asked and all(url.startswith((server.url, f"blob:{server.url}")) for url in asked)
+    assert complaints == []
+
+
+def add(page, *pictures):
+    """Gives pictures to the page, and waits until the last is restored."""
+    files = [{"name": name, "mimeType": "image/jpeg", "buffer": content} for name, content in pictures]
+    page.set_input_files("#files", files)
+    page.locator(".card").nth(len(files) - 1).locator(".png").wait_for()
+
+
+def download(page, button):
+    with page.expect_download() as waiting:
+        page.click(button)
+    with open(waiting.value.path(), "rb") as file:
+        return waiting.value.suggested_filename, file.read()
+
+
+def written_by_the_command(finished_run, tmp_path, content, name, *arguments):
+    (tmp_path / "in.jpg").write_bytes(content)
+    command = [str(tmp_path / "in.jpg"), "-o", str(tmp_path / name), "--model", str(finished_run.folder)]
+    assert restore.main([*command, "--precision", "float32", "--overwrite", *arguments]) == 0
+    return (tmp_path / name).read_bytes()
+
+
+def read(content):
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, finished_run, tmp_path):
+    exif = Image.Exif()
+    exif[0x10F] = "a camera"
+    jpeg = to_file(PHOTO, quality=12, exif=exif)
+    add(page, ("my photo.jpg", jpeg))
+    assert page.inner_text(".facts") == "JPEG · 280 × 200 · RGB · quality 12 · 4:2:0"
+    name, content = download(page, ".png")
+    assert name == "my photo_restored.png"
+    assert content == written_by_the_command(finished_run, tmp_path, jpeg, "x.png")
+
+    page.fill("#strength", "0.5")
+    page.fill("#blend", "1")
+    page.wait_for_selector(".png", state="hidden")
+    page.wait_for_selector(".png")
+    _, changed = download(page, ".png")
+    said = ["--strength", "0.5", "--blend", "1"]
+    wanted = written_by_the_command(finished_run, tmp_path, jpeg, "x.png", *said)
+    np.testing.assert_array_equal(read(changed), read(wanted))
+    assert (read(changed) != read(content)).any()
+
+    name, content = download(page, ".same")
+    assert name == "my photo_restored.jpg" and Image.open(io.BytesIO(content)).getexif()[0x10F] == "a camera"
+    assert content == written_by_the_command(finished_run, tmp_path, jpeg, "x.jpg", *said)
+
+
+def shown(page):
+    """The part of the restored picture that is shown, from where to where on the screen, and where the line is."""
+    return page.evaluate("""() => {
+        const box = document.querySelector(".after").getBoundingClientRect();
+        const cut = getComputedStyle(document.querySelector(".after")).clipPath.match(/ (-?[\\d.]+)px\\)/)?.[1] ?? 0;
+        const line = document.querySelector(".line").getBoundingClientRect();
+        return [box.left + Number(cut), box.right, line.left + line.width / 2];
+    }""")
+
+
+def test_the_divider_is_dragged_and_moved_by_keys(page):
+    add(page, ("a.jpg", to_file(PHOTO, quality=10)))
+    before, right, line = shown(page)
+    assert before == pytest.approx(line, abs=1)
+    page.locator(".view").scroll_into_view_if_needed()
+    box = page.locator(".view").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(line, middle)
+    page.mouse.down()
+    page.mouse.move(line + 60, middle, steps=3)
+    page.mouse.up()
+    dragged, _, line = shown(page)
+    assert dragged == pytest.approx(before + 60, abs=3) and dragged == pytest.approx(line, abs=1) and dragged < right
+    page.focus(".divider")
+    page.keyboard.press("Home")
+    assert shown(page)[2] == pytest.approx(box["x"], abs=1)
+
+
+def test_every_pixel_is_seen_at_actual_size(page):
+    add(page, ("wide.jpg", to_file(np.tile(PHOTO, (1, 6, 1)), quality=10)))
+    assert page.locator(".before").bounding_box()["width"] < 1100
+    page.click(".zoom")
+    page.wait_for_function("document.querySelector('.before').getBoundingClientRect().width === 1680")
+    assert page.evaluate("document.querySelector('.scroller').scrollLeft") > 100
+    cut, _, line = shown(page)
+    assert cut == pytest.approx(line, abs=1)
+
+
+def test_several_at_once_and_what_is_no_picture_is_said_on_its_card(page):
+    files = [("a.jpg", to_file(PHOTO, quality=10)), ("notes.jpg", b"nothing to see"), ("b.png", to_file(PHOTO, "PNG"))]
+    add(page, *files)
+    cards = page.locator(".card")
+    assert [cards.nth(number).locator(".error").is_visible() for number in range(3)] == [False, True, False]
+    assert "no picture that can be read" in cards.nth(1).locator(".error").inner_text()
+    assert cards.nth(2).locator(".facts").inner_text() == "PNG · 280 × 200 · RGB"
+    cards.nth(1).locator(".remove").click()
+    assert cards.count() == 2
+    said = [complaint for complaint in page.complaints if "415" not in complaint]  # the browser's own note
+    page.complaints[:] = said
+
+
+def test_a_picture_may_be_dropped_or_pasted_and_one_that_browsers_cannot_show_is_shown(page):
+    content = list(to_file(PHOTO, "TIFF"))
+    page.evaluate(
+        """([content]) => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(content)], "a.tiff", { type: "image/tiff" }));
+            document.dispatchEvent(new DragEvent("drop", { dataTransfer: files }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: files }));
+        }""",
+        [content],
+    )
+    for number in range(2):
+        card = page.locator(".card").nth(number)
+        card.locator(".png").wait_for()
+        assert card.locator(".same").inner_text() == "Download TIFF"
+        page.wait_for_function(f"document.querySelectorAll('.before')[{number}].naturalWidth === 280")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_in_one_direction_only(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 800})
+    add(page, ("a long name " * 9 + ".jpg", to_file(np.tile(PHOTO, (1, 3, 1)), quality=10)))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click(".zoom")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_picture_that_is_removed_frees_its_place_and_progress_is_shown(browser):
+    gate = Gate()
+    with serving(Restorer(gate, 16, tile=64)) as client:
+        page = browser.new_page()
+        page.goto(client.url)
+        assert not page.locator("#blend-label").is_visible()  # there is one model only
+        page.set_input_files(
+            "#files", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": to_file(PHOTO, quality=10)}
+        )
+        assert gate.entered.wait(60)
+        gate.open.release()
+        page.wait_for_function("document.querySelector('progress').value > 0")
+        assert "restoring, " in page.inner_text(".status")
+        page.click(".remove")
+        client.wait(0)
+        gate.open.release(1000)
+        page.close()
+
+
+def test_the_page_of_the_api_works(browser, server):
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.url + "/docs")
+    page.get_by_text("/api/restore", exact=False).first.wait_for()
+    page.close()
+    assert all(url.startswith((server.url, "data:")) for url in asked)
