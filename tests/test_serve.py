@@ -17,7 +17,7 @@ import requests
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover import restore, serve
+from artifact_remover import restore, serve, web_guard
 from artifact_remover.__main__ import COMMANDS
 from artifact_remover.config import ServeConfig
 from artifact_remover.restoration import Restorer
@@ -278,7 +278,8 @@ def test_a_client_that_leaves_frees_its_place_and_is_not_worked_for(gate):
         assert gate.calls == 1
 
 
-def test_who_takes_too_long_is_told_so(gate):
+def test_who_takes_too_long_is_told_so(gate, monkeypatch):
+    monkeypatch.setattr(web_guard, "_PATIENCE", 1)
     with serving_gate(gate, time_limit=1) as client, client.send(LARGE), client.send(SMALL[:100], len(SMALL)) as slow:
         answer = client.post()
         assert answer.status_code == 504 and "1 seconds" in answer.json()["error"]
