@@ -244,7 +244,7 @@ PRESETS = {
     # The published models: one for every quality. `fit blind --stage pretrain_generator --perceptual 0 --data FOLDER`,
     # then with `--stage pretrain_discriminator` and with `--stage train_gan`, without `--perceptual 0`: an hour on two
     # cores with bfloat16. LIVE1 at quality 10: stage 1 27.07 dB (JPEG 25.69). The published ones have seen another 76
-    # minutes of stage 1 by `--init`, as saved_models/README.md says: 27.19 dB, stage 3 27.04 dB and LPIPS 0.249 (0.301).
+    # minutes of stage 1 by `--init` (saved_models/README.md): 27.19 dB, and stage 3 27.04 dB and LPIPS 0.249 (0.301).
     "blind": FitConfig(
         data=DataConfig(
             data="div2k",

@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,7 @@ def exported_discriminator(discriminator, tmp_path_factory):
 def damaged(exported, tmp_path):
     """A copy of the export, to be damaged."""
     folder = tmp_path / "1"
-    (folder / "variables").mkdir(parents=True)
-    for path in exported.rglob("*"):
-        if path.is_file():
-            (folder / path.relative_to(exported)).write_bytes(path.read_bytes())
+    shutil.copytree(exported, folder)
     return folder
 
 
