@@ -14,6 +14,7 @@ def restore_parts(
     restore_colours: Callable[[np.ndarray], np.ndarray],
     restore_alpha: Callable[[np.ndarray], np.ndarray],
     force: bool = False,
+    notes: tuple[str, ...] = (),
 ) -> Picture:
     """Restores a decoded picture's colours and, apart from them, its transparency.
 
@@ -24,6 +25,7 @@ def restore_parts(
         restore_colours: From uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same.
         restore_alpha: From uint8 or uint16 [H, W, 1] to the same.
         force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
+        notes: What else the user should be told of a picture that is restored.
 
     Returns:
         The restored picture; its notes say if it was left alone.
@@ -36,4 +38,4 @@ def restore_parts(
         partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
         if partial.any():
             alpha = np.where(partial, restore_alpha(alpha[:, :, np.newaxis])[:, :, 0], alpha)
-    return dataclasses.replace(picture, pixels=pixels, alpha=alpha)
+    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, notes=(*picture.notes, *notes))

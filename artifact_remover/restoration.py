@@ -1,7 +1,6 @@
 """A loaded model that restores pictures of any size in steady memory: arrays, bytes and files."""
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import os
@@ -18,7 +17,6 @@ import tensorflow as tf
 from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
-from artifact_remover.jpeg_header import is_left_alone
 from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
 from artifact_remover.picture_restoration import restore_parts
 from artifact_remover.precision import choose_dtype
@@ -126,6 +124,11 @@ class Restorer:
             restorer.reblend(blend)
         return restorer
 
+    @property
+    def blends(self) -> bool:
+        """Whether it was loaded with a blend, of two models, so that it can be blended anew."""
+        return self._mixture is not None
+
     def reblend(self, blend: float) -> None:
         """Mixes the weights of the two models anew, for less than loading them; not while another thread restores.
 
@@ -135,7 +138,7 @@ class Restorer:
         Raises:
             ValueError: If it is out of range, or `load` was given none.
         """
-        if not self._mixture:
+        if not self.blends:
             raise ValueError("loaded without a blend, so there is one model only")
         if not 0 <= blend <= 1:
             raise ValueError(f"blend must lie in 0..1: {blend}")
@@ -212,15 +215,13 @@ class Restorer:
         """
         # Transparency's pixels were counted already, but whoever wants to stop is asked all the same.
         ask = progress and (lambda _: progress(0))
-        restored = restore_parts(
+        return restore_parts(
             picture,
             lambda pixels: self.restore(pixels, strength, progress),
             lambda alpha: self.restore(alpha, strength, ask),
             force,
+            tuple(self._warn(picture.header)),
         )
-        if is_left_alone(picture.header, force):
-            return restored
-        return dataclasses.replace(restored, notes=(*restored.notes, *self._warn(picture.header)))
 
     def restore_bytes(
         self,

@@ -68,7 +68,7 @@ def serve(config: ServeConfig) -> None:
             restorer = Restorer.load(
                 config.model, blend=0.0 if blends else None, precision=config.precision, tile=config.tile
             )
-        app = create_app(restorer, blends, config)
+        app = create_app(restorer, config)
         print(f"model: {restorer.description}")
         print(f"ready: {_name(listening)}  (Ctrl-C stops it)", flush=True)
         Server(app).run(sockets=[listening])

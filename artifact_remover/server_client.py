@@ -84,13 +84,13 @@ class RemoteRestorer:
         force: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Picture:
-        """Restores a decoded picture's colours and, apart from them, its transparency.
+        """Restores a decoded picture, as `Restorer.restore_picture` does.
 
         Args:
-            picture: From `decode_picture`.
-            strength: How much of the restoration is taken, 0 (the input, bit for bit) to 1 (all).
-            force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
-            progress: Called with the number of pixels just done.
+            picture: As there, but of 8 bits.
+            strength: As there.
+            force: As there.
+            progress: Called once, with the number of all pixels.
 
         Returns:
             The restored picture; its notes say if it was left alone.

@@ -34,8 +34,8 @@ def make_generator_requests() -> dict[str, tuple[str, TensorProto]]:
 
 def make_discriminator_requests() -> dict[str, tuple[str, TensorProto]]:
     """Makes a request for the signature of a discriminator, as `make_generator_requests` does."""
-    name, pictures = make_generator_requests()["serving_default"]
-    return {"serving_default": (name.replace("degraded", "patches"), pictures)}
+    _, pictures = make_generator_requests()["serving_default"]
+    return {"serving_default": ("patches", pictures)}
 
 
 def write_warm_up(requests: dict[str, tuple[str, TensorProto]], model: str, export: Path) -> None:

@@ -47,12 +47,11 @@ _ERROR = {"application/json": {"schema": {"type": "object", "properties": {"erro
 _ERROR_RESPONSES = {status: {"description": text, "content": _ERROR} for status, text in _ERRORS.items()}
 
 
-def create_app(restorer: Restorer, blends: bool, config: ServeConfig) -> FastAPI:
+def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
     """Makes the application.
 
     Args:
         restorer: Loaded with a `blend` if the model folder holds both models.
-        blends: Whether it does.
         config: All options.
 
     Returns:
@@ -66,7 +65,7 @@ def create_app(restorer: Restorer, blends: bool, config: ServeConfig) -> FastAPI
         description="Restores JPEGs. The picture is the request's body; nothing of it is kept or logged.",
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.workshop = workshop = Workshop(restorer, blends, config)
+    app.state.workshop = workshop = Workshop(restorer, config)
     app.add_middleware(ReadToEnd, most=2 * int(config.max_megabytes * 1e6))
     app.add_middleware(Guard, names={"localhost", *map(str.lower, (config.host, socket.gethostname(), *config.name))})
     app.add_exception_handler(StarletteHTTPException, _answer_refusal)
@@ -97,7 +96,7 @@ def create_app(restorer: Restorer, blends: bool, config: ServeConfig) -> FastAPI
         allow_truncated: Annotated[bool, Query(description="A broken-off picture as far as it goes.")] = False,
     ):
         """Restores a picture; X-Quality-Estimate is what its quality was, X-Notes what there is to say."""
-        if blend and not blends:
+        if blend and not restorer.blends:
             raise HTTPException(422, "this server has one model only: leave blend out")
         try:
             check_format(format, quality)
@@ -133,7 +132,7 @@ def create_app(restorer: Restorer, blends: bool, config: ServeConfig) -> FastAPI
         return {
             "status": "ok",
             "version": __version__,
-            "blends": blends,
+            "blends": restorer.blends,
             "trained_quality": restorer.trained_quality,
             "places": config.places,
             "taken": workshop.taken,

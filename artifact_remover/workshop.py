@@ -129,18 +129,16 @@ class Workshop:
 
     Attributes:
         taken: How many places are taken.
-        blends: Whether the model folder holds both models.
     """
 
-    def __init__(self, restorer: Restorer, blends: bool, config: ServeConfig):
+    def __init__(self, restorer: Restorer, config: ServeConfig):
         """Opens it.
 
         Args:
             restorer: Loaded with a `blend` if there are two models.
-            blends: Whether there are.
             config: All options.
         """
-        self.taken, self.blends = 0, blends
+        self.taken = 0
         self._restorer, self._config = restorer, config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="restoring")
         self._line: list[Job] = []  # what the thread has to do, in order
@@ -260,17 +258,17 @@ class Workshop:
         began = time.monotonic()
         try:
             job.advance(0)  # nobody may be waiting any more
-            return _restore(self._restorer, job, content, options, self._config, self.blends)
+            return _restore(self._restorer, job, content, options, self._config)
         finally:
             self._seconds += (time.monotonic() - began - self._seconds) / 4
 
 
-def _restore(restorer, job, content, options, config, blends) -> Restored:
+def _restore(restorer, job, content, options, config) -> Restored:
     """What the command line does with a file, done with bytes."""
     picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=options.allow_truncated)
     job.total = picture.pixels.shape[0] * picture.pixels.shape[1]
     header = picture.header
-    if blends:
+    if restorer.blends:
         restorer.reblend(options.blend)
     try:
         picture = restorer.restore_picture(picture, options.strength, options.force, job.advance)

@@ -15,7 +15,9 @@ from rich.console import Console
 from skimage import data as skimage_data
 
 from artifact_remover import fit
-from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.config import PRESETS, DiscriminatorConfig, FitConfig
+from artifact_remover.discriminator import build_discriminator
+from artifact_remover.export import export_discriminator, export_generator
 from artifact_remover.stages import Run
 from data_prep.sources import open_photographs
 
@@ -29,6 +31,19 @@ TINY = """
     --train-gan.steps 10 --train-gan.warmup-steps 2 --train-gan.validate-every 5 --train-gan.gate 10
 """.split()  # noqa: SIM905
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
+
+
+@pytest.fixture(scope="session")
+def saved_models(tmp_path_factory):
+    """The models of `serving/models.config`, tiny ones, which no test changes."""
+    from tests.test_restoration import TINY, make_generator
+
+    folder = tmp_path_factory.mktemp("saved_models")
+    for seed, model in enumerate(("pretrain_generator", "gan")):
+        export_generator(make_generator(seed), TINY, folder / model / "1", {})
+    config = DiscriminatorConfig(features=4)
+    export_discriminator(build_discriminator(config), config, folder / "pretrain_discriminator" / "1", {})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,10 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import jpeg_graph
-from artifact_remover.export import export_generator
 from artifact_remover.model_folder import read_manifest, read_overlap
 from artifact_remover.restoration import Restorer
 from artifact_remover.tiling import plan_tiles
-from tests.test_restoration import TINY, levels, make_generator, to_jpeg
+from tests.test_restoration import levels, make_generator, to_jpeg
 
 PHOTO = skimage_data.coffee()[:201, :299]
 PICTURES = Path(__file__).parent / "pictures"
@@ -29,10 +28,8 @@ JPEGS = {
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved_models") / "gan" / "1"
-    export_generator(make_generator(0), TINY, folder, {})
-    return folder
+def export(saved_models):
+    return saved_models / "pretrain_generator" / "1"
 
 
 @pytest.fixture(scope="module")

@@ -62,9 +62,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(restorer, blends=False, **options):
+def serving(restorer, **options):
     """The application behind a real server, in a thread."""
-    app = create_app(restorer, blends, ServeConfig(**options))
+    app = create_app(restorer, ServeConfig(**options))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -80,7 +80,7 @@ def serving(restorer, blends=False, **options):
 @pytest.fixture(scope="module")
 def client(finished_run):
     restorer = Restorer.load(finished_run.folder, blend=0.0, precision="float32")
-    with serving(restorer, blends=True, places=4, max_megabytes=3, max_megapixels=2) as client:
+    with serving(restorer, places=4, max_megabytes=3, max_megapixels=2) as client:
         yield client
 
 

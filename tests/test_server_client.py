@@ -11,14 +11,14 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import restore, server_client
-from artifact_remover.export import export_discriminator, export_generator
+from artifact_remover.export import export_discriminator
 from artifact_remover.images import decode_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.server_client import RemoteRestorer
 from data_prep.errors import InputError
 from tests.model_server import ServedModel, serve_grpc, serve_rest
 from tests.test_jpeg_graph import cmyk
-from tests.test_restoration import TINY, levels, make_generator, to_jpeg
+from tests.test_restoration import levels, to_jpeg
 
 grpc = pytest.importorskip("grpc")
 PHOTO = skimage_data.coffee()[:75, :97]
@@ -26,10 +26,8 @@ MODEL = "pretrain_generator"
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved_models") / MODEL / "1"
-    export_generator(make_generator(0), TINY, folder, {})
-    return folder
+def export(saved_models):
+    return saved_models / MODEL / "1"
 
 
 @pytest.fixture(scope="module")

@@ -23,31 +23,17 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from artifact_remover.config import DiscriminatorConfig
-from artifact_remover.discriminator import build_discriminator
-from artifact_remover.export import export_discriminator, export_generator
 from artifact_remover.images import decode_picture
 from artifact_remover.model_folder import PUBLISHED
 from artifact_remover.restoration import Restorer
 from artifact_remover.server_client import RemoteRestorer
 from artifact_remover.warm_up import WARM_UP_FILE
 from tests.model_server import ServedModel, serve_rest
-from tests.test_restoration import TINY, levels, make_generator, to_jpeg
+from tests.test_restoration import levels, to_jpeg
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = Path(tf.sysconfig.get_lib()) / "libtensorflow_cc.so.2"
 PHOTO = skimage_data.coffee()[:75, :97]
-
-
-@pytest.fixture(scope="module")
-def saved_models(tmp_path_factory):
-    """The models of `serving/models.config`, tiny ones."""
-    folder = tmp_path_factory.mktemp("saved_models")
-    for seed, model in enumerate(("pretrain_generator", "gan")):
-        export_generator(make_generator(seed), TINY, folder / model / "1", {})
-    config = DiscriminatorConfig(features=4)
-    export_discriminator(build_discriminator(config), config, folder / "pretrain_discriminator" / "1", {})
-    return folder
 
 
 def read_signatures(export):

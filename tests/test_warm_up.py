@@ -3,23 +3,12 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from artifact_remover.config import DiscriminatorConfig
-from artifact_remover.discriminator import build_discriminator
-from artifact_remover.export import export_discriminator, export_generator
-from artifact_remover.generator import build_generator
 from artifact_remover.warm_up import WARM_UP_FILE
-from tests.test_restoration import TINY
 
 
 @pytest.fixture(scope="module", params=["gan", "pretrain_discriminator"])
-def export(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved_models") / request.param / "1"
-    if request.param == "gan":
-        export_generator(build_generator(TINY), TINY, folder, {})
-    else:
-        config = DiscriminatorConfig(features=4)
-        export_discriminator(build_discriminator(config), config, folder, {})
-    return folder
+def export(request, saved_models):
+    return saved_models / request.param / "1"
 
 
 def test_records_warm_up_every_signature(export):

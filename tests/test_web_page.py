@@ -40,7 +40,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(finished_run):
-    with serving(Restorer.load(finished_run.folder, blend=0.0, precision="float32"), blends=True) as client:
+    with serving(Restorer.load(finished_run.folder, blend=0.0, precision="float32")) as client:
         yield client
 
 
