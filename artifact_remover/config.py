@@ -37,15 +37,20 @@ class GeneratorConfig:
         growth: Channels that each convolution of a dense block adds.
         blocks: Residual-in-residual dense blocks; two is the design.
         scale: Side of the pixel blocks that are folded into channels before the first convolution.
+        finer: Channels of levels finer than that of the dense blocks, the finest first: each is halved into the next,
+            and has residual blocks on the way down and up. With none the dense blocks work on the folded picture.
     """
 
     features: int = 64
     growth: int = 32
     blocks: int = 2
     scale: int = 2
+    finer: tuple[int, ...] = ()
 
     def __post_init__(self):
         _require_positive(self, "features", "growth", "blocks", "scale")
+        if not all(channels > 0 for channels in self.finer):
+            raise ValueError(f"finer must be above zero: {' '.join(map(str, self.finer))}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,13 +254,13 @@ PRESETS = {
         data=DataConfig(
             data="div2k",
             patches_per_photo=32,
-            colour_augmentation=0.3,
+            colour_augmentation=0.1,
             degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
         ),
-        generator=GeneratorConfig(features=48, growth=24),
+        generator=GeneratorConfig(features=96, growth=32, finer=(48, 96)),
         loss=LossConfig(perceptual=1.5e-3, grid=30.0, perceptual_patches=4),
         pretrain_generator=Schedule(
-            steps=9_500, learning_rate=6e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
+            steps=10_000, learning_rate=8e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
         ),
         pretrain_discriminator=Schedule(
             steps=400, learning_rate=5e-4, warmup_steps=20, clip_norm=1.0, validate_every=200

@@ -2,10 +2,11 @@
 
 Residual dense blocks are ESRGAN's (Wang et al., "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks",
 ECCV Workshops 2018). What is ours: it works on 2x2-folded pictures, and predicts what must be added to the JPEG
-instead of the picture, so that it can leave alone what is right and cannot shift colours by accident.
+instead of the picture, so that it can leave alone what is right and cannot shift colours by accident. Where `finer`
+names levels, the dense blocks work at their coarse end, on a half, a quarter, ... of the folded resolution, where a
+position costs a fraction and sees further, and plain residual blocks on the way down and up keep the detail, as in a
+U-Net (Zhang et al., "Plug-and-Play Image Restoration with Deep Denoiser Prior", PAMI 2021).
 """
-
-import functools
 
 import keras
 from keras import layers
@@ -14,6 +15,7 @@ from artifact_remover.config import GeneratorConfig
 from artifact_remover.layers import DepthToSpace, SpaceToDepth
 
 RESIDUAL_SCALING = 0.2  # ESRGAN's beta: keeps the sum of many residual branches stable without normalisation
+_RESIDUAL_BLOCKS = 2  # before and after each halving
 
 
 def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Model:
@@ -28,14 +30,23 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
         any H and W from 1 up. Pictures fed from a block grid that starts at a multiple of 16 look like those of
         training.
     """
-    block = functools.partial(_rrdb, config=config, dtype=dtype)
+    features = [*config.finer, config.features]
     degraded = keras.Input([None, None, 3], name="degraded")
-    folded = SpaceToDepth(config.scale, name="fold")(degraded)
-    shallow = x = _conv(config.features, "shallow", dtype)(folded)
-    for number in range(1, config.blocks + 1):
-        x = block(x, name=f"rrdb{number}")
-    x = layers.Add(dtype=dtype, name="deep")([shallow, _conv(config.features, "trunk", dtype)(x)])
-    x = _conv(config.features, "reconstruction", dtype, activation="leaky_relu")(x)
+    # Mirrored once, here, to what every level can halve.
+    folded = SpaceToDepth(config.scale, coarsest_scale(config), name="fold")(degraded)
+    x = _conv(features[0], "shallow", dtype)(folded)
+    fine = []
+    for level, coarser in enumerate(features[1:], start=1):
+        x = _residual_blocks(x, f"down{level}", dtype)
+        fine.append(x)
+        x = layers.Conv2D(coarser, 2, strides=2, dtype=dtype, name=f"down{level}_halve")(x)
+    x = _dense_trunk(x, config, dtype)
+    for level, above in reversed(list(enumerate(fine, start=1))):
+        x = layers.Conv2D(4 * above.shape[-1], 1, dtype=dtype, name=f"up{level}_double")(x)
+        x = DepthToSpace(2, dtype=dtype, name=f"up{level}_unfold")([x, above])
+        x = layers.Add(dtype=dtype, name=f"up{level}")([above, x])
+        x = _residual_blocks(x, f"up{level}", dtype)
+    x = _conv(features[0], "reconstruction", dtype, activation="leaky_relu")(x)
     # From here on float32: a correction is to be right to a fraction of a grey level, which bfloat16 is not.
     # Without a bias, the shortest way to tint the whole picture.
     x = _conv(3 * config.scale**2, "correction", "float32", kernel_initializer="zeros", use_bias=False)(x)
@@ -44,10 +55,35 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
     return keras.Model(degraded, restored, name="generator")
 
 
+def coarsest_scale(config: GeneratorConfig) -> int:
+    """Side, in pixels, of what one position stands for where the dense blocks work."""
+    return config.scale * 2 ** len(config.finer)
+
+
 def receptive_field(config: GeneratorConfig) -> int:
     """How far a generator sees, in pixels: no restored pixel depends on anything further from it."""
-    convolutions = 15 * config.blocks + 4
-    return config.scale * (convolutions + 1)  # and one for the pixels that are folded together
+    pixels = coarsest_scale(config) * (15 * config.blocks + 1)
+    for level in range(len(config.finer)):
+        pixels += config.scale * 2**level * 2 * 2 * _RESIDUAL_BLOCKS  # of two convolutions, on the way down and up
+    pixels += config.scale * 3  # shallow, reconstruction, correction
+    return pixels + coarsest_scale(config)  # the pixels that are folded together
+
+
+def _residual_blocks(x, name, dtype):
+    """Plain residual blocks of two convolutions, which keep the number of channels."""
+    for number in range(1, _RESIDUAL_BLOCKS + 1):
+        y = _conv(x.shape[-1], f"{name}_block{number}_first", dtype, activation="leaky_relu")(x)
+        y = _conv(x.shape[-1], f"{name}_block{number}_second", dtype)(y)
+        x = layers.Add(dtype=dtype, name=f"{name}_block{number}_add")([x, y])
+    return x
+
+
+def _dense_trunk(x, config, dtype):
+    """The double RRDB, a convolution, and a residual around them."""
+    y = x
+    for number in range(1, config.blocks + 1):
+        y = _rrdb(y, f"rrdb{number}", config, dtype)
+    return layers.Add(dtype=dtype, name="deep")([x, _conv(config.features, "trunk", dtype)(y)])
 
 
 def _rrdb(x, name, config, dtype):

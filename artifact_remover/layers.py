@@ -16,19 +16,22 @@ class SpaceToDepth(keras.layers.Layer):
 
     Args:
         scale: Side of a block in pixels, 1 or more.
+        multiple: What the sides are mirrored up to multiples of, itself a multiple of `scale`, which it is when not
+            given.
 
     Input: float [N, H, W, C], any H, W from 1 up.
-    Output: float [N, ceil(H / scale), ceil(W / scale), C * scale**2].
+    Output: float [N, H' / scale, W' / scale, C * scale**2], H' and W' being H and W rounded up to `multiple`.
     """
 
-    def __init__(self, scale: int, **kwargs):
+    def __init__(self, scale: int, multiple: int | None = None, **kwargs):
         """See the class."""
         super().__init__(**kwargs)
         self.scale = scale
+        self.multiple = multiple or scale
 
     def call(self, image):
         """Folds float [N, H, W, C]."""
-        image = _mirror(_mirror(image, 1, self.scale), 2, self.scale)
+        image = _mirror(_mirror(image, 1, self.multiple), 2, self.multiple)
         _, height, width, channels = ops.shape(image)
         s = self.scale
         blocks = ops.reshape(image, [-1, height // s, s, width // s, s, channels])
@@ -37,12 +40,12 @@ class SpaceToDepth(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """The output's shape, `None` where the input's is."""
         batch, height, width, channels = input_shape
-        s = self.scale
-        return batch, height and -(-height // s), width and -(-width // s), channels * s * s
+        s, m = self.scale, self.multiple
+        return batch, height and -(-height // m) * m // s, width and -(-width // m) * m // s, channels * s * s
 
     def get_config(self):
         """What the constructor needs."""
-        return {**super().get_config(), "scale": self.scale}
+        return {**super().get_config(), "scale": self.scale, "multiple": self.multiple}
 
 
 @keras.saving.register_keras_serializable("artifact_remover")
@@ -52,7 +55,8 @@ class DepthToSpace(keras.layers.Layer):
     Args:
         scale: Side of a block in pixels, 1 or more.
 
-    Input: a pair: float [N, ceil(H / scale), ceil(W / scale), C * scale**2], and the picture [N, H, W, ...].
+    Input: a pair: float [N, H' / scale, W' / scale, C * scale**2] of at least the picture's size, and the picture
+    [N, H, W, ...].
     Output: float [N, H, W, C].
     """
 
