@@ -49,6 +49,16 @@ def test_wrong_value_is_refused_by_name_and_value(config, field, value):
         dataclasses.replace(config, **{field: value})
 
 
+def test_levels_without_channels_are_refused():
+    with pytest.raises(ValueError, match=r"^finer must be above zero: 48 0$"):
+        GeneratorConfig(finer=(48, 0))
+
+
+def test_levels_are_an_option():
+    config = tyro.cli(FitConfig, args=["--generator.finer", "48", "96"], default=PRESETS["quick"])
+    assert config.generator.finer == (48, 96)
+
+
 @pytest.mark.parametrize(("quality", "ends"), [("10", (10, 10)), ("5-95", (5, 95))])
 def test_quality_is_an_option_without_a_prefix(quality, ends):
     config = tyro.cli(FitConfig, args=["--quality", quality], default=PRESETS["quick"])

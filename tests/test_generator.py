@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from artifact_remover.config import PRESETS, GeneratorConfig
-from artifact_remover.generator import build_generator
+from artifact_remover.generator import build_generator, coarsest_scale, receptive_field
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
+LEVELS = GeneratorConfig(features=8, growth=4, blocks=1, finer=(4, 6))
 
 
 def pictures(height, width, seed=0):
@@ -21,31 +22,37 @@ def trained(config=TINY, dtype="float32"):
     keras.utils.set_random_seed(0)
     generator = build_generator(config, dtype)
     [kernel] = generator.get_layer("correction").weights  # a bias could tint the whole picture
-    kernel.assign(0.01 * np.random.default_rng(0).standard_normal(kernel.shape))
+    size = 0.002 if config.finer else 0.01  # plain residual blocks add up
+    kernel.assign(size * np.random.default_rng(0).standard_normal(kernel.shape))
     return generator
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("finer", [(), (4, 6)], ids=["one level", "three levels"])
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_untrained_generator_returns_its_input_exactly(scale, dtype):
-    generator = build_generator(GeneratorConfig(8, 4, 1, scale), dtype)
+def test_untrained_generator_returns_its_input_exactly(scale, finer, dtype):
+    generator = build_generator(GeneratorConfig(8, 4, 1, scale, finer), dtype)
     for height, width in [(1, 1), (15, 17), (16, 32)]:
         picture = pictures(height, width)
         np.testing.assert_array_equal(generator(picture), picture)
 
 
+@pytest.mark.parametrize("config", [TINY, LEVELS], ids=["one level", "three levels"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (15, 17), (1000, 3), (2, 500)])
-def test_any_size_keeps_its_shape(height, width):
+def test_any_size_keeps_its_shape(config, height, width):
     picture = pictures(height, width)
-    np.testing.assert_array_equal(build_generator(TINY)(picture), picture)
-    restored = trained()(picture)
+    restored = trained(config)(picture)
     assert restored.shape == picture.shape and restored.dtype == tf.float32
     assert 1e-3 < np.abs(restored - picture).mean() < 0.5
 
 
 @pytest.mark.parametrize(
     ("config", "parameters"),
-    [(GeneratorConfig(), 1_526_592), (PRESETS["quick"].generator, 385_440)],
+    [
+        (GeneratorConfig(), 1_526_592),
+        (PRESETS["quick"].generator, 385_440),
+        (PRESETS["blind"].generator, 3_214_080),
+    ],
 )
 def test_number_of_parameters(config, parameters):
     assert build_generator(config).count_params() == parameters
@@ -69,6 +76,29 @@ def test_double_rrdb_of_three_dense_blocks_of_five_convolutions():
         "correction",
     ]
     assert generator.get_layer("rrdb1_dense1_conv1").activation.__name__ == "leaky_relu"
+
+
+def test_finer_levels_surround_the_dense_blocks():
+    generator = build_generator(LEVELS)
+    channels = {layer.name: layer.output.shape[-1] for layer in generator.layers if "_block" in layer.name}
+    blocks = {name.rpartition("_")[0] for name in channels}
+    assert blocks == {f"{way}{level}_block{number}" for way in ("down", "up") for level in (1, 2) for number in (1, 2)}
+    assert {size for name, size in channels.items() if "1_block" in name} == {4}
+    assert {size for name, size in channels.items() if "2_block" in name} == {6}
+    kernels = {layer.name: layer.kernel.shape for layer in generator.layers if hasattr(layer, "kernel")}
+    assert kernels["down1_halve"] == (2, 2, 4, 6) and kernels["down2_halve"] == (2, 2, 6, 8)
+    assert kernels["up2_double"] == (1, 1, 8, 24) and kernels["up1_double"] == (1, 1, 6, 16)
+
+
+@pytest.mark.parametrize("config", [TINY, LEVELS], ids=["one level", "three levels"])
+def test_nothing_beyond_the_receptive_field_counts(config):
+    generator, reach = trained(config), receptive_field(config)
+    picture = pictures(8, 2 * reach + 64)
+    changed = picture.copy()
+    changed[:, :, :8] = 1 - changed[:, :, :8]
+    difference = np.abs(generator(changed) - generator(picture)).max(axis=(0, 1, 3))
+    assert difference[: reach // 4].min() > 0
+    assert difference[8 + reach :].max() == 0
 
 
 def test_residual_branches_are_scaled_by_a_fifth():
@@ -109,9 +139,10 @@ def test_no_lambda_layer():
     assert "Lambda" not in kinds and {"SpaceToDepth", "DepthToSpace"} <= kinds
 
 
+@pytest.mark.parametrize("config", [TINY, LEVELS], ids=["one level", "three levels"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_keras_file_holds_the_same_generator(dtype, tmp_path):
-    generator, picture = trained(dtype=dtype), pictures(15, 17)
+def test_keras_file_holds_the_same_generator(dtype, config, tmp_path):
+    generator, picture = trained(config, dtype), pictures(15, 17)
     generator.save(tmp_path / "generator.keras")
     loaded = keras.models.load_model(tmp_path / "generator.keras")
     np.testing.assert_array_equal(loaded(picture), generator(picture))
@@ -135,12 +166,13 @@ def test_importing_the_package_alone_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("config", [TINY, LEVELS], ids=["one level", "three levels"])
 @pytest.mark.parametrize("axis", [1, 2])
-def test_shifting_the_picture_by_a_block_shifts_what_is_restored(axis):
-    generator = trained()
-    picture = np.moveaxis(pictures(96, 8), 1, axis)
-    rows = np.moveaxis(generator(picture), axis, 1)[:, 2:]
-    shifted = np.moveaxis(generator(np.moveaxis(np.moveaxis(picture, axis, 1)[:, 2:], 1, axis)), axis, 1)
-    beyond_edges = slice(2 * 19, -2 * 19)  # 19 convolutions reach 19 blocks of 2x2 pixels far
+def test_shifting_the_picture_by_a_block_shifts_what_is_restored(config, axis):
+    generator, block, reach = trained(config), coarsest_scale(config), receptive_field(config)
+    picture = np.moveaxis(pictures(2 * reach + 32, 8), 1, axis)
+    rows = np.moveaxis(generator(picture), axis, 1)[:, block:]
+    shifted = np.moveaxis(generator(np.moveaxis(np.moveaxis(picture, axis, 1)[:, block:], 1, axis)), axis, 1)
+    beyond_edges = slice(reach, -reach)
     np.testing.assert_allclose(shifted[:, beyond_edges], rows[:, beyond_edges], atol=1e-5)
     assert np.abs(shifted[:, :10] - rows[:, :10]).max() > 1e-3

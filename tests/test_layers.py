@@ -39,6 +39,16 @@ def test_lower_and_right_edge_are_mirrored(height, width):
     np.testing.assert_array_equal(SpaceToDepth(4)(picture), expected)
 
 
+def test_sides_are_mirrored_up_to_a_larger_multiple():
+    picture = pictures(5, 9)
+    expected = tf.nn.space_to_depth(np.pad(picture, [(0, 0), (0, 3), (0, 7), (0, 0)], mode="symmetric"), 2)
+    fold = SpaceToDepth(2, multiple=8)
+    np.testing.assert_array_equal(fold(picture), expected)
+    np.testing.assert_array_equal(DepthToSpace(2)([expected, picture]), picture)
+    assert fold(keras.Input([5, None, 3])).shape == (None, 4, None, 12)
+    assert fold.get_config()["multiple"] == 8
+
+
 @scales
 @pytest.mark.parametrize("size", [None, 1, 6, 7])
 def test_symbolic_shape_is_that_of_the_result(scale, size):

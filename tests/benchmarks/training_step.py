@@ -7,6 +7,7 @@ The yardstick is a plain 3x3 convolution of the generator's width, in the same p
 
 import argparse
 import json
+import math
 import statistics
 import time
 
@@ -14,6 +15,7 @@ from artifact_remover.config import PRESETS
 from data_prep.quiet import quiet_tensorflow
 
 with quiet_tensorflow():
+    import keras
     import tensorflow as tf
 
 from artifact_remover.gan import GeneratorPretraining
@@ -59,10 +61,14 @@ def training_step(config, shape, dtype):
     trainer.optimizer.build(generator.trainable_variables)
     train_step = tf.function(trainer.train_step)
     batch = tf.random.uniform(shape), tf.random.uniform(shape)
-    positions = shape[0] * (shape[1] // config.generator.scale) * (shape[2] // config.generator.scale)
-    weights = sum(weight.numpy().size for weight in generator.trainable_variables if len(weight.shape) == 4)
-    # A multiplication and an addition per weight and position; once forward, twice backward.
-    return lambda: train_step(batch)["loss"].numpy(), 3 * 2 * weights * positions
+    convolutions = [layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2D)]
+    outputs = keras.Model(generator.input, [layer.output for layer in convolutions])(batch[0])
+    products = sum(
+        math.prod(layer.kernel.shape) * math.prod(output.shape[:3])
+        for layer, output in zip(convolutions, outputs, strict=True)
+    )
+    # A multiplication and an addition for each; once forward, twice backward.
+    return lambda: train_step(batch)["loss"].numpy(), 3 * 2 * products
 
 
 def _plain_convolution(config, shape, dtype, repeats=20):
