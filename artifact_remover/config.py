@@ -254,13 +254,13 @@ PRESETS = {
         data=DataConfig(
             data="div2k",
             patches_per_photo=32,
-            colour_augmentation=0.1,
+            colour_augmentation=0.3,
             degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
         ),
-        generator=GeneratorConfig(features=96, growth=32, finer=(48, 96)),
+        generator=GeneratorConfig(features=48, growth=24),
         loss=LossConfig(perceptual=1.5e-3, grid=30.0, perceptual_patches=4),
         pretrain_generator=Schedule(
-            steps=10_000, learning_rate=8e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
+            steps=9_500, learning_rate=6e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
         ),
         pretrain_discriminator=Schedule(
             steps=400, learning_rate=5e-4, warmup_steps=20, clip_norm=1.0, validate_every=200

@@ -51,7 +51,8 @@ def test_any_size_keeps_its_shape(config, height, width):
     [
         (GeneratorConfig(), 1_526_592),
         (PRESETS["quick"].generator, 385_440),
-        (PRESETS["blind"].generator, 3_214_080),
+        (PRESETS["blind"].generator, 861_552),
+        (GeneratorConfig(features=96, finer=(48, 96)), 3_214_080),
     ],
 )
 def test_number_of_parameters(config, parameters):
