@@ -51,6 +51,11 @@ class GeneratorConfig:
         _require_positive(self, "features", "growth", "blocks", "scale")
         if not all(channels > 0 for channels in self.finer):
             raise ValueError(f"finer must be above zero: {' '.join(map(str, self.finer))}")
+        # Tiles start at multiples of 16, and are to be halved as the whole picture is.
+        if self.finer and 16 % (self.scale * 2 ** len(self.finer)):
+            raise ValueError(
+                f"finer has too many levels, scale times two for each must divide 16: {' '.join(map(str, self.finer))}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,13 @@ def test_levels_without_channels_are_refused():
         GeneratorConfig(finer=(48, 0))
 
 
+@pytest.mark.parametrize(("scale", "finer"), [(2, (8, 8, 8, 8)), (4, (8, 8, 8)), (3, (8,))])
+def test_levels_that_do_not_fit_the_grid_of_tiles_are_refused(scale, finer):
+    with pytest.raises(ValueError, match=r"^finer has too many levels, .*: 8"):
+        GeneratorConfig(scale=scale, finer=finer)
+    GeneratorConfig(scale=2, finer=(8, 8, 8))
+
+
 def test_levels_are_an_option():
     config = tyro.cli(FitConfig, args=["--generator.finer", "48", "96"], default=PRESETS["quick"])
     assert config.generator.finer == (48, 96)
