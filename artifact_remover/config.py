@@ -52,10 +52,15 @@ class GeneratorConfig:
         if not all(channels > 0 for channels in self.finer):
             raise ValueError(f"finer must be above zero: {' '.join(map(str, self.finer))}")
         # Tiles start at multiples of 16, and are to be halved as the whole picture is.
-        if self.finer and 16 % (self.scale * 2 ** len(self.finer)):
+        if self.finer and 16 % self.coarsest_scale:
             raise ValueError(
                 f"finer has too many levels, scale times two for each must divide 16: {' '.join(map(str, self.finer))}"
             )
+
+    @property
+    def coarsest_scale(self) -> int:
+        """Side, in pixels, of what one position stands for where the dense blocks work."""
+        return self.scale * 2 ** len(self.finer)
 
 
 @dataclasses.dataclass(frozen=True)

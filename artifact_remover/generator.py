@@ -33,7 +33,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
     features = [*config.finer, config.features]
     degraded = keras.Input([None, None, 3], name="degraded")
     # Mirrored once, here, to what every level can halve.
-    folded = SpaceToDepth(config.scale, coarsest_scale(config), name="fold")(degraded)
+    folded = SpaceToDepth(config.scale, config.coarsest_scale, name="fold")(degraded)
     x = _conv(features[0], "shallow", dtype)(folded)
     fine = []
     for level, coarser in enumerate(features[1:], start=1):
@@ -55,18 +55,13 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
     return keras.Model(degraded, restored, name="generator")
 
 
-def coarsest_scale(config: GeneratorConfig) -> int:
-    """Side, in pixels, of what one position stands for where the dense blocks work."""
-    return config.scale * 2 ** len(config.finer)
-
-
 def receptive_field(config: GeneratorConfig) -> int:
     """How far a generator sees, in pixels: no restored pixel depends on anything further from it."""
-    pixels = coarsest_scale(config) * (15 * config.blocks + 1)
+    pixels = config.coarsest_scale * (15 * config.blocks + 1)
     for level in range(len(config.finer)):
         pixels += config.scale * 2**level * 2 * 2 * _RESIDUAL_BLOCKS  # of two convolutions, on the way down and up
     pixels += config.scale * 3  # shallow, reconstruction, correction
-    return pixels + coarsest_scale(config)  # the pixels that are folded together
+    return pixels + config.coarsest_scale  # the pixels that are folded together
 
 
 def _residual_blocks(x, name, dtype):
