@@ -39,6 +39,7 @@ class GeneratorConfig:
         scale: Side of the pixel blocks that are folded into channels before the first convolution.
         finer: Channels of levels finer than that of the dense blocks, the finest first: each is halved into the next,
             and has residual blocks on the way down and up. With none the dense blocks work on the folded picture.
+        residual_blocks: Residual blocks of each finer level on the way down, and as many on the way up.
     """
 
     features: int = 64
@@ -46,9 +47,10 @@ class GeneratorConfig:
     blocks: int = 2
     scale: int = 2
     finer: tuple[int, ...] = ()
+    residual_blocks: int = 2
 
     def __post_init__(self):
-        _require_positive(self, "features", "growth", "blocks", "scale")
+        _require_positive(self, "features", "growth", "blocks", "scale", "residual_blocks")
         if not all(channels > 0 for channels in self.finer):
             raise ValueError(f"finer must be above zero: {' '.join(map(str, self.finer))}")
         # Tiles start at multiples of 16, and are to be halved as the whole picture is.
@@ -86,8 +88,9 @@ class LossConfig:
 
     Attributes:
         pixel: Weight of the pixel loss.
-        pixel_loss: `mse`, the mean squared error of pixels in [0, 1], or `charbonnier`, about the mean absolute error,
-            whose gradient is about 16 times as large: 0.06 of it weighs as much.
+        pixel_loss: `mse`, the mean squared error of pixels in [0, 1]; `log_mse`, its logarithm for each patch, to which
+            every quality counts the same; or `charbonnier`, about the mean absolute error, whose gradient is about 16
+            times as large: 0.06 of it weighs as much.
         perceptual: Weight of the relative mean squared error of VGG19 features.
         adversarial: Weight of the binary cross-entropy "classified as clean" (GAN stage only).
         drift: Weight of the mean square of what a batch's errors have in common, tints and grids (GAN stage only).
@@ -100,7 +103,7 @@ class LossConfig:
     """
 
     pixel: float = 1.0
-    pixel_loss: Literal["mse", "charbonnier"] = "mse"
+    pixel_loss: Literal["mse", "log_mse", "charbonnier"] = "mse"
     perceptual: float = 1e-3
     adversarial: float = 1e-3
     drift: float = 3.0
@@ -211,7 +214,8 @@ class FitConfig:
     Attributes:
         stage: Run all stages, or just one from the previous one's result in the same run folder.
         workdir: Folder of the run; the same command goes on from where it was stopped. `runs/PRESET` when not given.
-        init: Export or checkpoint folder of an earlier run whose generator is trained on.
+        init: Export or checkpoint folder of an earlier run whose generator is trained on. The generator may have more
+            residual blocks than the export: they do nothing at first.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it; weights are float32 always.
         seed: Every random choice follows from it.
         data: Photographs and patches.

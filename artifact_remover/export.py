@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
-from artifact_remover.generator import build_generator, receptive_field
+from artifact_remover.generator import build_generator, is_of_residual_block, receptive_field
 from artifact_remover.jpeg_graph import restore_jpegs
 from artifact_remover.model_folder import MANIFEST, read_manifest
 from artifact_remover.tiling import measure_overlap
@@ -113,6 +113,8 @@ def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], di
 def load_weights(network: keras.Model, folder: Path) -> None:
     """Takes a network's weights from an export or a checkpoint folder of an earlier run.
 
+    Residual blocks that an export lacks stay as they are.
+
     Args:
         network: From `build_generator` or `build_discriminator`; changed in place.
         folder: `<run>/saved_models/<stage>/<version>` or `<run>/checkpoints/<stage>`.
@@ -165,7 +167,8 @@ def _load_export(network, folder):
     values = {variable.name.removesuffix(":0"): variable for variable in variables}
     wanted = {weight.path: weight for weight in network.weights}
     # A discriminator's spectral normalisation keeps vectors that only training needs, so an export lacks them.
-    if any(weight.trainable and path not in values for path, weight in wanted.items()) or any(
+    lacking = [path for path, weight in wanted.items() if weight.trainable and path not in values]
+    if not all(map(is_of_residual_block, lacking)) or any(
         path not in wanted or wanted[path].shape != value.shape for path, value in values.items()
     ):
         raise InputError(_another_size(network, folder))

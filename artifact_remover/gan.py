@@ -166,8 +166,12 @@ class GeneratorObjective:
         Returns:
             `loss`, the weighted sum, and its terms unweighted: float32 scalars.
         """
-        pixel_loss = {"mse": losses.pixel_loss, "charbonnier": losses.charbonnier_loss}[self.weights.pixel_loss]
-        terms = {"pixel": pixel_loss(clean, restored)}
+        pixel_losses = {
+            "mse": losses.pixel_loss,
+            "log_mse": losses.log_mse_loss,
+            "charbonnier": losses.charbonnier_loss,
+        }
+        terms = {"pixel": pixel_losses[self.weights.pixel_loss](clean, restored)}
         if self.features:
             share = slice(self.weights.perceptual_patches)
             terms["perceptual"] = losses.perceptual_loss(self.features(clean[share]), self.features(restored[share]))

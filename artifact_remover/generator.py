@@ -15,7 +15,6 @@ from artifact_remover.config import GeneratorConfig
 from artifact_remover.layers import DepthToSpace, SpaceToDepth
 
 RESIDUAL_SCALING = 0.2  # ESRGAN's beta: keeps the sum of many residual branches stable without normalisation
-_RESIDUAL_BLOCKS = 2  # before and after each halving
 
 
 def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Model:
@@ -37,7 +36,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
     x = _conv(features[0], "shallow", dtype)(folded)
     fine = []
     for level, coarser in enumerate(features[1:], start=1):
-        x = _residual_blocks(x, f"down{level}", dtype)
+        x = _residual_blocks(x, f"down{level}", config, dtype)
         fine.append(x)
         x = layers.Conv2D(coarser, 2, strides=2, dtype=dtype, name=f"down{level}_halve")(x)
     x = _dense_trunk(x, config, dtype)
@@ -45,7 +44,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
         x = layers.Conv2D(4 * above.shape[-1], 1, dtype=dtype, name=f"up{level}_double")(x)
         x = DepthToSpace(2, dtype=dtype, name=f"up{level}_unfold")([x, above])
         x = layers.Add(dtype=dtype, name=f"up{level}")([above, x])
-        x = _residual_blocks(x, f"up{level}", dtype)
+        x = _residual_blocks(x, f"up{level}", config, dtype)
     x = _conv(features[0], "reconstruction", dtype, activation="leaky_relu")(x)
     # From here on float32: a correction is to be right to a fraction of a grey level, which bfloat16 is not.
     # Without a bias, the shortest way to tint the whole picture.
@@ -59,16 +58,25 @@ def receptive_field(config: GeneratorConfig) -> int:
     """How far a generator sees, in pixels: no restored pixel depends on anything further from it."""
     pixels = config.coarsest_scale * (15 * config.blocks + 1)
     for level in range(len(config.finer)):
-        pixels += config.scale * 2**level * 2 * 2 * _RESIDUAL_BLOCKS  # of two convolutions, on the way down and up
+        pixels += config.scale * 2**level * 2 * 2 * config.residual_blocks  # two convolutions each, down and up
     pixels += config.scale * 3  # shallow, reconstruction, correction
     return pixels + config.coarsest_scale  # the pixels that are folded together
 
 
-def _residual_blocks(x, name, dtype):
+def is_of_residual_block(path: str) -> bool:
+    """Whether the weight of this path, such as `up1_block3_first/kernel`, belongs to a residual block.
+
+    Until it is trained such a block returns what it is given, so that a trained generator can be given more of them
+    (Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016).
+    """
+    return "_block" in path
+
+
+def _residual_blocks(x, name, config, dtype):
     """Plain residual blocks of two convolutions, which keep the number of channels."""
-    for number in range(1, _RESIDUAL_BLOCKS + 1):
+    for number in range(1, config.residual_blocks + 1):
         y = _conv(x.shape[-1], f"{name}_block{number}_first", dtype, activation="leaky_relu")(x)
-        y = _conv(x.shape[-1], f"{name}_block{number}_second", dtype)(y)
+        y = _conv(x.shape[-1], f"{name}_block{number}_second", dtype, kernel_initializer="zeros")(y)
         x = layers.Add(dtype=dtype, name=f"{name}_block{number}_add")([x, y])
     return x
 

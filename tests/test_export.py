@@ -259,6 +259,21 @@ def test_larger_model_does_not_fill_a_smaller_one(blocks, tmp_path):
     assert_refused(build_generator(GeneratorConfig(8, 8, blocks)), tmp_path, "no generator of this size")
 
 
+def test_more_residual_blocks_do_nothing_at_first(tmp_path):
+    smaller = build_generator(GeneratorConfig(8, 4, 1, finer=(4, 6)))
+    for weight in smaller.weights:
+        weight.assign(0.1 * np.random.default_rng(0).standard_normal(weight.shape))
+    folder = tmp_path / "1"
+    export_generator(smaller, GeneratorConfig(8, 4, 1, finer=(4, 6)), folder, {})
+    grown = build_generator(GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=3))
+    load_weights(grown, folder)
+    patches = pictures() / np.float32(255)
+    assert np.abs(grown(patches) - patches).max() > 0.01
+    np.testing.assert_allclose(grown(patches), smaller(patches), atol=1e-6)
+    for other in (GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=1), GeneratorConfig(8, 4, 1, finer=(4, 6, 6))):
+        assert_refused(build_generator(other), folder, "no generator of this size")
+
+
 def test_refused_weights_leave_the_network_as_it_was(generator, exported, tmp_path):
     Checkpoints({"generator": generator}, tmp_path).save(1, [])
     network, same = (build_generator(GeneratorConfig(8, 8, 1)) for _ in range(2))

@@ -10,11 +10,12 @@ from artifact_remover.losses import (
     adversarial_loss,
     charbonnier_loss,
     discriminator_loss,
+    log_mse_loss,
     perceptual_loss,
     pixel_loss,
 )
 
-REGRESSIONS = [pixel_loss, charbonnier_loss, perceptual_loss]
+REGRESSIONS = [pixel_loss, log_mse_loss, charbonnier_loss, perceptual_loss]
 half_precisions = pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 
 
@@ -40,6 +41,28 @@ def test_pixel_loss_is_the_mean_squared_error():
     assert loss.dtype == tf.float32 and loss.shape == []
     np.testing.assert_allclose(loss, np.mean((clean - restored) ** 2), rtol=1e-6)
     np.testing.assert_allclose(loss, pixel_loss(restored, clean), rtol=1e-6)
+
+
+def test_log_mse_loss_gains_the_same_from_a_decibel_on_every_patch():
+    error = np.float32([0.3, 0.03])[:, np.newaxis, np.newaxis, np.newaxis] * np.ones([2, 8, 8, 3], np.float32)
+    zero, decibel = np.zeros_like(error), np.float32(10 ** (-1 / 20))  # in the error, so one in PSNR
+
+    def gain(patch):
+        better = error.copy()
+        better[patch] *= decibel
+        return float(log_mse_loss(zero, error) - log_mse_loss(zero, better))
+
+    expected = 1e-3 * math.log(10) / 10 / 2
+    assert gain(0) == pytest.approx(expected, rel=0.01)
+    assert gain(1) == pytest.approx(expected, rel=0.12)  # the floor, 1e-4, is a ninth of its MSE
+
+
+def test_log_mse_loss_weighs_as_much_as_the_mean_squared_error_where_that_is_a_thousandth():
+    restored = np.full([2, 8, 8, 3], 10**-1.5, np.float32)
+    slopes = [
+        gradient(lambda value, loss=loss: loss(0 * value, value), restored) for loss in (log_mse_loss, pixel_loss)
+    ]
+    np.testing.assert_allclose(*slopes, rtol=0.1)
 
 
 def test_charbonnier_loss_is_nearly_the_mean_absolute_error():
