@@ -15,12 +15,14 @@ import tensorflow as tf
 
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
-from artifact_remover.generator import build_generator, is_of_residual_block, receptive_field
+from artifact_remover.generator import build_generator, is_of_residual_block, memory_per_pixel, receptive_field
 from artifact_remover.jpeg_graph import restore_jpegs
 from artifact_remover.model_folder import MANIFEST, read_manifest
-from artifact_remover.tiling import measure_overlap
+from artifact_remover.tiling import choose_side, measure_overlap
 from artifact_remover.warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
 from data_prep.errors import InputError
+
+_MEMORY_OF_SERVED_TILES = 500_000_000  # bytes for a tile, of each request that is served
 
 _FLOAT_PICTURES = tf.TensorSpec([None, None, None, 3], tf.float32, name="degraded")
 _BYTE_PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="degraded")
@@ -42,7 +44,8 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
         generator: From `build_generator`, of any precision.
         config: Its size.
         folder: Where, `<stage>/<version>`; must not exist.
-        manifest: What `manifest.json` is to say; the `overlap` that tiles need is added.
+        manifest: What `manifest.json` is to say; added are the `overlap` that tiles need, in pixels, and the
+            `memory_per_pixel` that they take, in bytes.
     """
     in_float32 = build_generator(config)
     in_float32.set_weights(generator.get_weights())
@@ -55,16 +58,18 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
         return {"restored": tf.cast(tf.round(restored * 255.0), tf.uint8)}
 
     overlap = measure_overlap(lambda picture: restore_float(picture)["restored"].numpy(), receptive_field(config))
+    memory = memory_per_pixel(config)
+    side = choose_side(_MEMORY_OF_SERVED_TILES, memory)
 
     def restore_jpeg(image_bytes):
-        return restore_jpegs(lambda picture: restore_float(picture)["restored"], image_bytes, overlap)
+        return restore_jpegs(lambda picture: restore_float(picture)["restored"], image_bytes, overlap, side)
 
     signatures = {
         "serving_default": (restore_float, _FLOAT_PICTURES),
         "restore": (restore, _BYTE_PICTURES),
         "restore_jpeg": (restore_jpeg, _IMAGE_FILES),
     }
-    _write(folder, manifest | {"overlap": overlap}, signatures, make_generator_requests())
+    _write(folder, manifest | {"overlap": overlap, "memory_per_pixel": memory}, signatures, make_generator_requests())
 
 
 def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig, folder: Path, manifest: dict) -> None:

@@ -13,13 +13,12 @@ from artifact_remover.tiling import GRID
 MAX_MEGAPIXELS = 64
 """Larger pictures are refused before they are decoded: a few kilobytes may claim any size."""
 
-_SIDE = 768  # most pixels of a tile in height or width: half a gigabyte each, and a fifth of the work is overlap
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _LUMA = [[0.299], [0.587], [0.114]]  # ITU-R BT.601, which JPEG's own gray is
 
 
 def restore_jpegs(
-    network: Callable[[tf.Tensor], tf.Tensor], image_bytes: tf.Tensor, overlap: int, side: int = _SIDE
+    network: Callable[[tf.Tensor], tf.Tensor], image_bytes: tf.Tensor, overlap: int, side: int
 ) -> dict[str, tf.Tensor]:
     """Decodes, restores and encodes pictures one after the other, so that memory does not grow with their number.
 

@@ -10,7 +10,8 @@ MANIFEST = "manifest.json"
 FAITHFUL, PERCEPTUAL = "pretrain_generator", "gan"
 """The models that restore pictures, named after the stages that train them: `pretrain_generator`, `train_gan`."""
 
-_FALLBACK_OVERLAP = 80  # more than the largest preset sees
+_FALLBACK_OVERLAP = 160  # more than was measured for any preset
+_FALLBACK_MEMORY = 960  # more than any preset takes
 
 _INSTALLED = Path(__file__).parent / "saved_models"
 PUBLISHED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "saved_models"
@@ -45,6 +46,18 @@ def read_overlap(manifest: dict) -> int:
     if not isinstance(overlap, int) or overlap <= 0 or overlap % 16:
         raise InputError(f"the model's {MANIFEST} is damaged, overlap must be a multiple of 16: {overlap}")
     return overlap
+
+
+def read_memory_per_pixel(manifest: dict) -> float:
+    """Tells how many bytes a pixel of a tile takes in float32; enough for any preset where the manifest does not say.
+
+    Raises:
+        InputError: If the manifest says something else than a number above zero.
+    """
+    memory = manifest.get("memory_per_pixel", _FALLBACK_MEMORY)
+    if isinstance(memory, bool) or not isinstance(memory, int | float) or not memory > 0:
+        raise InputError(f"the model's {MANIFEST} is damaged, memory_per_pixel must be above zero: {memory}")
+    return memory
 
 
 def read_trained_quality(manifest: dict) -> tuple[int, int] | None:

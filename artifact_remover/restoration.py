@@ -17,16 +17,22 @@ import tensorflow as tf
 from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
-from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap, read_trained_quality
+from artifact_remover.model_folder import (
+    choose_exports,
+    read_manifest,
+    read_memory_per_pixel,
+    read_overlap,
+    read_trained_quality,
+)
 from artifact_remover.picture_restoration import restore_parts
 from artifact_remover.precision import choose_dtype
-from artifact_remover.tiling import GRID, plan_tiles
+from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
 _MOST_MEMORY = 700_000_000  # bytes for a tile: larger ones overlap little less, and steady memory is worth more
-_BYTES_PER_PIXEL = {"float32": 800, "bfloat16": 420}  # of a tile, measured with the largest preset
+_BFLOAT16_MEMORY = 0.6  # of what float32 takes, measured
 _QUALITY_MARGIN = 10
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
 
@@ -50,6 +56,7 @@ class Restorer:
         self,
         network: Callable[[np.ndarray], np.ndarray],
         overlap: int,
+        memory_per_pixel: float = 960,
         *,
         in_bfloat16: bool = False,
         tile: int | None = None,
@@ -61,6 +68,7 @@ class Restorer:
         Args:
             network: From float32 [N, H, W, 3] in [0, 1] to the same.
             overlap: Surroundings in pixels that a tile needs, a multiple of 16.
+            memory_per_pixel: Bytes that each pixel of a tile takes in float32.
             in_bfloat16: Whether TensorFlow is to compute a float32 network's convolutions in bfloat16.
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
             description: Which model it is.
@@ -70,6 +78,7 @@ class Restorer:
         self.trained_quality = trained_quality
         self._network = network
         self._overlap = overlap
+        self._memory_per_pixel = memory_per_pixel * (_BFLOAT16_MEMORY if in_bfloat16 else 1)
         self._in_bfloat16 = in_bfloat16
         self._tile = tile
         self._together = _TOGETHER
@@ -114,6 +123,7 @@ class Restorer:
         restorer = cls(
             network,
             overlap,
+            read_memory_per_pixel(manifest),
             in_bfloat16=choose_dtype(precision) == "mixed_bfloat16",
             tile=tile,
             description=str(export),
@@ -170,7 +180,8 @@ class Restorer:
         if pixels.shape[2] == 3 and _is_neutral(pixels):
             return np.repeat(self.restore(pixels[:, :, :1], strength, progress), 3, axis=2)
         restored = np.empty_like(pixels)
-        side = self._tile or _choose_side("bfloat16" if self._in_bfloat16 else "float32")
+        # No more than half of the memory that is free.
+        side = self._tile or choose_side(min(_free_memory() / 2, _MOST_MEMORY), self._memory_per_pixel)
         pending = plan_tiles(pixels.shape[:2], side, self._overlap)
         while pending:
             batch = pending[: _count_alike(pending, self._together)]
@@ -363,12 +374,6 @@ def _count_alike(tiles, pixels):
     height, width = tiles[0].shape
     alike = itertools.takewhile(lambda tile: tile.shape == (height, width), tiles)
     return sum(1 for _ in itertools.islice(alike, max(1, pixels // (height * width))))
-
-
-def _choose_side(precision):
-    """The largest tile that takes no more than half of the memory that is free."""
-    memory = min(_free_memory() / 2, _MOST_MEMORY)
-    return max(SMALLEST_TILE, int((memory / _BYTES_PER_PIXEL[precision]) ** 0.5) // GRID * GRID)
 
 
 def _free_memory():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from artifact_remover.config import SMALLEST_TILE
+
 GRID = 16
 """Tiles start at multiples of this many pixels, so that each sees the blocks of JPEG, and of 4:2:0, as in training."""
 
@@ -41,6 +43,19 @@ class Tile:
             slice(target.start - source.start, target.stop - source.start)
             for target, source in zip(self.target, self.source, strict=True)
         )
+
+
+def choose_side(memory: float, per_pixel: float) -> int:
+    """Chooses the largest tile, at least the smallest that is allowed.
+
+    Args:
+        memory: Bytes that a tile may take.
+        per_pixel: Bytes that each of its pixels takes.
+
+    Returns:
+        Pixels in height and width, a multiple of `GRID`.
+    """
+    return max(SMALLEST_TILE, int((memory / per_pixel) ** 0.5) // GRID * GRID)
 
 
 def plan_tiles(

@@ -178,7 +178,11 @@ def test_bfloat16_generator_is_exported_in_float32_without_compiled_parts(tmp_pa
 
 def test_manifest_lies_beside_the_model(exported):
     assert read_manifest(exported) == json.loads((exported / "manifest.json").read_text())
-    assert read_manifest(exported) == {"stage": "pretrain_generator", "overlap": 16}
+    assert read_manifest(exported) == {
+        "stage": "pretrain_generator",
+        "overlap": 16,
+        "memory_per_pixel": 120,
+    }
     assert {path.name for path in exported.iterdir()} >= {"saved_model.pb", "variables", "manifest.json"}
 
 

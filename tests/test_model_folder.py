@@ -3,12 +3,14 @@ import json
 import pytest
 
 from artifact_remover import model_folder
-from artifact_remover.config import STAGES
+from artifact_remover.config import PRESETS, STAGES
+from artifact_remover.generator import memory_per_pixel
 from artifact_remover.model_folder import (
     choose_exports,
     find_exports,
     name_export,
     read_manifest,
+    read_memory_per_pixel,
     read_overlap,
     read_trained_quality,
 )
@@ -106,13 +108,24 @@ def test_damaged_manifest_is_told_before_anything_is_loaded(run_folder, place):
 
 def test_overlap_is_what_the_manifest_says_or_enough():
     assert read_overlap({"overlap": 32}) == 32
-    assert read_overlap({}) == 80
+    assert read_overlap({}) == 160
 
 
 @pytest.mark.parametrize("overlap", [0, 7, -16, "16", None, 16.5])
 def test_overlap_that_cannot_be_is_refused(overlap):
     with pytest.raises(InputError, match="overlap must be a multiple of 16"):
         read_overlap({"overlap": overlap})
+
+
+def test_memory_is_what_the_manifest_says_or_enough():
+    assert read_memory_per_pixel({"memory_per_pixel": 240}) == 240
+    assert read_memory_per_pixel({}) == max(memory_per_pixel(preset.generator) for preset in PRESETS.values())
+
+
+@pytest.mark.parametrize("memory", [0, -1, "240", None, True, float("nan")])
+def test_memory_that_cannot_be_is_refused(memory):
+    with pytest.raises(InputError, match="memory_per_pixel must be above zero"):
+        read_memory_per_pixel({"memory_per_pixel": memory})
 
 
 @pytest.mark.parametrize(

@@ -235,14 +235,19 @@ def test_what_aborts_for_another_reason_is_not_taken_for_want_of_memory():
 
 
 def test_side_of_tiles_follows_the_free_memory(monkeypatch):
-    def choose_with(megabytes):
+    def choose_with(megabytes, memory_per_pixel=960, **options):
         monkeypatch.setattr(restoration, "_free_memory", lambda: megabytes * 1e6)
-        return restoration._choose_side("float32")
+        shapes = []
+        restorer = Restorer(
+            lambda pictures: (shapes.append(pictures.shape), pictures)[1], 16, memory_per_pixel, **options
+        )
+        restorer.restore(np.zeros([64, 4000, 1], np.uint8))
+        return max(width for _, _, width, _ in shapes)
 
-    assert choose_with(0) == 64 and choose_with(100_000) == 928
-    assert 64 < choose_with(200) < choose_with(800) < 928
-    assert choose_with(200) % 16 == 0
-    assert choose_with(800) < restoration._choose_side("bfloat16")
+    most = 848  # of 0.7 GB
+    assert choose_with(0) <= 64 and most - 64 < choose_with(100_000) <= most
+    assert 64 < choose_with(200) < choose_with(800) < choose_with(100_000)
+    assert choose_with(800) < choose_with(800, in_bfloat16=True) < choose_with(800, 240)
 
 
 def test_free_memory_is_no_more_than_the_machine_has():
