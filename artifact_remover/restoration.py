@@ -18,6 +18,7 @@ from artifact_remover.config import SMALLEST_TILE
 from artifact_remover.export import load_generator
 from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
 from artifact_remover.model_folder import (
+    MEMORY_PER_PIXEL,
     choose_exports,
     read_manifest,
     read_memory_per_pixel,
@@ -56,7 +57,7 @@ class Restorer:
         self,
         network: Callable[[np.ndarray], np.ndarray],
         overlap: int,
-        memory_per_pixel: float = 960,
+        memory_per_pixel: float = MEMORY_PER_PIXEL,
         *,
         in_bfloat16: bool = False,
         tile: int | None = None,

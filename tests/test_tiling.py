@@ -1,13 +1,21 @@
 import numpy as np
 import pytest
 
-from artifact_remover.tiling import GRID, measure_overlap, plan_tiles
+from artifact_remover.tiling import GRID, choose_side, measure_overlap, plan_tiles
 
 SHAPES = [(1, 1), (15, 17), (1000, 3), (64, 64), (65, 64), (400, 300)]
 plans = pytest.mark.parametrize(
     ("shape", "side", "overlap"),
     [(shape, side, overlap) for shape in SHAPES for side in (64, 96) for overlap in (16, 80)],
 )
+
+
+@pytest.mark.parametrize(
+    ("memory", "per_pixel", "side"),
+    [(0, 960, 64), (100e6, 960, 320), (400e6, 960, 640), (700e6, 960, 848), (700e6, 240, 1696)],
+)
+def test_side_is_the_largest_on_the_grid_that_the_memory_holds(memory, per_pixel, side):
+    assert choose_side(memory, per_pixel) == side
 
 
 @plans
