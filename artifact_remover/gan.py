@@ -169,6 +169,7 @@ class GeneratorObjective:
         pixel_losses = {
             "mse": losses.pixel_loss,
             "log_mse": losses.log_mse_loss,
+            "rmse": losses.rmse_loss,
             "charbonnier": losses.charbonnier_loss,
         }
         terms = {"pixel": pixel_losses[self.weights.pixel_loss](clean, restored)}

@@ -78,13 +78,38 @@ def log_mse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     return 1e-3 * tf.reduce_mean(tf.math.log1p(each / 1e-4))
 
 
-def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Mean square of what the errors of a whole batch have in common: a tint, a checkerboard, the block grid.
+def rmse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    """A mean of each patch's root mean squared error: `mean(sqrt(MSE + 0.01^2) - 0.01)`, with each patch's MSE.
 
-    The error `restored - clean` is averaged over the batch and over all 8 x 8 blocks: what remains, one number for
-    each position in a block and each channel, is no guess about content gone wrong but a habit. The pixel loss hardly
-    minds it (one level of tint is 1 % of what a JPEG of quality 10 costs), the discriminator may even ask for it, as a
-    regular grid is the cheapest way to look sharp, and the eye sees it at once.
+    Between `pixel_loss`, where patches of low quality and rich texture drown the others, and `log_mse_loss`, where the
+    smooth and clean ones drown these. Below an MSE of 1e-4, 40 dB, it fades into a mean square. Near 1e-3 0.06 of it
+    weighs as much as `pixel_loss`.
+
+    >>> round(float(rmse_loss(tf.zeros([1, 8, 8, 3]), tf.fill([1, 8, 8, 3], 0.1))), 4)
+    0.0905
+
+    Args:
+        clean: The originals, float `[N, H, W, 3]` in [0, 1].
+        restored: The generator's output, likewise.
+
+    Returns:
+        The loss, `float32 []`.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    each = tf.reduce_mean(tf.square(_difference(clean, restored)), axis=[1, 2, 3])
+    return tf.reduce_mean(tf.sqrt(each + 1e-4) - 1e-2)
+
+
+def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    """Mean square of what the errors all over a patch have in common: a tint, a checkerboard, the block grid.
+
+    The error `restored - clean` is averaged over the 8 x 8 blocks of each patch: what remains, one number for each
+    position in a block and each channel, is no guess about content gone wrong but a habit. The pixel loss hardly minds
+    it (one level of tint is 1 % of what a JPEG of quality 10 costs), the discriminator may even ask for it, as a
+    regular grid is the cheapest way to look sharp, and the eye sees it at once. Patches are not averaged: a tint of
+    low qualities would hide behind the opposite one of high qualities.
 
     >>> round(float(drift_loss(tf.zeros([2, 16, 16, 3]), tf.fill([2, 16, 16, 3], 0.1))), 4)
     0.01
@@ -101,7 +126,7 @@ def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """
     _, height, width, channels = tf.unstack(tf.shape(clean))
     error = tf.reshape(_difference(clean, restored), [-1, height // 8, 8, width // 8, 8, channels])
-    return _mean_square(tf.reduce_mean(error, axis=[0, 1, 3]))
+    return _mean_square(tf.reduce_mean(error, axis=[1, 3]))
 
 
 def grid_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:

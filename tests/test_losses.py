@@ -13,9 +13,10 @@ from artifact_remover.losses import (
     log_mse_loss,
     perceptual_loss,
     pixel_loss,
+    rmse_loss,
 )
 
-REGRESSIONS = [pixel_loss, log_mse_loss, charbonnier_loss, perceptual_loss]
+REGRESSIONS = [pixel_loss, rmse_loss, log_mse_loss, charbonnier_loss, perceptual_loss]
 half_precisions = pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 
 
@@ -63,6 +64,18 @@ def test_log_mse_loss_weighs_as_much_as_the_mean_squared_error_where_that_is_a_t
         gradient(lambda value, loss=loss: loss(0 * value, value), restored) for loss in (log_mse_loss, pixel_loss)
     ]
     np.testing.assert_allclose(*slopes, rtol=0.1)
+
+
+def test_rmse_loss_is_nearly_the_mean_of_each_patchs_root_mean_squared_error():
+    clean, restored = random(2, 9, 7, 3), random(2, 9, 7, 3, seed=1)
+    each = np.sqrt(np.mean((clean - restored) ** 2, axis=(1, 2, 3)))
+    assert float(rmse_loss(clean, restored)) == pytest.approx(each.mean(), abs=0.01)
+
+
+def test_0_06_of_rmse_loss_weighs_as_much_as_the_mean_squared_error_where_that_is_a_thousandth():
+    restored = np.full([2, 8, 8, 3], 10**-1.5, np.float32)
+    slopes = [gradient(lambda value, loss=loss: loss(0 * value, value), restored) for loss in (rmse_loss, pixel_loss)]
+    np.testing.assert_allclose(0.06 * slopes[0], slopes[1], rtol=0.1)
 
 
 def test_charbonnier_loss_is_nearly_the_mean_absolute_error():
@@ -220,21 +233,26 @@ def test_tints_and_slow_errors_are_no_grid():
     assert float(losses.grid_loss(clean, clean + slow)) < 1e-5
 
 
-def test_drift_is_what_all_errors_have_in_common():
+def test_drift_is_what_the_errors_of_all_blocks_of_a_patch_have_in_common():
     clean = np.random.default_rng(0).random((2, 32, 16, 3), np.float32)
     error = np.random.default_rng(1).normal(0, 0.1, clean.shape).astype(np.float32)
-    common = np.mean([error[:, y : y + 8, x : x + 8] for y in range(0, 32, 8) for x in (0, 8)], axis=(0, 1))
+    common = np.mean([error[:, y : y + 8, x : x + 8] for y in range(0, 32, 8) for x in (0, 8)], axis=0)
     assert float(losses.drift_loss(clean, clean + error)) == pytest.approx(np.mean(common**2), rel=1e-4)
 
 
 @pytest.mark.parametrize("grid", [2, 8, 64], ids=["checkerboard", "block grid", "tint"])
-def test_drift_charges_grids_and_tints_in_full_and_errors_that_cancel_not_at_all(grid):
+def test_drift_charges_grids_and_tints_in_full_even_if_the_next_patch_has_the_opposite(grid):
     clean = np.full((2, 64, 64, 3), 0.5, np.float32)
     habit = np.where((np.arange(64) % grid < grid // 2) | (grid == 64), 0.1, -0.1).astype(np.float32)
     habit = np.broadcast_to(habit[:, np.newaxis], clean.shape[1:])
     assert float(losses.drift_loss(clean, clean + habit)) == pytest.approx(0.01, rel=1e-3)
-    opposite = np.stack([habit, -habit])
-    assert float(losses.drift_loss(clean, clean + opposite)) == pytest.approx(0, abs=1e-9)
+    assert float(losses.drift_loss(clean, clean + np.stack([habit, -habit]))) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_errors_that_cancel_within_a_patch_are_no_drift():
+    clean = np.full((2, 64, 64, 3), 0.5, np.float32)
+    halves = np.where(np.arange(64) < 32, 0.1, -0.1).astype(np.float32)[:, np.newaxis]
+    assert float(losses.drift_loss(clean, clean + halves)) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_examples_in_the_docstrings_hold():
