@@ -89,9 +89,9 @@ class LossConfig:
     Attributes:
         pixel: Weight of the pixel loss.
         pixel_loss: `mse`, the mean squared error of pixels in [0, 1]; `log_mse`, its logarithm for each patch, to which
-            every quality counts the same; `rmse`, its root for each patch, which lies between the two; or `charbonnier`,
-            about the mean absolute error. The gradients of the last two are about 16 times as large: 0.06 of them weighs
-            as much.
+            every quality counts the same; `rmse`, its root for each patch, which lies between the two; or
+            `charbonnier`, about the mean absolute error. The gradients of the last two are about 16 times as large:
+            0.06 of them weighs as much.
         perceptual: Weight of the relative mean squared error of VGG19 features.
         adversarial: Weight of the binary cross-entropy "classified as clean" (GAN stage only).
         drift: Weight of the mean square of what a patch's errors have in common, tints and grids (GAN stage only).
