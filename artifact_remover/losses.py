@@ -74,8 +74,7 @@ def log_mse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    each = tf.reduce_mean(tf.square(_difference(clean, restored)), axis=[1, 2, 3])
-    return 1e-3 * tf.reduce_mean(tf.math.log1p(each / 1e-4))
+    return 1e-3 * tf.reduce_mean(tf.math.log1p(_mse_of_each_patch(clean, restored) / 1e-4))
 
 
 def rmse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
@@ -98,8 +97,7 @@ def rmse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    each = tf.reduce_mean(tf.square(_difference(clean, restored)), axis=[1, 2, 3])
-    return tf.reduce_mean(tf.sqrt(each + 1e-4) - 1e-2)
+    return tf.reduce_mean(tf.sqrt(_mse_of_each_patch(clean, restored) + 1e-4) - 1e-2)
 
 
 def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
@@ -228,6 +226,10 @@ def _difference(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     clean, restored = tf.cast(clean, tf.float32), tf.cast(restored, tf.float32)
     clean.shape.assert_is_compatible_with(restored.shape)  # broadcasting would hide a lost axis
     return clean - restored
+
+
+def _mse_of_each_patch(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.square(_difference(clean, restored)), axis=[1, 2, 3])
 
 
 def _mean_square(values: tf.Tensor) -> tf.Tensor:

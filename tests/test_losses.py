@@ -58,24 +58,17 @@ def test_log_mse_loss_gains_the_same_from_a_decibel_on_every_patch():
     assert gain(1) == pytest.approx(expected, rel=0.12)  # the floor, 1e-4, is a ninth of its MSE
 
 
-def test_log_mse_loss_weighs_as_much_as_the_mean_squared_error_where_that_is_a_thousandth():
-    restored = np.full([2, 8, 8, 3], 10**-1.5, np.float32)
-    slopes = [
-        gradient(lambda value, loss=loss: loss(0 * value, value), restored) for loss in (log_mse_loss, pixel_loss)
-    ]
-    np.testing.assert_allclose(*slopes, rtol=0.1)
-
-
 def test_rmse_loss_is_nearly_the_mean_of_each_patchs_root_mean_squared_error():
     clean, restored = random(2, 9, 7, 3), random(2, 9, 7, 3, seed=1)
     each = np.sqrt(np.mean((clean - restored) ** 2, axis=(1, 2, 3)))
     assert float(rmse_loss(clean, restored)) == pytest.approx(each.mean(), abs=0.01)
 
 
-def test_0_06_of_rmse_loss_weighs_as_much_as_the_mean_squared_error_where_that_is_a_thousandth():
+@pytest.mark.parametrize(("loss", "weight"), [(log_mse_loss, 1), (rmse_loss, 0.06)])
+def test_a_loss_of_each_patch_weighs_as_much_as_the_mean_squared_error_where_that_is_a_thousandth(loss, weight):
     restored = np.full([2, 8, 8, 3], 10**-1.5, np.float32)
-    slopes = [gradient(lambda value, loss=loss: loss(0 * value, value), restored) for loss in (rmse_loss, pixel_loss)]
-    np.testing.assert_allclose(0.06 * slopes[0], slopes[1], rtol=0.1)
+    slopes = [gradient(lambda value, loss=each: loss(0 * value, value), restored) for each in (loss, pixel_loss)]
+    np.testing.assert_allclose(weight * slopes[0], slopes[1], rtol=0.1)
 
 
 def test_charbonnier_loss_is_nearly_the_mean_absolute_error():
