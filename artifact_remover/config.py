@@ -39,7 +39,8 @@ class GeneratorConfig:
         scale: Side of the pixel blocks that are folded into channels before the first convolution.
         finer: Channels of levels finer than that of the dense blocks, the finest first: each is halved into the next,
             and has residual blocks on the way down and up. With none the dense blocks work on the folded picture.
-        residual_blocks: Residual blocks of each finer level on the way down, and as many on the way up.
+        residual_blocks: Residual blocks of each finer level on the way down, and as many on the way up: one number for
+            all levels, or one for each, the finest first.
     """
 
     features: int = 64
@@ -47,17 +48,29 @@ class GeneratorConfig:
     blocks: int = 2
     scale: int = 2
     finer: tuple[int, ...] = ()
-    residual_blocks: int = 2
+    residual_blocks: tuple[int, ...] = (2,)
 
     def __post_init__(self):
-        _require_positive(self, "features", "growth", "blocks", "scale", "residual_blocks")
-        if not all(channels > 0 for channels in self.finer):
-            raise ValueError(f"finer must be above zero: {' '.join(map(str, self.finer))}")
+        _require_positive(self, "features", "growth", "blocks", "scale")
+        for field in ("finer", "residual_blocks"):
+            numbers = getattr(self, field)
+            if not all(number > 0 for number in numbers):
+                raise ValueError(f"{field} must be above zero: {' '.join(map(str, numbers))}")
+        if len(self.residual_blocks) not in (1, len(self.finer)):
+            raise ValueError(
+                "residual_blocks must be one number, or one for each of finer: "
+                f"{' '.join(map(str, self.residual_blocks))}"
+            )
         # Tiles start at multiples of 16, and are to be halved as the whole picture is.
         if self.finer and 16 % self.coarsest_scale:
             raise ValueError(
                 f"finer has too many levels, scale times two for each must divide 16: {' '.join(map(str, self.finer))}"
             )
+
+    @property
+    def residual_blocks_of_levels(self) -> tuple[int, ...]:
+        """Residual blocks of each finer level, the finest first."""
+        return self.residual_blocks if len(self.residual_blocks) > 1 else self.residual_blocks * len(self.finer)
 
     @property
     def coarsest_scale(self) -> int:
@@ -277,7 +290,7 @@ PRESETS = {
             colour_augmentation=0.1,
             degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
         ),
-        generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=3),
+        generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(3,)),
         loss=LossConfig(perceptual=1.5e-2, drift=30.0, grid=150.0, perceptual_patches=2),
         pretrain_generator=Schedule(
             steps=21_500, learning_rate=6e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"

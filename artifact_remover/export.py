@@ -50,19 +50,24 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
     in_float32 = build_generator(config)
     in_float32.set_weights(generator.get_weights())
 
+    # A function of its own, so that the graph holds the network once and not once for each signature.
+    @tf.function(input_signature=[_FLOAT_PICTURES])
+    def network(degraded):
+        return tf.clip_by_value(in_float32(degraded, training=False), 0.0, 1.0)
+
     def restore_float(degraded):
-        return {"restored": tf.clip_by_value(in_float32(degraded, training=False), 0.0, 1.0)}
+        return {"restored": network(degraded)}
 
     def restore(degraded):
-        restored = restore_float(tf.cast(degraded, tf.float32) / 255.0)["restored"]
+        restored = network(tf.cast(degraded, tf.float32) / 255.0)
         return {"restored": tf.cast(tf.round(restored * 255.0), tf.uint8)}
 
-    overlap = measure_overlap(lambda picture: restore_float(picture)["restored"].numpy(), receptive_field(config))
+    overlap = measure_overlap(lambda picture: network(picture).numpy(), receptive_field(config))
     memory = memory_per_pixel(config)
     side = choose_side(_MEMORY_OF_SERVED_TILES, memory)
 
     def restore_jpeg(image_bytes):
-        return restore_jpegs(lambda picture: restore_float(picture)["restored"], image_bytes, overlap, side)
+        return restore_jpegs(network, image_bytes, overlap, side)
 
     signatures = {
         "serving_default": (restore_float, _FLOAT_PICTURES),

@@ -29,14 +29,14 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
         any H and W from 1 up. Pictures fed from a block grid that starts at a multiple of 16 look like those of
         training.
     """
-    features = [*config.finer, config.features]
+    features, blocks = [*config.finer, config.features], config.residual_blocks_of_levels
     degraded = keras.Input([None, None, 3], name="degraded")
     # Mirrored once, here, to what every level can halve.
     folded = SpaceToDepth(config.scale, config.coarsest_scale, name="fold")(degraded)
     x = _conv(features[0], "shallow", dtype)(folded)
     fine = []
     for level, coarser in enumerate(features[1:], start=1):
-        x = _residual_blocks(x, f"down{level}", config, dtype)
+        x = _residual_blocks(x, f"down{level}", blocks[level - 1], dtype)
         fine.append(x)
         x = layers.Conv2D(coarser, 2, strides=2, dtype=dtype, name=f"down{level}_halve")(x)
     x = _dense_trunk(x, config, dtype)
@@ -44,7 +44,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
         x = layers.Conv2D(4 * above.shape[-1], 1, dtype=dtype, name=f"up{level}_double")(x)
         x = DepthToSpace(2, dtype=dtype, name=f"up{level}_unfold")([x, above])
         x = layers.Add(dtype=dtype, name=f"up{level}")([above, x])
-        x = _residual_blocks(x, f"up{level}", config, dtype)
+        x = _residual_blocks(x, f"up{level}", blocks[level - 1], dtype)
     x = _conv(features[0], "reconstruction", dtype, activation="leaky_relu")(x)
     # From here on float32: a correction is to be right to a fraction of a grey level, which bfloat16 is not.
     # Without a bias, the shortest way to tint the whole picture.
@@ -57,8 +57,8 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
 def receptive_field(config: GeneratorConfig) -> int:
     """How far a generator sees, in pixels: no restored pixel depends on anything further from it."""
     pixels = config.coarsest_scale * (15 * config.blocks + 1)
-    for level in range(len(config.finer)):
-        pixels += config.scale * 2**level * 2 * 2 * config.residual_blocks  # two convolutions each, down and up
+    for level, blocks in enumerate(config.residual_blocks_of_levels):
+        pixels += config.scale * 2**level * 2 * 2 * blocks  # two convolutions each, down and up
     pixels += config.scale * 3  # shallow, reconstruction, correction
     return pixels + config.coarsest_scale  # the pixels that are folded together
 
@@ -82,9 +82,9 @@ def is_of_residual_block(path: str) -> bool:
     return "_block" in path
 
 
-def _residual_blocks(x, name, config, dtype):
+def _residual_blocks(x, name, blocks, dtype):
     """Plain residual blocks of two convolutions, which keep the number of channels."""
-    for number in range(1, config.residual_blocks + 1):
+    for number in range(1, blocks + 1):
         y = _conv(x.shape[-1], f"{name}_block{number}_first", dtype, activation="leaky_relu")(x)
         y = _conv(x.shape[-1], f"{name}_block{number}_second", dtype, kernel_initializer="zeros")(y)
         x = layers.Add(dtype=dtype, name=f"{name}_block{number}_add")([x, y])

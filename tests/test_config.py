@@ -54,6 +54,15 @@ def test_levels_without_channels_are_refused():
         GeneratorConfig(finer=(48, 0))
 
 
+@pytest.mark.parametrize("blocks", [(), (2, 0), (1, 2, 3)], ids=str)
+def test_residual_blocks_are_one_number_or_one_for_each_level(blocks):
+    with pytest.raises(ValueError, match=r"^residual_blocks must be "):
+        GeneratorConfig(finer=(48, 96), residual_blocks=blocks)
+    assert GeneratorConfig(finer=(48, 96), residual_blocks=(3,)).residual_blocks_of_levels == (3, 3)
+    assert GeneratorConfig(finer=(48, 96), residual_blocks=(4, 3)).residual_blocks_of_levels == (4, 3)
+    assert GeneratorConfig().residual_blocks_of_levels == ()
+
+
 @pytest.mark.parametrize(("scale", "finer"), [(2, (8, 8, 8, 8)), (4, (8, 8, 8)), (3, (8,))])
 def test_levels_that_do_not_fit_the_grid_of_tiles_are_refused(scale, finer):
     with pytest.raises(ValueError, match=r"^finer has too many levels, .*: 8"):
@@ -62,8 +71,9 @@ def test_levels_that_do_not_fit_the_grid_of_tiles_are_refused(scale, finer):
 
 
 def test_levels_are_an_option():
-    config = tyro.cli(FitConfig, args=["--generator.finer", "48", "96"], default=PRESETS["quick"])
-    assert config.generator.finer == (48, 96)
+    arguments = "--generator.finer 48 96 --generator.residual-blocks 4 3"
+    config = tyro.cli(FitConfig, args=arguments.split(), default=PRESETS["quick"])
+    assert (config.generator.finer, config.generator.residual_blocks) == ((48, 96), (4, 3))
 
 
 @pytest.mark.parametrize(("quality", "ends"), [("10", (10, 10)), ("5-95", (5, 95))])

@@ -165,6 +165,13 @@ def test_holds_each_weight_once_and_no_optimizer(generator, exported):
     assert num_bytes < 4 * generator.count_params() + 32_768  # and the names
 
 
+def test_graph_holds_the_network_once_for_all_signatures(generator, exported):
+    [meta_graph] = SavedModel.FromString((exported / "saved_model.pb").read_bytes()).meta_graphs
+    bodies = [meta_graph.graph_def.node, *(function.node_def for function in meta_graph.graph_def.library.function)]
+    convolutions = sum(node.op == "Conv2D" for body in bodies for node in body)
+    assert convolutions == sum(isinstance(layer, keras.layers.Conv2D) for layer in generator.layers)
+
+
 def test_bfloat16_generator_is_exported_in_float32_without_compiled_parts(tmp_path):
     export_generator(make_generator("mixed_bfloat16"), TINY, tmp_path / "1", {})
     [meta_graph] = SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes()).meta_graphs
@@ -269,12 +276,16 @@ def test_more_residual_blocks_do_nothing_at_first(tmp_path):
         weight.assign(0.1 * np.random.default_rng(0).standard_normal(weight.shape))
     folder = tmp_path / "1"
     export_generator(smaller, GeneratorConfig(8, 4, 1, finer=(4, 6)), folder, {})
-    grown = build_generator(GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=3))
+    grown = build_generator(GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=(3, 2)))
     load_weights(grown, folder)
     patches = pictures() / np.float32(255)
     assert np.abs(grown(patches) - patches).max() > 0.01
     np.testing.assert_allclose(grown(patches), smaller(patches), atol=1e-6)
-    for other in (GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=1), GeneratorConfig(8, 4, 1, finer=(4, 6, 6))):
+    fewer, deeper = (
+        GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=(2, 1)),
+        GeneratorConfig(8, 4, 1, finer=(4, 6, 6)),
+    )
+    for other in (fewer, deeper):
         assert_refused(build_generator(other), folder, "no generator of this size")
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -92,7 +93,18 @@ def test_finer_levels_surround_the_dense_blocks():
     assert kernels["up2_double"] == (1, 1, 8, 24) and kernels["up1_double"] == (1, 1, 6, 16)
 
 
-@pytest.mark.parametrize("config", [TINY, LEVELS], ids=["one level", "three levels"])
+def test_levels_may_have_different_numbers_of_residual_blocks():
+    generator = build_generator(dataclasses.replace(LEVELS, residual_blocks=(3, 1)))
+    blocks = {layer.name.rpartition("_")[0] for layer in generator.layers if "_block" in layer.name}
+    expected = {(1, 1), (1, 2), (1, 3), (2, 1)}
+    assert blocks == {f"{way}{level}_block{number}" for way in ("down", "up") for level, number in expected}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, LEVELS, dataclasses.replace(LEVELS, residual_blocks=(3, 1))],
+    ids=["one level", "three levels", "more blocks at the finest"],
+)
 def test_nothing_beyond_the_receptive_field_counts(config):
     generator, reach = trained(config), receptive_field(config)
     picture = pictures(8, 2 * reach + 64)
@@ -107,7 +119,7 @@ def test_nothing_beyond_the_receptive_field_counts(config):
     ("config", "expected"),
     [
         (GeneratorConfig(48, 24), 720),  # 672 were measured, by the memory that the process took at most
-        (GeneratorConfig(96, 32, finer=(48, 96), residual_blocks=3), 240),  # 232
+        (GeneratorConfig(96, 32, finer=(48, 96), residual_blocks=(3,)), 240),  # 232
         (GeneratorConfig(96, 32, finer=(8,)), 280),  # of the dense blocks again
     ],
 )
