@@ -109,6 +109,8 @@ class LossConfig:
         adversarial: Weight of the binary cross-entropy "classified as clean" (GAN stage only).
         drift: Weight of the mean square of what a patch's errors have in common, tints and grids (GAN stage only).
         grid: Weight of the mean square of checkerboards (GAN stage only). Needed where the perceptual term is strong.
+        blocking: Weight of the mean square of the errors' steps across the borders of blocks (GAN stage only). Needed
+            there too, or faint blocks stay in dark smooth places.
         perceptual_layer: VGG19 layer whose features are compared.
         perceptual_patches: Patches of a batch on which the perceptual term is computed (all, where the batch is
             smaller): VGG19 costs more per patch than a small generator does.
@@ -122,12 +124,13 @@ class LossConfig:
     adversarial: float = 1e-3
     drift: float = 3.0
     grid: float = 0.0
+    blocking: float = 0.0
     perceptual_layer: str = "block3_conv4"
     perceptual_patches: int = 8
     vgg_weights: Path | None = None
 
     def __post_init__(self):
-        for field in ("pixel", "perceptual", "adversarial", "drift", "grid"):
+        for field in ("pixel", "perceptual", "adversarial", "drift", "grid", "blocking"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must not be negative: {getattr(self, field)}")
         _require_positive(self, "perceptual_patches")

@@ -129,7 +129,7 @@ class ArtifactRemovalGAN(keras.Model):
 
     def _skipped_step(self):
         # "Not measured" rather than zero: a curve must not show a loss that nobody computed.
-        names = (*self.objective.terms, "adversarial", "drift", "grid", "gradient_norm")
+        names = (*self.objective.terms, "adversarial", "drift", "grid", "blocking", "gradient_norm")
         return {name: tf.constant(float("nan")) for name in names}
 
     def _average_weights(self):
@@ -181,6 +181,8 @@ class GeneratorObjective:
             # What a discriminator asks for first: a grid looks sharp, a tint looks different.
             terms["drift"] = losses.drift_loss(clean, restored)
             terms["grid"] = losses.grid_loss(clean, restored)
+            # What VGG19 lets pass.
+            terms["blocking"] = losses.blocking_loss(clean, restored)
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return {"loss": loss, **terms}
 

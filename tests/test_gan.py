@@ -125,13 +125,23 @@ def test_gan_step_changes_both_networks_and_the_average(batch):
 
 
 def test_gan_step_reports_every_term_and_the_weighted_sum(batch, features):
-    loss = LossConfig(pixel=2.0, perceptual=0.5, adversarial=0.1, drift=3.0, grid=30.0)
+    loss = LossConfig(pixel=2.0, perceptual=0.5, adversarial=0.1, drift=3.0, grid=30.0, blocking=2.0)
     terms = make_gan(features, loss).train_step(batch)
     measured = {"discriminator_loss", "accuracy_clean", "accuracy_restored", "discriminator_gradient_norm"}
-    generators = {"loss", "pixel", "perceptual", "adversarial", "drift", "grid", "gradient_norm", "generator_steps"}
+    generators = {
+        "loss",
+        "pixel",
+        "perceptual",
+        "adversarial",
+        "drift",
+        "grid",
+        "blocking",
+        "gradient_norm",
+        "generator_steps",
+    }
     assert set(terms) == measured | generators and terms["generator_steps"] == 1
     parts = 2.0 * terms["pixel"] + 0.5 * terms["perceptual"] + 0.1 * terms["adversarial"]
-    parts += 3.0 * terms["drift"] + 30.0 * terms["grid"]
+    parts += 3.0 * terms["drift"] + 30.0 * terms["grid"] + 2.0 * terms["blocking"]
     np.testing.assert_allclose(terms["loss"], parts, rtol=1e-6)
 
 
@@ -142,7 +152,7 @@ def test_closed_gate_keeps_the_generator_from_stepping(batch, features):
     np.testing.assert_array_equal(weights(gan.generator), before[0])
     np.testing.assert_array_equal(weights(gan.averaged_generator), before[1])
     assert np.any(weights(gan.discriminator) != before[2])
-    skipped = {"loss", "pixel", "perceptual", "adversarial", "drift", "grid", "gradient_norm"}
+    skipped = {"loss", "pixel", "perceptual", "adversarial", "drift", "grid", "blocking", "gradient_norm"}
     assert {name for name, value in terms.items() if np.isnan(value)} == skipped
     assert terms["generator_steps"] == 0 and gan.optimizer.iterations == 0
 

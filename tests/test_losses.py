@@ -248,5 +248,22 @@ def test_errors_that_cancel_within_a_patch_are_no_drift():
     assert float(losses.drift_loss(clean, clean + halves)) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_blocking_is_charged_in_full_on_the_block_grid_alone(axis):
+    clean = random(2, 32, 48, 3)
+    blocks = np.where(np.arange(clean.shape[axis]) // 8 % 2, 0.1, 0).astype(np.float32)
+    blocks = np.expand_dims(blocks, [0, 3 - axis, 3])
+    assert float(losses.blocking_loss(clean, clean + blocks)) == pytest.approx(0.01 / 2, rel=1e-3)  # of both axes
+    shifted = np.roll(blocks, 4, axis)
+    assert float(losses.blocking_loss(clean, clean + shifted)) == pytest.approx(0, abs=1e-9)
+
+
+def test_tints_and_what_cancels_along_a_border_are_no_blocking():
+    clean = random(2, 32, 48, 3)
+    texture = (0.1 * (-1.0) ** np.sum(np.indices((32, 48)), axis=0))[..., np.newaxis].astype(np.float32)
+    for error in (0.1, texture):
+        assert float(losses.blocking_loss(clean, clean + error)) == pytest.approx(0, abs=1e-9)
+
+
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(losses).failed == 0
