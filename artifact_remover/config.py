@@ -167,7 +167,8 @@ class GanSchedule(Schedule):
     """The GAN stage: short, and stopped by rule.
 
     Attributes:
-        discriminator_learning_rate: Highest learning rate of the discriminator's own Adam.
+        discriminator_learning_rate: Highest learning rate of the discriminator's own optimizer.
+        discriminator_optimizer: `adam` or `muon`, as in the discriminator's own stage.
         discriminator_clip_norm: As `clip_norm`, for the discriminator, whose loss is a thousand times the generator's.
         discriminator_steps: Discriminator steps for each generator step.
         gate: The generator steps only while the discriminator's loss is below this (DeOldify's rule): one that cannot
@@ -179,6 +180,7 @@ class GanSchedule(Schedule):
     """
 
     discriminator_learning_rate: float = 2e-4
+    discriminator_optimizer: Literal["adam", "muon"] = "adam"
     discriminator_clip_norm: float = 1.0
     discriminator_steps: int = 1
     gate: float = 0.65
@@ -214,6 +216,7 @@ class GanSchedule(Schedule):
             self.warmup_steps,
             self.discriminator_clip_norm,
             self.validate_every,
+            self.discriminator_optimizer,
         )
 
 

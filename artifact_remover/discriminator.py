@@ -7,9 +7,13 @@ from becoming so sure of itself that the generator has nothing left to follow.
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from artifact_remover.config import DiscriminatorConfig
+
+_GRAIN = 2 / 255
+"""Standard deviation of the grain that `show` lays over patches."""
 
 
 def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> keras.Model:
@@ -42,6 +46,30 @@ def _conv(filters, kernel, stride, name, dtype):
     return layers.SpectralNormalization(
         convolution, dtype="float32", autocast=dtype == "float32", name=f"{name}_spectral"
     )
+
+
+def show(patches: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
+    """Makes of patches what a discriminator is to judge: cut off the grid, and under grain.
+
+    8 pixels are cut off at random sides: a convolution with a stride looks harder at some pixels than at others, and
+    were these always the same, the generator's answer would be a grid.
+
+    Grain as strong as a photograph's own hides two things that a discriminator learns first: that clean values are
+    multiples of 1/255, and that a smooth place has lost its grain. Nothing is left of that in a JPEG, and a pattern of
+    dots would be the generator's answer (instance noise: Soenderby et al., "Amortised MAP Inference for Image
+    Super-resolution", ICLR 2017).
+
+    Args:
+        patches: float32 [N, H, W, 3], about [0, 1], H and W above 8.
+        seed: int [], from which sides and grain are drawn.
+
+    Returns:
+        float32 [N, H - 8, W - 8, 3].
+    """
+    _, height, width, _ = tf.unstack(tf.shape(patches))
+    top, left = tf.unstack(tf.random.stateless_uniform([2], [seed, 1], 0, 9, tf.int32))
+    patches = patches[:, top : top + height - 8, left : left + width - 8]
+    return patches + tf.random.stateless_normal(tf.shape(patches), [seed, 0], stddev=_GRAIN)
 
 
 def recover_spectral_vectors(discriminator: keras.Model) -> None:

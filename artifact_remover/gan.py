@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from artifact_remover import losses
 from artifact_remover.config import GanSchedule, LossConfig
+from artifact_remover.discriminator import show
 from artifact_remover.metrics import discriminator_accuracy
 
 
@@ -121,7 +122,7 @@ class ArtifactRemovalGAN(keras.Model):
         with tf.GradientTape() as tape:
             restored = self.generator(degraded, training=True)
             # Not in training mode, in which spectral normalisation would change the discriminator's weights.
-            logits = self.discriminator(cut_off_grid(restored, self.optimizer.iterations.value), training=False)
+            logits = self.discriminator(show(restored, self.optimizer.iterations.value), training=False)
             terms = self.objective(clean, restored, logits)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)
         self._average_weights()
@@ -189,13 +190,10 @@ class GeneratorObjective:
 
 def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, tf.Tensor]:
     """Trains the discriminator one step on clean against restored patches, float32 [N, H, W, 3] in [0, 1]."""
-    # Clean values are multiples of 1/255 and restored ones are not: half a level of noise on both hides that, or it
-    # would be the first thing the discriminator learns.
-    patches = tf.concat([clean, restored], axis=0)
     # Drawn from the step's number, so that a resumed run goes on as it would have gone.
-    noise = tf.random.stateless_uniform(tf.shape(patches), [optimizer.iterations.value, 0], -0.5 / 255, 0.5 / 255)
+    patches = show(tf.concat([clean, restored], axis=0), optimizer.iterations.value)
     with tf.GradientTape() as tape:
-        logits = discriminator(cut_off_grid(patches + noise, optimizer.iterations.value), training=True)
+        logits = discriminator(patches, training=True)
         clean_logits, restored_logits = tf.split(logits, 2)
         loss = losses.discriminator_loss(clean_logits, restored_logits)
     norm = descend(tape, loss, optimizer, discriminator.trainable_variables)
@@ -205,17 +203,6 @@ def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, t
         "accuracy_restored": tf.reduce_mean(discriminator_accuracy(restored_logits, clean=False)),
         "discriminator_gradient_norm": norm,
     }
-
-
-def cut_off_grid(patches, seed) -> tf.Tensor:
-    """Cuts 8 pixels off patches, float32 [N, H, W, 3], at random sides, so that [N, H - 8, W - 8, 3] is left.
-
-    A convolution with a stride looks harder at some pixels than at others. Were these always the same, the generator's
-    answer would be a grid.
-    """
-    _, height, width, _ = tf.unstack(tf.shape(patches))
-    top, left = tf.unstack(tf.random.stateless_uniform([2], [seed, 1], 0, 9, tf.int32))
-    return patches[:, top : top + height - 8, left : left + width - 8]
 
 
 def descend(tape, loss, optimizer, variables) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Muon: steps of equal size in every direction of a convolution's kernel, which get further than Adam's.
 
-Keras's own `Muon` takes matrices alone and leaves kernels of convolutions, all that a generator has, to Adam.
+Keras's own `Muon` takes matrices alone and leaves kernels of convolutions, all that our networks have, to Adam.
 """
 
 import math
@@ -16,7 +16,7 @@ _NEWTON_SCHULZ_STEPS = 5
 
 @keras.saving.register_keras_serializable("artifact_remover")
 class Muon(keras.optimizers.Adam):
-    """Muon for the kernels of the generator's hidden convolutions, Adam for the first, the last and all biases.
+    """Muon for kernels of convolutions, Adam for the generator's first and last, and for all biases.
 
     A kernel [h, w, in, out] is a matrix [h * w * in, out]. Its averaged gradient is replaced by the nearest
     semi-orthogonal matrix, found by Newton-Schulz iterations (Jordan et al., "Muon: An optimizer for hidden layers in

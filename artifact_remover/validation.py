@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from artifact_remover import losses, metrics
+from artifact_remover.discriminator import show
 
 CHANNELS = ("red", "green", "blue")
 
@@ -55,11 +56,15 @@ class Validation:
         return scores, np.round(np.stack(pictures) * 255.0).astype(np.uint8)
 
     def accuracy(self, discriminator, generator) -> dict[str, float]:
-        """Share of patch logits that a discriminator has right, on clean and on restored validation patches apart."""
+        """Share of patch logits that a discriminator has right, on clean and on restored validation patches apart.
+
+        It judges them as in training, under the same grain each time.
+        """
         clean_right, restored_right = [], []
-        for degraded, clean in self._batches:
-            clean_right.append(metrics.discriminator_accuracy(discriminator(clean), clean=True))
-            restored_right.append(metrics.discriminator_accuracy(discriminator(generator(degraded)), clean=False))
+        for number, (degraded, clean) in enumerate(self._batches):
+            clean_logits, restored_logits = (discriminator(show(each, number)) for each in (clean, generator(degraded)))
+            clean_right.append(metrics.discriminator_accuracy(clean_logits, clean=True))
+            restored_right.append(metrics.discriminator_accuracy(restored_logits, clean=False))
         return {
             "accuracy_clean": float(np.mean(np.concatenate(clean_right))),
             "accuracy_restored": float(np.mean(np.concatenate(restored_right))),

@@ -89,6 +89,12 @@ def test_presets_hold_a_schedule_for_every_stage_and_a_short_gan(preset):
     assert schedules["train_gan"].steps <= schedules["pretrain_generator"].steps / 5  # what makes it NoGAN
 
 
+def test_each_network_of_the_gan_stage_has_its_own_optimizer():
+    schedule = GanSchedule(10, 1e-4, optimizer="adam", discriminator_optimizer="muon")
+    assert (schedule.of_generator.optimizer, schedule.of_discriminator.optimizer) == ("adam", "muon")
+    assert (schedule.of_generator.learning_rate, schedule.of_discriminator.learning_rate) == (1e-4, 2e-4)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_pass_the_command_line_unchanged(preset):
     assert tyro.cli(FitConfig, args=[], default=PRESETS[preset]) == PRESETS[preset]

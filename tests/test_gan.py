@@ -12,7 +12,6 @@ from artifact_remover.gan import (
     DiscriminatorPretraining,
     GeneratorObjective,
     GeneratorPretraining,
-    cut_off_grid,
 )
 from artifact_remover.generator import build_generator
 
@@ -270,12 +269,3 @@ def test_state_survives_a_checkpoint_with_both_optimizers(batch, tmp_path):
         gan.train_step(batch)
     np.testing.assert_array_equal(weights(second.averaged_generator), weights(first.averaged_generator))
     np.testing.assert_array_equal(weights(second.discriminator), weights(first.discriminator))
-
-
-def test_the_discriminator_sees_patches_from_every_place_of_the_grid():
-    rows, columns = np.meshgrid(np.arange(24.0), np.arange(24.0), indexing="ij")
-    patches = tf.constant(np.stack([rows, columns, rows], axis=-1)[np.newaxis])
-    cuts = [cut_off_grid(patches, seed).numpy() for seed in range(1000)]
-    assert all(cut.shape == (1, 16, 16, 3) for cut in cuts)
-    assert {tuple(cut[0, 0, 0, :2] % 8) for cut in cuts} == {(top, left) for top in range(8) for left in range(8)}
-    np.testing.assert_array_equal(cut_off_grid(patches, 7), cuts[7])
