@@ -297,7 +297,9 @@ PRESETS = {
             degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
         ),
         generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3)),
-        loss=LossConfig(perceptual=2e-2, drift=150.0, grid=150.0, blocking=3.0, perceptual_patches=2),
+        loss=LossConfig(
+            perceptual=5e-2, adversarial=2.5e-4, drift=150.0, grid=150.0, blocking=3.0, perceptual_patches=2
+        ),
         pretrain_generator=Schedule(
             steps=18_500, learning_rate=6e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
         ),
@@ -305,10 +307,10 @@ PRESETS = {
             steps=400, learning_rate=2e-3, warmup_steps=20, clip_norm=1.0, validate_every=200, optimizer="muon"
         ),
         train_gan=GanSchedule(
-            steps=400,
+            steps=300,
             learning_rate=1e-4,
             warmup_steps=20,
-            validate_every=100,
+            validate_every=150,
             discriminator_optimizer="muon",
             max_psnr_loss=0.7,
         ),
