@@ -282,9 +282,9 @@ PRESETS = {
     ),
     # The published models: one for every quality. `fit blind --stage pretrain_generator --perceptual 0 --pixel-loss
     # rmse --pixel 0.06 --data FOLDER`, then with `--stage pretrain_discriminator` and with `--stage train_gan`,
-    # without the losses: two hours on two cores with bfloat16. The published ones are of three such runs, one going on
-    # from the other, four hours (saved_models/README.md has every command). LIVE1 at quality 10: stage 1 27.30 dB (JPEG
-    # 25.69), stage 3 27.17 dB and LPIPS 0.240 (0.301).
+    # without the losses: two hours on two cores with bfloat16. The published ones are of four such runs, one going on
+    # from the other, six hours (saved_models/README.md has every command). LIVE1 at quality 10: stage 1 27.37 dB (JPEG
+    # 25.69), stage 3 27.17 dB and LPIPS 0.219 (0.301).
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a
         # photograph, as only six are together in a batch.
