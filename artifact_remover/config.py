@@ -23,6 +23,12 @@ def _require_positive(config, *fields):
             raise ValueError(f"{field} must be above zero: {getattr(config, field)}")
 
 
+def _require_not_negative(config, *fields):
+    for field in fields:
+        if not getattr(config, field) >= 0:
+            raise ValueError(f"{field} must not be negative: {getattr(config, field)}")
+
+
 def _require_tile(tile):
     if tile is not None and tile < SMALLEST_TILE:
         raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {tile}")
@@ -96,9 +102,6 @@ class DiscriminatorConfig:
 class LossConfig:
     """What the generator is trained on. Each term is logged apart.
 
-    Whatever drowns the pixel term lets colours drift. After stage 1 of `quick` the perceptual term has 0.3, and the
-    adversarial term 0.7, of the pixel term's gradient.
-
     Attributes:
         pixel: Weight of the pixel loss.
         pixel_loss: `mse`, the mean squared error of pixels in [0, 1]; `log_mse`, its logarithm for each patch, to which
@@ -106,34 +109,43 @@ class LossConfig:
             `charbonnier`, about the mean absolute error. The gradients of the last two are about 16 times as large:
             0.06 of them weighs as much.
         perceptual: Weight of the relative mean squared error of VGG19 features.
-        adversarial: Weight of the binary cross-entropy "classified as clean" (GAN stage only).
-        drift: Weight of the mean square of what a patch's errors have in common, tints and grids (GAN stage only).
-        grid: Weight of the mean square of checkerboards (GAN stage only). Needed where the perceptual term is strong.
-        blocking: Weight of the mean square of the errors' steps across the borders of blocks (GAN stage only). Needed
-            there too, or faint blocks stay in dark smooth places.
-        perceptual_layer: VGG19 layer whose features are compared.
         perceptual_patches: Patches of a batch on which the perceptual term is computed (all, where the batch is
             smaller): VGG19 costs more per patch than a small generator does.
-        vgg_weights: Keras `.h5` / `.weights.h5` file or `.npz` with VGG19's ImageNet weights; Keras's cache or download
-            when not given.
     """
 
     pixel: float = 1.0
     pixel_loss: Literal["mse", "rmse", "log_mse", "charbonnier"] = "mse"
     perceptual: float = 1e-3
+    perceptual_patches: int = 8
+
+    def __post_init__(self):
+        _require_not_negative(self, "pixel", "perceptual")
+        _require_positive(self, "perceptual_patches")
+
+
+@dataclasses.dataclass(frozen=True)
+class GanLossConfig(LossConfig):
+    """What the generator is trained on in the GAN stage.
+
+    Whatever drowns the pixel term lets colours drift. After stage 1 of `quick` the perceptual term has 0.3, and the
+    adversarial term 0.7, of the pixel term's gradient.
+
+    Attributes:
+        adversarial: Weight of the binary cross-entropy "classified as clean".
+        drift: Weight of the mean square of what a patch's errors have in common, tints and grids.
+        grid: Weight of the mean square of checkerboards. Needed where the perceptual term is strong.
+        blocking: Weight of the mean square of the errors' steps across the borders of blocks. Needed there too, or
+            faint blocks stay in dark smooth places.
+    """
+
     adversarial: float = 1e-3
     drift: float = 3.0
     grid: float = 0.0
     blocking: float = 0.0
-    perceptual_layer: str = "block3_conv4"
-    perceptual_patches: int = 8
-    vgg_weights: Path | None = None
 
     def __post_init__(self):
-        for field in ("pixel", "perceptual", "adversarial", "drift", "grid", "blocking"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} must not be negative: {getattr(self, field)}")
-        _require_positive(self, "perceptual_patches")
+        super().__post_init__()
+        _require_not_negative(self, "adversarial", "drift", "grid", "blocking")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +253,11 @@ class FitConfig:
         data: Photographs and patches.
         generator: Size of the generator.
         discriminator: Size of the discriminator.
-        loss: The generator's losses.
+        perceptual_layer: VGG19 layer whose features the perceptual terms and the perceptual score compare.
+        vgg_weights: Keras `.h5` / `.weights.h5` file or `.npz` with VGG19's ImageNet weights; Keras's cache or download
+            when not given.
+        generator_loss: What the generator is trained on in stage 1.
+        gan_loss: What the generator is trained on in stage 3.
         pretrain_generator: Length and speed of stage 1.
         pretrain_discriminator: Length and speed of stage 2.
         train_gan: Length and speed of stage 3.
@@ -255,7 +271,10 @@ class FitConfig:
     data: Annotated[DataConfig, _Plain] = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    loss: Annotated[LossConfig, _Plain] = LossConfig()
+    perceptual_layer: str = "block3_conv4"
+    vgg_weights: Path | None = None
+    generator_loss: LossConfig = LossConfig()
+    gan_loss: GanLossConfig = GanLossConfig()
     pretrain_generator: Schedule = Schedule(steps=100_000, learning_rate=4e-4, warmup_steps=500, validate_every=1_000)
     pretrain_discriminator: Schedule = Schedule(
         steps=3_000, learning_rate=5e-4, warmup_steps=100, clip_norm=1.0, validate_every=500
@@ -273,18 +292,17 @@ PRESETS = {
         data=DataConfig(colour_augmentation=0.5),
         generator=GeneratorConfig(features=32, growth=16),
         discriminator=DiscriminatorConfig(features=32),
-        loss=LossConfig(perceptual_patches=2),
+        generator_loss=LossConfig(perceptual_patches=2),
+        gan_loss=GanLossConfig(perceptual_patches=2),
         pretrain_generator=Schedule(steps=800, learning_rate=3e-3, warmup_steps=50),
         pretrain_discriminator=Schedule(
             steps=150, learning_rate=1e-3, warmup_steps=10, clip_norm=1.0, validate_every=50
         ),
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
-    # The published models: one for every quality. `fit blind --stage pretrain_generator --perceptual 0 --pixel-loss
-    # rmse --pixel 0.06 --data FOLDER`, then with `--stage pretrain_discriminator` and with `--stage train_gan`,
-    # without the losses: two hours on two cores with bfloat16. The published ones are of four such runs, one going on
-    # from the other, six hours (saved_models/README.md has every command). LIVE1 at quality 10: stage 1 27.37 dB (JPEG
-    # 25.69), stage 3 27.17 dB and LPIPS 0.219 (0.301).
+    # The published models: one for every quality. `fit blind --data FOLDER`: two hours on two cores with bfloat16. The
+    # published ones are of four such runs, one going on from the other, six hours (saved_models/README.md has every
+    # command). LIVE1 at quality 10: stage 1 27.37 dB (JPEG 25.69), stage 3 27.17 dB and LPIPS 0.219 (0.301).
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a
         # photograph, as only six are together in a batch.
@@ -297,7 +315,9 @@ PRESETS = {
             degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
         ),
         generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3)),
-        loss=LossConfig(
+        # Stage 1 is the faithful model, and VGG19 costs more for a patch than this generator does.
+        generator_loss=LossConfig(pixel=0.06, pixel_loss="rmse", perceptual=0.0),
+        gan_loss=GanLossConfig(
             perceptual=5e-2, adversarial=2.5e-4, drift=150.0, grid=150.0, blocking=3.0, perceptual_patches=2
         ),
         pretrain_generator=Schedule(

@@ -149,15 +149,15 @@ def _load_features(config, folder, dtype, console):
     from artifact_remover.stages import began_without_features, find_result
     from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
 
-    if not config.loss.perceptual:
-        return "its weight is 0"
+    if not config.generator_loss.perceptual and not config.gan_loss.perceptual:
+        return "its weights are 0"
     if all(find_result(folder, stage) for stage in STAGES):
         return "every stage is finished"
     # Not because the network is back: a run has one objective from its start to its end.
-    if not config.loss.vgg_weights and began_without_features(folder):
+    if not config.vgg_weights and began_without_features(folder):
         return "the run was begun without it, another --workdir starts one with it"
     try:
-        return load_vgg19(config.loss.perceptual_layer, config.loss.vgg_weights, dtype)
+        return load_vgg19(config.perceptual_layer, config.vgg_weights, dtype)
     except PretrainedFeaturesUnavailable as error:
         console.print(
             f"[bold]NO PERCEPTUAL LOSS:[/bold] {error}. Training goes on with the pixel loss alone; --vgg-weights FILE "

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover import losses
-from artifact_remover.config import GanSchedule, LossConfig
+from artifact_remover.config import GanLossConfig, GanSchedule, LossConfig
 from artifact_remover.discriminator import show
 from artifact_remover.metrics import discriminator_accuracy
 
@@ -83,7 +83,7 @@ class ArtifactRemovalGAN(keras.Model):
         generator: keras.Model,
         averaged_generator: keras.Model,
         discriminator: keras.Model,
-        loss: LossConfig,
+        loss: GanLossConfig,
         features: keras.Model | None,
         schedule: GanSchedule,
     ):
@@ -146,15 +146,15 @@ class GeneratorObjective:
     """What the generator is to make small: the weighted sum of pixel, perceptual and adversarial loss.
 
     Args:
-        loss: Weights of the terms.
+        loss: Weights of the terms. VGG19 is not even run where the perceptual one is 0.
         features: As for `GeneratorPretraining`.
     """
 
     def __init__(self, loss: LossConfig, features: keras.Model | None):
         """See the class."""
         self.weights = loss
-        self.features = features
-        self.terms = ("loss", "pixel", *(["perceptual"] if features else []))
+        self.features = features if loss.perceptual else None
+        self.terms = ("loss", "pixel", *(["perceptual"] if self.features else []))
 
     def __call__(self, clean, restored, restored_logits=None) -> dict[str, tf.Tensor]:
         """Computes every term of a batch.

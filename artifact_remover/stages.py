@@ -102,7 +102,7 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     generator = build_generator(run.config.generator, run.dtype)
     if init:
         export.load_weights(generator, init)
-    trainer = GeneratorPretraining(generator, run.config.loss, run.features)
+    trainer = GeneratorPretraining(generator, run.config.generator_loss, run.features)
     trainer.compile(optimizer=make_optimizer(schedule))
     trainer.optimizer.build(generator.trainable_variables)
     validation = _open_validation(run, "generator")
@@ -187,7 +187,8 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     export.load_weights(generator, generator_export)
     averaged_generator.set_weights(generator.get_weights())
     export.load_weights(discriminator, discriminator_export)
-    trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, run.config.loss, run.features, schedule)
+    loss = run.config.gan_loss
+    trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, loss, run.features, schedule)
     trainer.compile(
         generator_optimizer=make_optimizer(schedule.of_generator),
         discriminator_optimizer=make_optimizer(schedule.of_discriminator),
@@ -311,10 +312,13 @@ def _settings(run, stage) -> dict:
     """What a stage's outcome depends on, as plain JSON values."""
     config = dataclasses.asdict(run.config)
     # Where files lie does not matter, and may change while a run rests.
-    del config["data"]["data_dir"], config["data"]["exclude"], config["loss"]["vgg_weights"]
-    wanted = ["seed", "data", "generator", "loss", stage]
-    if stage != "pretrain_generator":
-        wanted.append("discriminator")
+    del config["data"]["data_dir"], config["data"]["exclude"]
+    of_stage = {
+        "pretrain_generator": ["generator_loss"],
+        "pretrain_discriminator": ["discriminator"],
+        "train_gan": ["discriminator", "gan_loss"],
+    }
+    wanted = ["seed", "data", "generator", "perceptual_layer", *of_stage[stage], stage]
     return json.loads(json.dumps({name: config[name] for name in wanted}, default=str))
 
 

@@ -23,7 +23,8 @@ from data_prep.sources import open_photographs
 
 # No perceptual term, or a test's outcome would depend on whether VGG19 can be downloaded.
 TINY = """
-    --perceptual 0 --precision float32 --patch-size 32 --batch-size 2 --patches-per-photo 4
+    --generator-loss.perceptual 0 --gan-loss.perceptual 0
+    --precision float32 --patch-size 32 --batch-size 2 --patches-per-photo 4
     --generator.features 8 --generator.growth 4 --generator.blocks 1 --discriminator.features 4
     --pretrain-generator.steps 10 --pretrain-generator.warmup-steps 2 --pretrain-generator.validate-every 5
     --pretrain-discriminator.steps 10 --pretrain-discriminator.warmup-steps 2
@@ -77,7 +78,7 @@ def make_run(tiny_config):
     def make(folder, **settings):
         config = dataclasses.replace(tiny_config, **settings)
         console = Console(file=io.StringIO(), width=200)
-        return Run(config, Path(folder), photographs, "its weight is 0", "float32", console)
+        return Run(config, Path(folder), photographs, "its weights are 0", "float32", console)
 
     return make
 

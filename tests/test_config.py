@@ -12,6 +12,7 @@ from artifact_remover.config import (
     STAGES,
     DiscriminatorConfig,
     FitConfig,
+    GanLossConfig,
     GanSchedule,
     GeneratorConfig,
     LossConfig,
@@ -29,7 +30,8 @@ from artifact_remover.config import (
         (DiscriminatorConfig(), "features", 0),
         (LossConfig(), "pixel", -1.0),
         (LossConfig(), "perceptual", -0.1),
-        (LossConfig(), "adversarial", -1e-9),
+        (GanLossConfig(), "adversarial", -1e-9),
+        (GanLossConfig(), "perceptual", -0.1),
         (LossConfig(), "perceptual_patches", 0),
         (Schedule(10, 1e-3), "steps", 0),
         (Schedule(10, 1e-3), "learning_rate", 0.0),
@@ -104,7 +106,15 @@ def test_options_of_the_command_line_reach_their_fields():
     arguments = "--data photos --stage train_gan --init old --precision float32 --workdir new --vgg-weights vgg.npz"
     config = tyro.cli(FitConfig, args=arguments.split(), default=PRESETS["quick"])
     assert (config.data.data, config.stage, config.precision) == ("photos", "train_gan", "float32")
-    assert (config.init, config.workdir, config.loss.vgg_weights) == (Path("old"), Path("new"), Path("vgg.npz"))
+    assert (config.init, config.workdir, config.vgg_weights) == (Path("old"), Path("new"), Path("vgg.npz"))
+
+
+def test_the_stages_have_losses_of_their_own():
+    arguments = "--generator-loss.pixel-loss rmse --gan-loss.perceptual 0.5 --gan-loss.blocking 2"
+    config = tyro.cli(FitConfig, args=arguments.split(), default=PRESETS["quick"])
+    before = PRESETS["quick"]
+    assert config.generator_loss == dataclasses.replace(before.generator_loss, pixel_loss="rmse")
+    assert config.gan_loss == dataclasses.replace(before.gan_loss, perceptual=0.5, blocking=2.0)
 
 
 def test_help_shows_the_options_by_their_plain_names(capsys):

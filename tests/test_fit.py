@@ -22,6 +22,7 @@ from artifact_remover.stages import StageResult, find_result
 from tests.conftest import STAGES, describe
 
 GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "vgg19_conv1_1_to_conv3_4.npz"
+PERCEPTUAL = ["--generator-loss.perceptual", "0.001"]
 SHORT = ["--pretrain-generator.steps", "2", "--pretrain-generator.warmup-steps", "0"]
 
 
@@ -101,12 +102,13 @@ def test_a_run_without_vgg_says_so_loudly(finished_run):
         assert manifest["perceptual_features"].startswith("none, trained without the perceptual term")
 
 
-def test_without_a_network_training_goes_on_and_says_why(options, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("loss", ["generator-loss", "gan-loss"])  # either needs the features
+def test_without_a_network_training_goes_on_and_says_why(options, loss, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr(vgg, "_why_unreachable", lambda url: "the moon is in the way")
     runs = []
     monkeypatch.setattr(fit, "_run_stages", runs.append)
-    assert fit.main([*options, "--perceptual", "0.001"]) == 0
+    assert fit.main([*options, f"--{loss}.perceptual", "0.001"]) == 0
     assert not runs[0].features and "the moon is in the way" in runs[0].perceptual
     printed = capsys.readouterr().out
     assert printed.count("NO PERCEPTUAL LOSS") == 1 and "--vgg-weights FILE brings it back" in printed
@@ -115,8 +117,8 @@ def test_without_a_network_training_goes_on_and_says_why(options, tmp_path, monk
 @pytest.mark.skipif(not GENUINE.is_file(), reason=f"no {GENUINE}")
 def test_with_genuine_vgg_weights_the_perceptual_term_is_trained_on_and_logged(options, tmp_path, capsys):
     steps = ["--pretrain-generator.steps", "10", "--pretrain-generator.validate-every", "10"]
-    perceptual = ["--perceptual", "0.001", "--perceptual-layer", "block2_conv2", "--vgg-weights", str(GENUINE)]
-    assert fit.main([*options, "--stage", "pretrain_generator", *steps, *perceptual]) == 0
+    features = ["--perceptual-layer", "block2_conv2", "--vgg-weights", str(GENUINE)]
+    assert fit.main([*options, "--stage", "pretrain_generator", *steps, *PERCEPTUAL, *features]) == 0
     assert "NO PERCEPTUAL LOSS" not in capsys.readouterr().out
     manifest = find_result(tmp_path / "run", "pretrain_generator").manifest
     assert manifest["perceptual_features"] == {"layer": "block2_conv2", "source": str(GENUINE)}
@@ -205,11 +207,11 @@ BAD = {
         "holds no generator of this size",
     ),
     "no such vgg": (
-        lambda tmp, run: ["--perceptual", "1", "--vgg-weights", str(tmp / "vgg.npz")],
+        lambda tmp, run: [*PERCEPTUAL, "--vgg-weights", str(tmp / "vgg.npz")],
         "no such VGG19 weights file: .*vgg.npz",
     ),
-    "text as vgg": (lambda tmp, run: ["--perceptual", "1", "--vgg-weights", __file__], "VGG19 weights: .*test_fit.py"),
-    "no such layer": (lambda tmp, run: ["--perceptual", "1", "--perceptual-layer", "conv7"], "no such VGG19 layer"),
+    "text as vgg": (lambda tmp, run: [*PERCEPTUAL, "--vgg-weights", __file__], "VGG19 weights: .*test_fit.py"),
+    "no such layer": (lambda tmp, run: [*PERCEPTUAL, "--perceptual-layer", "conv7"], "no such VGG19 layer"),
     "workdir below a file": (lambda tmp, run: ["--workdir", f"{__file__}/run"], "Not a directory: .*another --workdir"),
     "workdir in /proc": (lambda tmp, run: ["--workdir", "/proc/run"], ": /proc/run; .*another --workdir"),
     "workdir is a file": (lambda tmp, run: ["--workdir", __file__], "File exists: .*another --workdir"),

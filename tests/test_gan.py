@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover.config import DiscriminatorConfig, GanSchedule, GeneratorConfig, LossConfig
+from artifact_remover.config import DiscriminatorConfig, GanLossConfig, GanSchedule, GeneratorConfig, LossConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.gan import (
     ArtifactRemovalGAN,
@@ -17,7 +17,7 @@ from artifact_remover.generator import build_generator
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
 TINY_DISCRIMINATOR = DiscriminatorConfig(features=4)
-LOSS = LossConfig()
+LOSS = GanLossConfig()
 SCHEDULE = GanSchedule(steps=10, learning_rate=1e-3, gate=10.0)
 
 
@@ -102,6 +102,14 @@ def test_pretraining_without_features_has_no_perceptual_term(batch):
     assert set(terms) == {"loss", "pixel", "gradient_norm"} and terms["loss"] == terms["pixel"]
 
 
+def test_features_that_weigh_nothing_are_not_computed(batch):
+    def features(pictures):
+        pytest.fail("VGG19 was run")
+
+    terms = make_pretraining(LossConfig(perceptual=0.0), features).train_step(batch)
+    assert set(terms) == {"loss", "pixel", "gradient_norm"} and terms["loss"] == terms["pixel"]
+
+
 def test_pretraining_changes_no_feature(batch, features):
     before = weights(features)
     make_pretraining(LossConfig(pixel=0.0, perceptual=1.0), features).train_step(batch)
@@ -124,7 +132,7 @@ def test_gan_step_changes_both_networks_and_the_average(batch):
 
 
 def test_gan_step_reports_every_term_and_the_weighted_sum(batch, features):
-    loss = LossConfig(pixel=2.0, perceptual=0.5, adversarial=0.1, drift=3.0, grid=30.0, blocking=2.0)
+    loss = GanLossConfig(pixel=2.0, perceptual=0.5, adversarial=0.1, drift=3.0, grid=30.0, blocking=2.0)
     terms = make_gan(features, loss).train_step(batch)
     measured = {"discriminator_loss", "accuracy_clean", "accuracy_restored", "discriminator_gradient_norm"}
     generators = {
@@ -195,7 +203,7 @@ def test_average_follows_its_formula(batch):
 
 
 def test_adversarial_term_pulls_restored_patches_towards_clean(batch):
-    only_adversarial = LossConfig(pixel=0.0, adversarial=1.0)
+    only_adversarial = GanLossConfig(pixel=0.0, adversarial=1.0)
     gan = make_gan(loss=only_adversarial, optimizers=(adam(3e-3), keras.optimizers.SGD(1e-12)))
     settle(gan.discriminator)  # else its logits would move on their own
 
