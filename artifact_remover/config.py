@@ -301,8 +301,8 @@ PRESETS = {
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
     # The published models: one for every quality. `fit blind --data FOLDER`: two hours on two cores with bfloat16. The
-    # published ones are of four such runs, one going on from the other, six hours (saved_models/README.md has every
-    # command). LIVE1 at quality 10: stage 1 27.37 dB (JPEG 25.69), stage 3 27.17 dB and LPIPS 0.219 (0.301).
+    # published ones are of five such runs, one going on from the other, seven and a half hours (saved_models/README.md
+    # has every command). LIVE1 at quality 10: stage 1 27.41 dB (JPEG 25.69), stage 3 27.21 dB and LPIPS 0.217 (0.301).
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a
         # photograph, as only six are together in a batch.
