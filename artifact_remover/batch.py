@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from artifact_remover.before_after import draw_before_after
-from artifact_remover.config import RestoreConfig
-from artifact_remover.images import (
+from artifact_remover.options import RestoreConfig
+from artifact_remover.pictures.before_after import draw_before_after
+from artifact_remover.pictures.jpeg_header import is_left_alone
+from artifact_remover.pictures.picture import (
     FORMATS,
     INPUT_SUFFIXES,
     check_format,
@@ -21,7 +22,6 @@ from artifact_remover.images import (
     format_of,
     inspect_picture,
 )
-from artifact_remover.jpeg_header import is_left_alone
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 

@@ -14,14 +14,14 @@ import tempfile
 from pathlib import Path
 
 from artifact_remover import __version__
-from artifact_remover.config import EvaluateConfig
 from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, find_exports, read_manifest
+from artifact_remover.options import EvaluateConfig
 from data_prep.command_line import parse_options
 from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_tensorflow
 
 _WIDTH_OF_LOGS = 120
-_JPEG = "JPEG itself"  # as `evaluation.JPEG`, which takes loading TensorFlow
+_JPEG = "JPEG itself"  # as `scoring.JPEG`, which takes loading TensorFlow
 _SMALLEST_SIDE = 32  # pixels: PSNR-B needs two blocks, the network of LPIPS 31
 _KINDS = {FAITHFUL: "faithful", PERCEPTUAL: "perceptual"}
 
@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> None:
         InputError: For a mistake of the user's, told before the long work where it can be.
     """
     # Not at the top, nor are those below: `--help` is to answer at once.
-    from artifact_remover.external import External
+    from artifact_remover.judging.external import External
 
     pictures = find_pictures(config.data)
     exports = name_models(config.model, can_do_without=bool(config.external))
@@ -74,8 +74,8 @@ def evaluate(config: EvaluateConfig) -> None:
     with quiet_tensorflow():
         from rich.console import Console
 
-        from artifact_remover import report
-        from artifact_remover.perceptual_distances import find_distances
+        from artifact_remover.judging import report
+        from artifact_remover.judging.perceptual_distances import find_distances
         from artifact_remover.restoration import Restorer
     distances, notes = find_distances(config.perceptual_weights)
     distances = {name.lower(): distance for name, distance in distances.items()}
@@ -195,7 +195,7 @@ def _judge_all(config, pictures, restorers, externals, distances):
     from rich.console import Console
     from rich.progress import track
 
-    from artifact_remover import evaluation
+    from artifact_remover.judging import scoring
     from data_prep.photographs import read_photograph
 
     methods = {name: lambda jpeg, restore=restore: restore(jpeg.pixels) for name, restore in restorers.items()}
@@ -205,19 +205,19 @@ def _judge_all(config, pictures, restorers, externals, distances):
     console = Console(stderr=True)
     for name, file in track(pictures.items(), "measuring", console=console, disable=not console.is_terminal):
         photo = read_photograph(file)
-        clean = evaluation.cut_middle(photo, *evaluation.limit_size(*photo.shape[:2]))
+        clean = scoring.cut_middle(photo, *scoring.limit_size(*photo.shape[:2]))
         if clean.shape != photo.shape:
             cut.append(f"{name} ({clean.shape[1]}x{clean.shape[0]} of {photo.shape[1]}x{photo.shape[0]})")
         if config.protocol == "gray":
-            clean = evaluation.to_gray(clean)
+            clean = scoring.to_gray(clean)
         for quality in config.quality:
             if not any(rows.values()):
-                jpeg = evaluation.encode_jpeg(clean, quality, config.subsampling)
+                jpeg = scoring.encode_jpeg(clean, quality, config.subsampling)
                 for restore in restorers.values():
                     restore(jpeg.pixels)  # the first time takes longer, and is not counted
-            row = evaluation.judge(name, clean, quality, config.subsampling, methods, distances)
+            row = scoring.judge(name, clean, quality, config.subsampling, methods, distances)
             rows[quality].append(row)
-            for best in sorted(rows[quality], key=lambda row: evaluation.gain(row, first))[evaluation.SHOWN :]:
+            for best in sorted(rows[quality], key=lambda row: scoring.gain(row, first))[scoring.SHOWN :]:
                 for crops in ("crops", "clean_crop"):
                     best.pop(crops, None)  # only the worst are shown, and a large set has thousands
     return rows, cut

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         with quiet_tensorflow():
             import tensorflow as tf
 
-            from artifact_remover.training import Interrupted
+            from artifact_remover.training.loop import Interrupted
     except KeyboardInterrupt:
         return _fail("stopped before it began", 130)
     try:
@@ -77,10 +77,10 @@ def fit(config: FitConfig, folder: Path) -> None:
     import tensorflow as tf
     from rich.console import Console
 
-    from artifact_remover import evaluation
+    from artifact_remover.judging import scoring
     from artifact_remover.precision import choose_dtype
     from artifact_remover.restoration import Restorer
-    from artifact_remover.stages import Run, find_result
+    from artifact_remover.training.stages import Run, find_result
     from data_prep.sources import open_photographs
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,13 +102,13 @@ def fit(config: FitConfig, folder: Path) -> None:
     }
     # In float32, so that the figures are those of any machine.
     restorers = {name: Restorer.load(each.export, precision="float32").restore for name, each in results.items()}
-    rows = evaluation.compare(photographs.decoded("generator", "test"), restorers, config.data.degradation)
-    evaluation.print_table(rows, config.data.degradation, console)
-    evaluation.draw_comparison(rows, folder / "comparison.png")
+    rows = scoring.compare(photographs.decoded("generator", "test"), restorers, config.data.degradation)
+    scoring.print_table(rows, config.data.degradation, console)
+    scoring.draw_comparison(rows, folder / "comparison.png")
     manifests = {name: result.manifest for name, result in results.items()}
-    quality, chroma_subsampling = evaluation.jpeg_settings(config.data.degradation)
+    quality, chroma_subsampling = scoring.jpeg_settings(config.data.degradation)
     jpeg = {"quality": quality, "chroma_subsampling": chroma_subsampling}
-    evaluation.write_report({"jpeg": jpeg, **evaluation.summarise(rows), "stages": manifests}, folder / "report.json")
+    scoring.write_report({"jpeg": jpeg, **scoring.summarise(rows), "stages": manifests}, folder / "report.json")
     for what, where in (("pictures", "comparison.png"), ("report", "report.json"), ("models", "saved_models")):
         console.print(f"{what}: {folder / where}", highlight=False, soft_wrap=True)
     for name, manifest in manifests.items():
@@ -118,7 +118,7 @@ def fit(config: FitConfig, folder: Path) -> None:
 
 
 def _run_stages(run):
-    from artifact_remover.stages import pretrain_discriminator, pretrain_generator, train_gan
+    from artifact_remover.training.stages import pretrain_discriminator, pretrain_generator, train_gan
 
     stage, init = run.config.stage, run.config.init
     if stage in ("all", "pretrain_generator"):
@@ -134,7 +134,7 @@ def _run_stages(run):
 
 
 def _finished(run, stage):
-    from artifact_remover.stages import find_result
+    from artifact_remover.training.stages import find_result
 
     result = find_result(run.folder, stage)
     if not result:
@@ -146,8 +146,8 @@ def _finished(run, stage):
 
 def _load_features(config, folder, dtype, console):
     """VGG19, or why there is none; said loudly, because the result is another."""
-    from artifact_remover.stages import began_without_features, find_result
-    from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
+    from artifact_remover.training.stages import began_without_features, find_result
+    from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vgg19
 
     if not config.generator_loss.perceptual and not config.gan_loss.perceptual:
         return "its weights are 0"

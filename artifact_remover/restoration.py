@@ -14,9 +14,6 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from artifact_remover.config import SMALLEST_TILE
-from artifact_remover.export import load_generator
-from artifact_remover.images import Picture, check_format, decode_picture, encode_picture, format_of
 from artifact_remover.model_folder import (
     MEMORY_PER_PIXEL,
     choose_exports,
@@ -25,8 +22,11 @@ from artifact_remover.model_folder import (
     read_overlap,
     read_trained_quality,
 )
-from artifact_remover.picture_restoration import restore_parts
+from artifact_remover.options import SMALLEST_TILE
+from artifact_remover.pictures.picture import Picture, check_format, decode_picture, encode_picture, format_of
 from artifact_remover.precision import choose_dtype
+from artifact_remover.restore_picture import restore_parts
+from artifact_remover.saved_model import load_generator
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.errors import InputError
 from data_prep.files import open_whole

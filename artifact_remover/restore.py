@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from artifact_remover.config import RestoreConfig
+from artifact_remover.options import RestoreConfig
 from data_prep.command_line import parse_options
 from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_tensorflow
@@ -54,7 +54,7 @@ def inspect(config: RestoreConfig) -> int:
     """
     # Not at the top, nor are those below: `--help` is to answer at once.
     from artifact_remover.batch import find_sources
-    from artifact_remover.images import inspect_picture
+    from artifact_remover.pictures.picture import inspect_picture
 
     sources, errors = find_sources(config.inputs, output=None)
     total = len(sources) + len(errors)
@@ -179,7 +179,7 @@ def _load(config):
 
 
 def _connect(server):
-    from artifact_remover.server_client import RemoteRestorer
+    from artifact_remover.tf_serving_client import RemoteRestorer
 
     return RemoteRestorer.connect(server)
 
@@ -198,7 +198,7 @@ def _report(outcome):
 
 def _describe(summary, force) -> Iterator[tuple[str, str]]:
     """What `--info` says of a picture, as names and values."""
-    from artifact_remover.jpeg_header import is_left_alone
+    from artifact_remover.pictures.jpeg_header import is_left_alone
 
     yield "format", summary.format
     megapixels = summary.width * summary.height / 1e6

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 
-from artifact_remover.config import ServeConfig
+from artifact_remover.options import ServeConfig
 from data_prep.command_line import parse_options
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
@@ -63,7 +63,7 @@ def serve(config: ServeConfig) -> None:
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         with quiet_tensorflow():
             from artifact_remover.restoration import Restorer
-            from artifact_remover.web import Server, create_app
+            from artifact_remover.web.app import Server, create_app
 
             restorer = Restorer.load(
                 config.model, blend=0.0 if blends else None, precision=config.precision, tile=config.tile

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from artifact_remover.config import SMALLEST_TILE
+from artifact_remover.options import SMALLEST_TILE
 
 GRID = 16
 """Tiles start at multiples of this many pixels, so that each sees the blocks of JPEG, and of 4:2:0, as in training."""

@@ -17,8 +17,8 @@ from skimage import data as skimage_data
 from artifact_remover import fit
 from artifact_remover.config import PRESETS, DiscriminatorConfig, FitConfig
 from artifact_remover.discriminator import build_discriminator
-from artifact_remover.export import export_discriminator, export_generator
-from artifact_remover.stages import Run
+from artifact_remover.saved_model import export_discriminator, export_generator
+from artifact_remover.training.stages import Run
 from data_prep.sources import open_photographs
 
 # No perceptual term, or a test's outcome would depend on whether VGG19 can be downloaded.
@@ -36,7 +36,7 @@ STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
 
 @pytest.fixture(scope="session")
 def saved_models(tmp_path_factory):
-    """The models of `serving/models.config`, tiny ones, which no test changes."""
+    """The models of `tf_serving/models.config`, tiny ones, which no test changes."""
     from tests.test_restoration import TINY, make_generator
 
     folder = tmp_path_factory.mktemp("saved_models")

@@ -14,7 +14,7 @@ from skimage import data as skimage_data
 
 from artifact_remover import batch
 from artifact_remover.batch import Job, Output, Source, choose_output, find_sources, name_results, restore_all
-from artifact_remover.config import RestoreConfig
+from artifact_remover.options import RestoreConfig
 from data_prep.errors import InputError
 
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from skimage import data as skimage_data
 
-from artifact_remover.before_after import draw_before_after
-from artifact_remover.images import Metadata, Picture, decode_picture
+from artifact_remover.pictures.before_after import draw_before_after
+from artifact_remover.pictures.picture import Metadata, Picture, decode_picture
 
 PHOTO = skimage_data.astronaut()
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

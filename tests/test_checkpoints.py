@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.lib.io import file_io
 
-from artifact_remover import checkpoints
-from artifact_remover.checkpoints import Checkpoints
 from artifact_remover.config import GanSchedule
-from artifact_remover.training import make_optimizer
+from artifact_remover.training import checkpoints
+from artifact_remover.training.checkpoints import Checkpoints
+from artifact_remover.training.loop import make_optimizer
 from data_prep.errors import InputError
 
 SCHEDULE = GanSchedule(steps=10, learning_rate=1e-2, warmup_steps=2)

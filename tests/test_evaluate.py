@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover import evaluate, evaluation
+from artifact_remover import evaluate
 from artifact_remover.__main__ import COMMANDS
-from artifact_remover.config import EvaluateConfig, GeneratorConfig
-from artifact_remover.export import export_generator
+from artifact_remover.config import GeneratorConfig
 from artifact_remover.generator import build_generator
+from artifact_remover.judging import scoring
 from artifact_remover.model_folder import name_export
+from artifact_remover.options import EvaluateConfig
+from artifact_remover.saved_model import export_generator
 from data_prep.command_line import parse_options
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
@@ -46,7 +48,7 @@ def folder(tmp_path, monkeypatch):
     """The current folder, new, with two small pictures of one name in `data`, and no learned distances."""
     monkeypatch.chdir(tmp_path)
     fake = types.SimpleNamespace(find_distances=lambda weights: ({}, ["LPIPS is left out"]))
-    monkeypatch.setitem(sys.modules, "artifact_remover.perceptual_distances", fake)
+    monkeypatch.setitem(sys.modules, "artifact_remover.judging.perceptual_distances", fake)
     monkeypatch.setattr(evaluate, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr("artifact_remover.model_folder.PUBLISHED", tmp_path / "published")
     (tmp_path / "data" / "sub").mkdir(parents=True)
@@ -84,7 +86,7 @@ def test_it_is_a_subcommand():
 def test_everything_is_measured_and_written(model, run):
     code, printed, errors = run("--model", model, "--external", f"copy={COPY}", "-o", "out/here")
     assert (code, errors) == (0, "")
-    names = [evaluation.JPEG, "tiny faithful", "tiny perceptual", "copy"]
+    names = [scoring.JPEG, "tiny faithful", "tiny perceptual", "copy"]
     assert sorted(os.listdir("out/here")) == ["evaluation.csv", "evaluation.html", "evaluation.json"]
     assert max(map(len, printed.split("\n\n")[0].splitlines())) <= 120
     for word in (*names, "least at", "sub/<b>.png", "0/2", "LPIPS is left out", "written: out/here/evaluation.html"):
@@ -101,7 +103,7 @@ def test_everything_is_measured_and_written(model, run):
     for each in report["qualities"].values():
         summary = each["summary"]
         assert list(summary) == names and each["pictures"] == 2
-        assert summary["copy"]["mean"] == summary["tiny faithful"]["mean"] == summary[evaluation.JPEG]["mean"]
+        assert summary["copy"]["mean"] == summary["tiny faithful"]["mean"] == summary[scoring.JPEG]["mean"]
         assert summary["copy"]["psnr_gain"] == {"mean": 0, "least": 0} and summary["copy"]["better_on"] == 0
         assert summary["tiny perceptual"]["psnr_gain"]["least"] < 0
         assert all(summary[name]["seconds_per_megapixel"] > 0 for name in names[1:])
@@ -115,10 +117,10 @@ def test_everything_is_measured_and_written(model, run):
         scores = picture["scores"][line["method"]]
         assert float(line["psnr"]) == pytest.approx(scores["psnr"], rel=1e-5)
         assert float(line["psnr_gain"]) == pytest.approx(
-            scores["psnr"] - picture["scores"][evaluation.JPEG]["psnr"], rel=1e-4, abs=1e-9
+            scores["psnr"] - picture["scores"][scoring.JPEG]["psnr"], rel=1e-4, abs=1e-9
         )
         assert float(line["blue_shift"]) == pytest.approx(scores["colour_shifts"][2], rel=1e-5)
-        assert bool(line["seconds"]) == (line["method"] != evaluation.JPEG)
+        assert bool(line["seconds"]) == (line["method"] != scoring.JPEG)
 
     page = Path("out/here/evaluation.html").read_text()
     HTMLParser().feed(page)
@@ -130,9 +132,9 @@ def test_gray_is_compressed_and_measured_as_one_channel(model, run):
     assert run("--model", model, "--external", f"copy={COPY}", "--protocol", "gray")[0] == 0
     report = json.loads(Path("evaluation/evaluation.json").read_text())
     first = report["qualities"]["10"]["each"][0]
-    clean = evaluation.to_gray(PHOTO[:64, 200:280])
-    scores = evaluation.score(clean, evaluation.encode_jpeg(clean, 10).pixels)
-    for name in (evaluation.JPEG, "copy", "tiny faithful"):
+    clean = scoring.to_gray(PHOTO[:64, 200:280])
+    scores = scoring.score(clean, scoring.encode_jpeg(clean, 10).pixels)
+    for name in (scoring.JPEG, "copy", "tiny faithful"):
         assert first["scores"][name] == scores and len(scores["colour_shifts"]) == 1
     assert report["chroma_subsampling"] is None
 
@@ -145,7 +147,7 @@ def test_learned_distances_are_in_every_report(model, run, monkeypatch):
         return {"LPIPS": lambda clean, restored: np.float32([0.25])}, []
 
     fake = types.SimpleNamespace(find_distances=find_distances)
-    monkeypatch.setitem(sys.modules, "artifact_remover.perceptual_distances", fake)
+    monkeypatch.setitem(sys.modules, "artifact_remover.judging.perceptual_distances", fake)
     code, printed, _ = run("--model", model, "--perceptual-weights", "weights")
     assert code == 0 and "LPIPS" in printed and "0.2500" in printed and seen == [Path("weights")]
     for kind in ("json", "csv"):
@@ -153,7 +155,7 @@ def test_learned_distances_are_in_every_report(model, run, monkeypatch):
 
 
 def test_a_large_picture_is_judged_by_its_middle_and_a_line_says_so(run, monkeypatch):
-    monkeypatch.setattr(evaluation, "LARGEST_PICTURE", 4000)
+    monkeypatch.setattr(scoring, "LARGEST_PICTURE", 4000)
     code, printed, _ = run("--external", f"copy={COPY}")
     assert code == 0 and "only the middle is judged of <b>.png (64x48 of 80x64)" in printed
     report = json.loads(Path("evaluation/evaluation.json").read_text())
@@ -161,7 +163,7 @@ def test_a_large_picture_is_judged_by_its_middle_and_a_line_says_so(run, monkeyp
 
 
 def test_only_the_worst_pictures_are_shown(run, monkeypatch):
-    monkeypatch.setattr(evaluation, "SHOWN", 1)
+    monkeypatch.setattr(scoring, "SHOWN", 1)
     harm = "from PIL import Image, ImageOps; import sys; i = Image.open(sys.argv[1]); "
     harm += "(ImageOps.invert(i) if i.height == 50 else i).save(sys.argv[2])"
     assert run("--external", f"harm={shlex.quote(sys.executable)} -c '{harm}' {{input}} {{output}}")[0] == 0
@@ -210,7 +212,7 @@ def test_the_same_model_twice_is_refused(model, run):
     assert "the same model twice" in refused(run("--model", model, "--model", export))
 
 
-@pytest.mark.parametrize("name", [evaluation.JPEG, "tiny faithful", "copy"])
+@pytest.mark.parametrize("name", [scoring.JPEG, "tiny faithful", "copy"])
 def test_a_name_is_given_once(model, run, name):
     externals = ("--external", f"copy={COPY}", "--external", f"{name}={COPY}")
     assert f"--external {name}: the name is taken" in refused(run("--model", model, *externals))

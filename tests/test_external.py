@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover.external import External
+from artifact_remover.judging.external import External
 from data_prep.errors import InputError
 
 PHOTO = skimage_data.astronaut()[:48, 100:164]
@@ -120,7 +120,7 @@ def test_a_stopped_evaluation_ends_the_command(script, tmp_path, stop):
     code = f"""
 import sys
 from artifact_remover import evaluate
-from artifact_remover.external import External
+from artifact_remover.judging.external import External
 evaluate.evaluate = lambda config: External("slow", {command!r}).restore(b"")
 sys.exit(evaluate.main(["--data", "data"]))
 """

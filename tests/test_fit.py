@@ -16,9 +16,10 @@ import tensorflow as tf
 import tyro
 from PIL import Image
 
-from artifact_remover import fit, gan, stages, vgg
+from artifact_remover import fit
 from artifact_remover.config import PRESETS, FitConfig
-from artifact_remover.stages import StageResult, find_result
+from artifact_remover.training import gan, stages, vgg
+from artifact_remover.training.stages import StageResult, find_result
 from tests.conftest import STAGES, describe
 
 GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "vgg19_conv1_1_to_conv3_4.npz"
@@ -317,7 +318,7 @@ import sys
 from artifact_remover import fit
 from data_prep.quiet import quiet_tensorflow
 with quiet_tensorflow():
-    from artifact_remover import checkpoints
+    from artifact_remover.training import checkpoints
 checkpoints.SECONDS_BETWEEN = 0
 sys.exit(fit.main(sys.argv[1:]))
 """

@@ -7,13 +7,13 @@ import tensorflow as tf
 
 from artifact_remover.config import DiscriminatorConfig, GanLossConfig, GanSchedule, GeneratorConfig, LossConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
-from artifact_remover.gan import (
+from artifact_remover.generator import build_generator
+from artifact_remover.training.gan import (
     ArtifactRemovalGAN,
     DiscriminatorPretraining,
     GeneratorObjective,
     GeneratorPretraining,
 )
-from artifact_remover.generator import build_generator
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
 TINY_DISCRIMINATOR = DiscriminatorConfig(features=4)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artifact_remover.jpeg_header import read_jpeg_header
+from artifact_remover.pictures.jpeg_header import read_jpeg_header
 from data_prep.errors import InputError
 
 PICTURES = Path(__file__).parent / "pictures"

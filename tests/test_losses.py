@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover import losses
-from artifact_remover.losses import (
+from artifact_remover.training import losses
+from artifact_remover.training.losses import (
     adversarial_loss,
     charbonnier_loss,
     discriminator_loss,

@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from artifact_remover import metrics
-from artifact_remover.metrics import MAX_DECIBELS, colour_shift, discriminator_accuracy, psnr, psnr_b, ssim
+from artifact_remover.judging import metrics
+from artifact_remover.judging.metrics import MAX_DECIBELS, colour_shift, discriminator_accuracy, psnr, psnr_b, ssim
 
 PICTURES = Path(__file__).resolve().parents[2] / "shared" / "data" / "test"
 MEASURES = [psnr, ssim, psnr_b]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from artifact_remover.monitoring import Monitor
+from artifact_remover.training.monitoring import Monitor
 from tests.conftest import STAGES
 
 # TensorBoard warns of what it carries inside itself.

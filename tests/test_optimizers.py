@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from artifact_remover.config import GeneratorConfig
 from artifact_remover.generator import build_generator
-from artifact_remover.optimizers import Muon, orthogonalise
+from artifact_remover.training.optimizers import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(288, 16), (9, 16), (40, 40)])

@@ -20,11 +20,12 @@ COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' i
 # Modules whose tests lie in another file than `test_<module>.py`, and where.
 TESTED_IN = {
     "artifact_remover.__main__": "test_package",
-    "artifact_remover.image_metadata": "test_images",
-    "artifact_remover.image_writers": "test_images",
-    "artifact_remover.web": "test_serve",
-    "artifact_remover.web_guard": "test_serve",
-    "artifact_remover.workshop": "test_serve",
+    "artifact_remover.options": "test_restore",
+    "artifact_remover.pictures.metadata": "test_picture",
+    "artifact_remover.pictures.writers": "test_picture",
+    "artifact_remover.web.app": "test_serve",
+    "artifact_remover.web.guard": "test_serve",
+    "artifact_remover.web.queue": "test_serve",
     "data_prep.__main__": "test_data_prep_cli",
     "data_prep.config": "test_data_config",  # both packages have a `config`
     "data_prep.errors": "test_datasets",

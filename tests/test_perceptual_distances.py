@@ -13,8 +13,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.ndimage import correlate
 
-from artifact_remover import perceptual_distances
-from artifact_remover.perceptual_distances import find_distances
+from artifact_remover.judging import perceptual_distances
+from artifact_remover.judging.perceptual_distances import find_distances
 from data_prep.errors import InputError
 
 GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"

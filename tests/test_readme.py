@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from artifact_remover import evaluate, fit, restore, serve
-from artifact_remover.config import PRESETS, STAGES, EvaluateConfig, RestoreConfig, ServeConfig
+from artifact_remover.config import PRESETS, STAGES
+from artifact_remover.options import EvaluateConfig, RestoreConfig, ServeConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from artifact_remover import report
-from artifact_remover.evaluation import JPEG
+from artifact_remover.judging import report
+from artifact_remover.judging.scoring import JPEG
 
 DESCRIBED = {
     "made_by": "artifact-remover 1",

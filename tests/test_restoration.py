@@ -14,11 +14,11 @@ from skimage import data as skimage_data
 from artifact_remover import model_folder, restoration
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator
-from artifact_remover.export import export_discriminator, export_generator
 from artifact_remover.generator import build_generator, receptive_field
-from artifact_remover.images import decode_picture
 from artifact_remover.model_folder import name_export, read_manifest
+from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
+from artifact_remover.saved_model import export_discriminator, export_generator
 from data_prep.errors import InputError
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)

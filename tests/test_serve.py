@@ -17,11 +17,12 @@ import requests
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover import restore, serve, web_guard
+from artifact_remover import restore, serve
 from artifact_remover.__main__ import COMMANDS
-from artifact_remover.config import ServeConfig
+from artifact_remover.options import ServeConfig
 from artifact_remover.restoration import Restorer
-from artifact_remover.web import Server, create_app
+from artifact_remover.web import guard
+from artifact_remover.web.app import Server, create_app
 
 PHOTO = skimage_data.astronaut()
 JPEG = {"Content-Type": "image/jpeg"}
@@ -279,7 +280,7 @@ def test_a_client_that_leaves_frees_its_place_and_is_not_worked_for(gate):
 
 
 def test_who_takes_too_long_is_told_so(gate, monkeypatch):
-    monkeypatch.setattr(web_guard, "_PATIENCE", 1)
+    monkeypatch.setattr(guard, "_PATIENCE", 1)
     with serving_gate(gate, time_limit=1) as client, client.send(LARGE), client.send(SMALL[:100], len(SMALL)) as slow:
         answer = client.post()
         assert answer.status_code == 504 and "1 seconds" in answer.json()["error"]

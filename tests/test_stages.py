@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover import export, gan
+from artifact_remover import saved_model
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
-from artifact_remover.stages import (
+from artifact_remover.training import gan
+from artifact_remover.training.stages import (
     began_without_features,
     find_result,
     pick_candidate,
@@ -26,7 +27,7 @@ from tests.conftest import STAGES, describe
 
 def load_generator(run, folder):
     generator = build_generator(run.config.generator)
-    export.load_weights(generator, folder)
+    saved_model.load_weights(generator, folder)
     return generator
 
 
@@ -125,7 +126,7 @@ def test_the_last_checkpoint_holds_the_average_and_both_optimizers(finished_run,
 
 def test_a_finished_stage_is_not_run_again(finished_run, make_run, monkeypatch):
     before = describe(finished_run.folder)
-    monkeypatch.setattr("artifact_remover.stages.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("artifact_remover.training.stages.train", lambda *_, **__: pytest.fail("trained again"))
     run = make_run(finished_run.folder)
     one = pretrain_generator(run).export
     two = pretrain_discriminator(run, one).export

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover import metrics
-from artifact_remover.validation import CHANNELS, Validation
+from artifact_remover.judging import metrics
+from artifact_remover.training.validation import CHANNELS, Validation
 
 CLEAN = np.random.default_rng(0).random([6, 32, 32, 3], np.float32)
 DEGRADED = np.round(CLEAN * 16) / 16

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover import vgg
-from artifact_remover.vgg import PretrainedFeaturesUnavailable, load_vgg19
+from artifact_remover.training import vgg
+from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vgg19
 from data_prep.errors import InputError
 
 # Keras 3.15 under NumPy 2.4 warns of itself whenever it saves a weight.

@@ -18,10 +18,10 @@ with quiet_tensorflow():
     import keras
     import tensorflow as tf
 
-from artifact_remover.gan import GeneratorPretraining
 from artifact_remover.generator import build_generator
 from artifact_remover.precision import choose_dtype
-from artifact_remover.training import make_optimizer
+from artifact_remover.training.gan import GeneratorPretraining
+from artifact_remover.training.loop import make_optimizer
 
 
 def main():

@@ -9,8 +9,8 @@ from PIL import Image
 from rich.console import Console
 from skimage import data as skimage_data
 
-from artifact_remover import evaluation
-from artifact_remover.evaluation import (
+from artifact_remover.judging import scoring
+from artifact_remover.judging.scoring import (
     JPEG,
     compare,
     cut_middle,
@@ -84,14 +84,14 @@ def test_comparison_picture_has_a_row_each_and_a_titled_column_each(rows, tmp_pa
     with Image.open(tmp_path / "comparison.png") as drawn:
         assert drawn.format == "PNG" and drawn.size == (8 + 4 * (side + 8), 24 + 2 * (side + 8))
         first = np.asarray(drawn)[24 : 24 + side : 3, 8 : 8 + side : 3]
-    crop = evaluation.find_worst_crop(rows[0]["clean"], rows[0]["pictures"][JPEG])
+    crop = scoring.find_worst_crop(rows[0]["clean"], rows[0]["pictures"][JPEG])
     np.testing.assert_array_equal(first, rows[0]["pictures"][JPEG][crop])
 
 
 def test_the_crop_is_where_the_jpeg_is_worst():
     clean, jpeg = np.zeros([300, 400, 3], np.uint8), np.zeros([300, 400, 3], np.uint8)
     jpeg[170:180, 310:320] = 255
-    down, across = evaluation.find_worst_crop(clean, jpeg)
+    down, across = scoring.find_worst_crop(clean, jpeg)
     assert down.start <= 170 < 180 <= down.stop and across.start <= 310 < 320 <= across.stop
     assert down.start % 16 == across.start % 16 == 0 and down.stop - down.start == 128
 
@@ -104,9 +104,9 @@ def test_table_names_every_photograph_and_who_restored_it(rows):
 
 
 def test_only_the_first_pictures_are_kept_but_all_are_scored():
-    tiny = [(f"photo{number}", PHOTOS["astronaut"][:32, :32]) for number in range(evaluation.SHOWN + 2)]
+    tiny = [(f"photo{number}", PHOTOS["astronaut"][:32, :32]) for number in range(scoring.SHOWN + 2)]
     many = compare(tiny, {"identity": lambda pictures: pictures}, DegradationConfig())
-    assert sum("pictures" in row for row in many) == evaluation.SHOWN
+    assert sum("pictures" in row for row in many) == scoring.SHOWN
     assert summarise(many)["pictures"] == len(tiny)
     printed = io.StringIO()
     print_table(many, DegradationConfig(), Console(file=printed, width=120))

@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from artifact_remover.checkpoints import Checkpoints
 from artifact_remover.config import GeneratorConfig, LossConfig, Schedule
-from artifact_remover.gan import GeneratorPretraining
 from artifact_remover.generator import build_generator
-from artifact_remover.monitoring import Monitor
-from artifact_remover.training import Interrupted, make_optimizer, train
+from artifact_remover.training.checkpoints import Checkpoints
+from artifact_remover.training.gan import GeneratorPretraining
+from artifact_remover.training.loop import Interrupted, make_optimizer, train
+from artifact_remover.training.monitoring import Monitor
 from data_prep.errors import InputError
 
 SIX = Schedule(steps=6, learning_rate=1e-2, warmup_steps=2, validate_every=2)

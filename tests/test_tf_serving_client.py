@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover import restore, server_client
-from artifact_remover.export import export_discriminator
-from artifact_remover.images import decode_picture
+from artifact_remover import restore, tf_serving_client
+from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
-from artifact_remover.server_client import RemoteRestorer
+from artifact_remover.saved_model import export_discriminator
+from artifact_remover.tf_serving_client import RemoteRestorer
 from data_prep.errors import InputError
 from tests.model_server import ServedModel, serve_grpc, serve_rest
-from tests.test_jpeg_graph import cmyk
+from tests.test_saved_model_jpeg_graph import cmyk
 from tests.test_restoration import levels, to_jpeg
 
 grpc = pytest.importorskip("grpc")
@@ -61,7 +61,7 @@ def healthy(model):
 @pytest.fixture
 def hasty(monkeypatch):
     """A client that does not wait long between its attempts."""
-    monkeypatch.setattr(server_client, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(tf_serving_client, "_BACKOFF_SECONDS", 0.01)
 
 
 def to_bytes(pixels, format, **options):
@@ -154,7 +154,7 @@ def test_a_dropped_connection_is_tried_again(rest, model):
 
 def test_a_server_that_takes_too_long_is_asked_once(url, model, monkeypatch):
     remote = RemoteRestorer.connect(url)
-    monkeypatch.setattr(server_client, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(tf_serving_client, "_ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(model, "run", lambda *_: time.sleep(1))
     before = model.requests
     with pytest.raises(InputError, match="no answer in time, the picture may be too large for the server"):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from artifact_remover.images import Picture
-from artifact_remover.jpeg_header import is_left_alone
+from artifact_remover.pictures.jpeg_header import is_left_alone
+from artifact_remover.pictures.picture import Picture
 
 
 def restore_parts(

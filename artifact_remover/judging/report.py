@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from artifact_remover.evaluation import JPEG, gain, summarise, write_report
+from artifact_remover.judging.scoring import JPEG, gain, summarise, write_report
 from data_prep.errors import to_one_line
 from data_prep.files import write_whole
 

@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from artifact_remover import losses, metrics
 from artifact_remover.discriminator import show
+from artifact_remover.judging import metrics
+from artifact_remover.training import losses
 
 CHANNELS = ("red", "green", "blue")
 

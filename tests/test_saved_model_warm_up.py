@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from artifact_remover.warm_up import WARM_UP_FILE
+from artifact_remover.saved_model_warm_up import WARM_UP_FILE
 
 
 @pytest.fixture(scope="module", params=["gan", "pretrain_discriminator"])
@@ -19,7 +19,9 @@ def test_records_warm_up_every_signature(export):
     for request in requests:
         assert request.model_spec.name == export.parent.name
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        assert {len(value) for value in inputs.values()} == {1}  # a queue takes no larger ones, serving/batching.config
+        assert {len(value) for value in inputs.values()} == {
+            1
+        }  # a queue takes no larger ones, tf_serving/batching.config
         for value in signatures[request.model_spec.signature_name](**inputs).values():
             assert len(value) == 1 and (value.dtype == tf.string or np.isfinite(value).all())
 

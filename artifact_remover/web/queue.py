@@ -20,8 +20,9 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from artifact_remover.config import ServeConfig
-from artifact_remover.images import (
+from artifact_remover.options import ServeConfig
+from artifact_remover.pictures.jpeg_header import is_left_alone
+from artifact_remover.pictures.picture import (
     FORMATS,
     DamagedError,
     TooLargeError,
@@ -29,7 +30,6 @@ from artifact_remover.images import (
     encode_picture,
     inspect_picture,
 )
-from artifact_remover.jpeg_header import is_left_alone
 from artifact_remover.restoration import Restorer
 from data_prep.errors import InputError, to_one_line
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 from skimage import data as skimage_data
 
-from artifact_remover import jpeg_graph
+from artifact_remover import saved_model_jpeg_graph
 from artifact_remover.model_folder import read_manifest, read_overlap
 from artifact_remover.restoration import Restorer
 from artifact_remover.tiling import plan_tiles
@@ -93,7 +93,7 @@ def test_tiles_give_what_the_restore_command_gives(export, restorer, name, side)
     @tf.function
     def run(image_bytes):
         network = lambda picture: tf.clip_by_value(generator(picture, training=False), 0, 1)  # noqa: E731
-        return jpeg_graph.restore_jpegs(network, image_bytes, overlap, side)
+        return saved_model_jpeg_graph.restore_jpegs(network, image_bytes, overlap, side)
 
     _, restored = decode(run(tf.constant([JPEGS[name]]))["restored_bytes"].numpy()[0])
     assert levels(restored, decode(restorer.restore_bytes(JPEGS[name]))[1]) <= 1
@@ -102,7 +102,7 @@ def test_tiles_give_what_the_restore_command_gives(export, restorer, name, side)
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 512, 1000])
 @pytest.mark.parametrize(("side", "overlap"), [(64, 16), (96, 32), (64, 48)])
 def test_tiles_are_those_of_the_plan(length, side, overlap):
-    core = int(jpeg_graph._choose_core(tf.constant(length), overlap, side))
+    core = int(saved_model_jpeg_graph._choose_core(tf.constant(length), overlap, side))
     starts = [tile.target[0].start for tile in plan_tiles((length, 1), side, overlap)]
     assert list(range(0, length, core)) == starts
 

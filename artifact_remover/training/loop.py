@@ -9,10 +9,10 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from artifact_remover.checkpoints import Checkpoints
 from artifact_remover.config import Schedule
-from artifact_remover.monitoring import Monitor
-from artifact_remover.optimizers import Muon
+from artifact_remover.training.checkpoints import Checkpoints
+from artifact_remover.training.monitoring import Monitor
+from artifact_remover.training.optimizers import Muon
 from data_prep.errors import InputError
 
 
@@ -51,7 +51,7 @@ def train(
     """Trains to the end of the schedule, from the last checkpoint if there is one.
 
     Args:
-        trainer: A compiled model from `artifact_remover.gan`.
+        trainer: A compiled model from `artifact_remover.training.gan`.
         batches: Gives the batches from a step on, endless: `(degraded, clean)`, float32 [N, H, W, 3] in [0, 1].
         schedule: How many steps, and how often to validate.
         checkpoints: Keeps the state.

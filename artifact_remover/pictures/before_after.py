@@ -5,7 +5,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from artifact_remover.images import Picture, orient
+from artifact_remover.pictures.picture import Picture, orient
 
 _LARGEST_WIDTH, _LARGEST_HEIGHT = 800, 1600
 _GRID = 16

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from artifact_remover.image_metadata import (
+from artifact_remover.pictures.metadata import (
     DESCRIPTIVE_TAGS,
     PNG_SIGNATURE,
     XMP_KEYWORD,

@@ -19,15 +19,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
-from artifact_remover.image_metadata import (
+from artifact_remover.pictures.jpeg_header import JpegHeader, read_jpeg_header
+from artifact_remover.pictures.metadata import (
     Metadata,
     orientation_of,
     read_metadata,
     upright,
     with_fitting_profile,
 )
-from artifact_remover.image_writers import BAND, write_png, write_tiff, write_with_pillow
-from artifact_remover.jpeg_header import JpegHeader, read_jpeg_header
+from artifact_remover.pictures.writers import BAND, write_png, write_tiff, write_with_pillow
 from data_prep.errors import InputError, to_one_line
 from data_prep.photographs import cmyk_to_srgb
 

@@ -18,9 +18,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
-from artifact_remover.images import Picture, decode_picture
 from artifact_remover.model_folder import FAITHFUL
-from artifact_remover.picture_restoration import restore_parts
+from artifact_remover.pictures.picture import Picture, decode_picture
+from artifact_remover.restore_picture import restore_parts
 from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_tensorflow
 

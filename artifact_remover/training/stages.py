@@ -20,17 +20,17 @@ import tensorflow as tf
 from rich.console import Console
 
 import artifact_remover
-from artifact_remover import export
-from artifact_remover.checkpoints import Checkpoints
+from artifact_remover import saved_model
 from artifact_remover.config import STAGES, FitConfig
 from artifact_remover.discriminator import build_discriminator
-from artifact_remover.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export, read_manifest
-from artifact_remover.monitoring import Monitor
-from artifact_remover.training import make_optimizer, train
-from artifact_remover.validation import CHANNELS, Validation
-from artifact_remover.vgg import PerceptualNetwork
+from artifact_remover.training.checkpoints import Checkpoints
+from artifact_remover.training.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
+from artifact_remover.training.loop import make_optimizer, train
+from artifact_remover.training.monitoring import Monitor
+from artifact_remover.training.validation import CHANNELS, Validation
+from artifact_remover.training.vgg import PerceptualNetwork
 from data_prep.errors import InputError
 from data_prep.files import write_whole
 from data_prep.pipeline import training_batches, validation_batches
@@ -101,7 +101,7 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     keras.utils.set_random_seed(run.config.seed)
     generator = build_generator(run.config.generator, run.dtype)
     if init:
-        export.load_weights(generator, init)
+        saved_model.load_weights(generator, init)
     trainer = GeneratorPretraining(generator, run.config.generator_loss, run.features)
     trainer.compile(optimizer=make_optimizer(schedule))
     trainer.optimizer.build(generator.trainable_variables)
@@ -115,7 +115,7 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     state = {"generator": generator, "optimizer": trainer.optimizer}
     history = _train(run, stage, "generator", trainer, state, validate)
     manifest = _manifest(run, stage, parents, history, history[-1], validation.jpeg)
-    export.export_generator(generator, run.config.generator, name_export(run.folder, stage), manifest)
+    saved_model.export_generator(generator, run.config.generator, name_export(run.folder, stage), manifest)
     return find_result(run.folder, stage)
 
 
@@ -139,7 +139,7 @@ def pretrain_discriminator(run: Run, generator_export: Path) -> StageResult:
         return finished
     keras.utils.set_random_seed(run.config.seed + 1)
     generator = build_generator(run.config.generator, run.dtype)
-    export.load_weights(generator, generator_export)
+    saved_model.load_weights(generator, generator_export)
     discriminator = build_discriminator(run.config.discriminator, run.dtype)
     trainer = DiscriminatorPretraining(discriminator, generator)
     trainer.compile(optimizer=make_optimizer(schedule))
@@ -155,7 +155,7 @@ def pretrain_discriminator(run: Run, generator_export: Path) -> StageResult:
     state = {"discriminator": discriminator, "optimizer": trainer.optimizer}
     history = _train(run, stage, "discriminator", trainer, state, validate)
     manifest = _manifest(run, stage, parents, history, history[-1], validation.jpeg)
-    export.export_discriminator(discriminator, run.config.discriminator, name_export(run.folder, stage), manifest)
+    saved_model.export_discriminator(discriminator, run.config.discriminator, name_export(run.folder, stage), manifest)
     return find_result(run.folder, stage)
 
 
@@ -184,9 +184,9 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     generator = build_generator(run.config.generator, run.dtype)
     averaged_generator = build_generator(run.config.generator)
     discriminator = build_discriminator(run.config.discriminator, run.dtype)
-    export.load_weights(generator, generator_export)
+    saved_model.load_weights(generator, generator_export)
     averaged_generator.set_weights(generator.get_weights())
-    export.load_weights(discriminator, discriminator_export)
+    saved_model.load_weights(discriminator, discriminator_export)
     loss = run.config.gan_loss
     trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, loss, run.features, schedule)
     trainer.compile(
@@ -217,7 +217,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
     run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
     manifest = _manifest(run, stage, parents, history, picked, validation.jpeg)
-    export.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
+    saved_model.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
     return find_result(run.folder, stage)
 
 

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from artifact_remover.images import decode_picture
-from artifact_remover.picture_restoration import restore_parts
+from artifact_remover.pictures.picture import decode_picture
+from artifact_remover.restore_picture import restore_parts
 from tests.test_restoration import to_jpeg
 
 PICTURE = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8)))

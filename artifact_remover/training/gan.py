@@ -9,10 +9,10 @@ every loss term, the gradients' norm and what else is worth a curve, as float32 
 import keras
 import tensorflow as tf
 
-from artifact_remover import losses
 from artifact_remover.config import GanLossConfig, GanSchedule, LossConfig
 from artifact_remover.discriminator import show
-from artifact_remover.metrics import discriminator_accuracy
+from artifact_remover.judging.metrics import discriminator_accuracy
+from artifact_remover.training import losses
 
 
 class GeneratorPretraining(keras.Model):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
-from artifact_remover import metrics
+from artifact_remover.judging import metrics
 from data_prep.config import DegradationConfig
 from data_prep.degradation import jpeg_photograph
 from data_prep.errors import InputError

@@ -19,11 +19,11 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from artifact_remover import __version__
-from artifact_remover.config import ServeConfig
-from artifact_remover.images import FORMATS, check_format
+from artifact_remover.options import ServeConfig
+from artifact_remover.pictures.picture import FORMATS, check_format
 from artifact_remover.restoration import Restorer
-from artifact_remover.web_guard import DOCS, Guard, ReadToEnd
-from artifact_remover.workshop import Inspection, Job, Options, Workshop, in_terms_of_the_api
+from artifact_remover.web.guard import DOCS, Guard, ReadToEnd
+from artifact_remover.web.queue import Inspection, Job, Options, Workshop, in_terms_of_the_api
 from data_prep.errors import InputError
 
 _PAGE = Path(__file__).parent / "page"

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 from skimage import data
 
-from artifact_remover.images import (
+from artifact_remover.pictures.picture import (
     FORMATS,
     Metadata,
     Picture,
@@ -848,9 +848,9 @@ def test_a_pillow_without_avif(monkeypatch):
 
 
 def test_pictures_larger_than_a_band(monkeypatch):
-    monkeypatch.setattr("artifact_remover.images.BAND", 500)
-    monkeypatch.setattr("artifact_remover.image_writers.BAND", 500)
-    monkeypatch.setattr("artifact_remover.image_writers._STRIP", 300)
+    monkeypatch.setattr("artifact_remover.pictures.picture.BAND", 500)
+    monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 500)
+    monkeypatch.setattr("artifact_remover.pictures.writers._STRIP", 300)
     rgba = noise(60, 80, 4)
     picture = picture_of(rgba[..., :3], rgba[..., 3], orientation=5)
     for format in ("png", "tiff", "webp"):

@@ -16,10 +16,10 @@ import tensorflow as tf
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import build_generator, is_of_residual_block, memory_per_pixel, receptive_field
-from artifact_remover.jpeg_graph import restore_jpegs
 from artifact_remover.model_folder import MANIFEST, read_manifest
+from artifact_remover.saved_model_jpeg_graph import restore_jpegs
+from artifact_remover.saved_model_warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
 from artifact_remover.tiling import choose_side, measure_overlap
-from artifact_remover.warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
 from data_prep.errors import InputError
 
 _MEMORY_OF_SERVED_TILES = 500_000_000  # bytes for a tile, of each request that is served

@@ -23,11 +23,11 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from artifact_remover.images import decode_picture
 from artifact_remover.model_folder import PUBLISHED
+from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
-from artifact_remover.server_client import RemoteRestorer
-from artifact_remover.warm_up import WARM_UP_FILE
+from artifact_remover.saved_model_warm_up import WARM_UP_FILE
+from artifact_remover.tf_serving_client import RemoteRestorer
 from tests.model_server import ServedModel, serve_rest
 from tests.test_restoration import levels, to_jpeg
 
@@ -117,7 +117,7 @@ def test_json_fits_the_signature(saved_models):
 
 
 def test_every_published_model_is_served():
-    config = text_format.Parse((ROOT / "serving" / "models.config").read_text(), ModelServerConfig())
+    config = text_format.Parse((ROOT / "tf_serving" / "models.config").read_text(), ModelServerConfig())
     served = {model.name: model.base_path for model in config.model_config_list.config}
     published = [folder.name for folder in PUBLISHED.iterdir() if (folder / "1").is_dir()]
     assert served == {name: f"/models/{name}" for name in published}
@@ -128,7 +128,7 @@ def real_server(saved_models, tmp_path_factory):
     """TF Serving itself: URLs for REST and gRPC."""
     ports = [free_port(), free_port()]
     folder = tmp_path_factory.mktemp("serving")
-    shutil.copytree(ROOT / "serving", folder, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "tf_serving", folder, dirs_exist_ok=True)
     options = [
         "--model_config_file={}/models.config",
         "--enable_batching=true",

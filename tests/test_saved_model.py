@@ -11,17 +11,17 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from artifact_remover.checkpoints import Checkpoints
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator
-from artifact_remover.export import (
+from artifact_remover.generator import build_generator
+from artifact_remover.model_folder import read_manifest
+from artifact_remover.saved_model import (
     export_discriminator,
     export_generator,
     load_generator,
     load_weights,
 )
-from artifact_remover.generator import build_generator
-from artifact_remover.model_folder import read_manifest
+from artifact_remover.training.checkpoints import Checkpoints
 from data_prep.errors import InputError
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)

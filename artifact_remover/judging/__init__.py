@@ -1,0 +1,1 @@
+"""Judging: how close restored pictures come to clean ones, and the reports of it."""

@@ -1,0 +1,169 @@
+"""The options of the commands that use models: restore, evaluate and serve.
+
+Plain Python: command lines are built from it before TensorFlow is imported.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from artifact_remover.config import require_positive
+
+SMALLEST_TILE = 64
+"""Pixels in height and width of the smallest tiles in which pictures are restored."""
+
+
+# An option that is given or not, without a `--no-` beside it.
+_Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+def _require_tile(tile):
+    if tile is not None and tile < SMALLEST_TILE:
+        raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {tile}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoreConfig:
+    """Restores JPEGs, and other pictures that were JPEGs once.
+
+    Attributes:
+        inputs: Pictures, and folders that are searched for them.
+        output: File for a single picture, or folder for several; beside each picture, as `NAME_restored`, when not
+            given.
+        format: What is written; what the name in `--output` says, or png, when not given.
+        quality: Of webp, jpeg or avif, 1..100; the format's own default when not given.
+        overwrite: Replace what is there.
+        resume: Pass over what is there.
+        strength: How much of the restoration is taken, 0 (the picture as it is) to 1 (all).
+        blend: From the faithful model (0) to the perceptual one (1), if the folder holds both; when not given, the
+            faithful one, or the one that there is.
+        compare: Also write a picture of before and after, `NAME_compare.png`.
+        info: Only print what the files say of themselves and of their compression.
+        force: Restore even what is practically uncompressed.
+        allow_truncated: Restore a picture that breaks off as far as it goes.
+        max_megapixels: Refuse larger pictures, which may be made to exhaust the memory.
+        model: Run, export or `saved_models` folder; the best published model when not given.
+        tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
+            given.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+        server: Restore through a running TF Serving, `http://HOST:8501` or `grpc://HOST:8500`; for another model than
+            the faithful one with `/v1/models/NAME` behind it.
+    """
+
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE_OR_FOLDER ...")] = ()
+    output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",), metavar="FILE_OR_DIR")] = None
+    format: Literal["png", "webp", "jpeg", "tiff", "avif"] | None = None
+    quality: int | None = None
+    overwrite: _Flag = False
+    resume: _Flag = False
+    strength: float = 1.0
+    blend: float | None = None
+    compare: _Flag = False
+    info: _Flag = False
+    force: _Flag = False
+    allow_truncated: _Flag = False
+    max_megapixels: float = 256
+    model: Path | None = None
+    tile: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    server: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+
+    def __post_init__(self):
+        if not self.inputs:
+            raise ValueError("no pictures: give files or folders")
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite and resume exclude each other: the one replaces what the other passes over")
+        for field, low, high in (("strength", 0, 1), ("blend", 0, 1), ("quality", 1, 100)):
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{field} must lie in {low}..{high}: {value}")
+        require_positive(self, "max_megapixels")
+        _require_tile(self.tile)
+        local = [name for name in ("model", "blend", "tile") if getattr(self, name) is not None]
+        if self.server and (local or self.precision != "auto"):
+            raise ValueError(
+                f"server and {[*local, 'precision'][0]} exclude each other: the server has its own; another model is "
+                "chosen in the URL, http://HOST:8501/v1/models/gan"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Measures JPEG itself, models and other restorers on clean pictures.
+
+    Attributes:
+        data: Folder of clean pictures, such as LIVE1; it is searched with all below it.
+        model: Run, export or `saved_models` folder, each of whose generators is judged; the published models when not
+            given.
+        external: Another restorer, as `NAME='command {input} {output}'`: it reads a JPEG and writes a picture.
+        quality: Of the JPEGs that are made, 1..100.
+        protocol: `color` compresses and measures RGB; `gray` MATLAB's Y alone, as the gray tables do.
+        subsampling: Of the chroma in the `color` protocol; the published tables are of 4:2:0.
+        output: Folder for `evaluation.json`, `.csv` and `.html`; what is there is replaced.
+        perceptual_weights: Folder of the weights that LPIPS and DISTS need.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+    """
+
+    data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    model: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")] = ()
+    external: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=COMMAND")] = ()
+    quality: Annotated[tuple[int, ...], tyro.conf.arg(metavar="1..100 ...")] = (10, 20, 30, 40)
+    protocol: Literal["color", "gray"] = "color"
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
+    perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self):
+        if not self.quality:
+            raise ValueError("no quality: give one or more, such as 10 20 30 40")
+        if len(set(self.quality)) < len(self.quality):
+            raise ValueError(f"a quality is given twice: {' '.join(map(str, self.quality))}")
+        for quality in self.quality:
+            if not 1 <= quality <= 100:
+                raise ValueError(f"quality must lie in 1..100: {quality}")
+        for external in self.external:
+            name, _, command = external.partition("=")
+            if not name.strip() or not command.strip():
+                raise ValueError(f"external must be NAME='command {{input}} {{output}}': {external}")
+        if self.protocol == "gray" and self.subsampling != "4:2:0":
+            raise ValueError("the gray protocol has no chroma to subsample: leave subsampling out")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeConfig:
+    """A web page and an HTTP API that restore pictures.
+
+    Attributes:
+        host: Address to listen on. The default is reached from this machine only; `0.0.0.0` from everywhere.
+        port: To listen on; 0 for one that is free.
+        name: A name that the server is reached by, where it is neither an address, `localhost` nor this machine's
+            own; repeatable. Requests for other names are refused, so that no web site can pass for this one.
+        model: Run, export or `saved_models` folder; the published models when not given.
+        places: Pictures that are received, wait, are restored or sent at once; more are told to come back.
+        max_megabytes: Refuse larger files.
+        max_megapixels: Refuse larger pictures.
+        time_limit: Seconds from a request's first byte to its answer's, waiting included, and again for sending.
+        tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
+            given.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="HOST")] = ()
+    model: Path | None = None
+    places: int = 8
+    max_megabytes: float = 64
+    max_megapixels: float = 64
+    time_limit: float = 300
+    tile: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self):
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must lie in 0..65535: {self.port}")
+        require_positive(self, "places", "max_megabytes", "max_megapixels", "time_limit")
+        _require_tile(self.tile)
