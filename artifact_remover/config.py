@@ -151,7 +151,7 @@ class Schedule:
         warmup_steps: Steps over which the learning rate rises from zero.
         clip_norm: Gradients whose joint norm is larger are scaled down to it.
         validate_every: Steps between validations, pictures and, in the GAN stage, candidate checkpoints.
-        optimizer: `adam`, or `muon`, which gets further in as many steps: saved_models/README.md has the figures.
+        optimizer: `adam`, or `muon`, which gets further in as many steps: docs/model_history.md has the figures.
     """
 
     steps: int
@@ -291,7 +291,7 @@ PRESETS = {
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
     # The published models: one for every quality. `fit blind --data FOLDER`: two hours on two cores with bfloat16. The
-    # published ones are of five such runs, one going on from the other, seven and a half hours (saved_models/README.md
+    # published ones are of five such runs, one going on from the other, seven and a half hours (docs/model_history.md
     # has every command). LIVE1 at quality 10: stage 1 27.41 dB (JPEG 25.69), stage 3 27.23 dB and LPIPS 0.222 (0.301).
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a

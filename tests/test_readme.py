@@ -1,70 +1,153 @@
-"""The README is kept true by these, not by memory."""
+"""The documents are kept true by these, not by memory."""
 
-import dataclasses
+import importlib
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from artifact_remover import evaluate, fit, restore, serve
 from artifact_remover.config import PRESETS, STAGES
-from artifact_remover.options import EvaluateConfig, RestoreConfig, ServeConfig
+from tests.option_tables import COMMANDS, LIST, write_lists
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PATHS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "saved_models/README.md")),
+    ROOT / "tests" / "pictures" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
+README, TRAINING, DEVELOPMENT = (DOCUMENTS[name] for name in ("README.md", "docs/training.md", "docs/development.md"))
 
 
-@pytest.mark.parametrize("package", ["data_prep", "artifact_remover"])
-def test_file_tree_names_every_module(package):
-    missing = [file.name for file in (ROOT / package).glob("[!_]*.py") if f" {file.name}" not in README]
-    assert not missing
+def without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_file_tree_names_no_module_that_is_gone():
-    tree = README.split("## Where things are")[1].split("```")[1]
-    named = set(re.findall(r"\b(\w+\.py)\b", tree))
-    existing = {file.name for package in ("data_prep", "artifact_remover") for file in (ROOT / package).glob("*.py")}
-    assert named <= existing
+def read_tree():
+    """The modules that the tree of docs/development.md names, with the folders that they are shown in."""
+    tree, folders, modules = DEVELOPMENT.split("## Where things are")[1].split("```")[1], [], set()
+    for line in tree.splitlines():
+        indent, name = re.match(r"( *)(\S*)", line).groups()
+        folders = folders[: len(indent) // 4]
+        if name.endswith("/"):
+            folders.append(name)
+        elif name.endswith(".py"):
+            modules.add("".join(folders) + name)
+    return modules
+
+
+def test_file_tree_names_every_module_and_none_that_is_gone():
+    existing = {
+        file.relative_to(ROOT).as_posix()
+        for package in ("data_prep", "artifact_remover")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "__init__.py" and "datasets" not in file.parts
+    }
+    assert read_tree() == existing
 
 
 def test_every_stage_and_preset_is_explained():
-    assert not [name for name in (*STAGES, *PRESETS) if name not in README]
+    assert not [name for name in (*STAGES, *PRESETS) if name not in README or name not in TRAINING]
 
 
-@pytest.mark.parametrize("command", [fit, restore, evaluate, serve])
-def test_every_option_that_the_readme_uses_exists(command, capsys):
+def read_help(command, capsys):
+    module = "data_prep.__main__" if command == "data_prep" else f"artifact_remover.{command}"
     with pytest.raises(SystemExit):
-        command.main(["--help"])
-    help_text = capsys.readouterr().out
-    uses = re.findall(rf"^python -m {command.__name__} .*$", README, re.MULTILINE)
+        importlib.import_module(module).main(["--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_that_the_documents_use_exists(command, capsys):
+    module = "data_prep" if command == "data_prep" else f"artifact_remover.{command}"
+    lines = "\n".join(DOCUMENTS.values()).replace("\\\n", " ")
+    uses = re.findall(rf"^python -m {re.escape(module)}\b.*$", lines, re.MULTILINE)
+    assert uses
     options = {option for use in uses for option in re.findall(r"--[\w.-]+", use)} - {"--help"}
-    assert options
+    help_text = read_help(command, capsys)
     assert not [option for option in options if option not in help_text]
 
 
-def test_every_option_of_restore_is_explained():
-    options = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(RestoreConfig)} - {"--inputs"}
-    table = README.split("## Restoring pictures")[1].split("**What belongs to a picture is kept.**")[0]
-    assert not [option for option in options if option not in table]
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_lists_of_options_are_current(document):
+    text = DOCUMENTS[document]
+    assert text == write_lists(text), "run python -m tests.option_tables"
 
 
-def test_every_option_of_evaluate_is_explained():
-    table = README.split("## Measuring it yourself")[1].split("Measured are PSNR")[0]
-    options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(EvaluateConfig)]
-    assert not [option for option in options if option not in table]
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained_once(command, capsys):
+    [list_of_options] = [
+        match[0] for text in DOCUMENTS.values() for match in LIST.finditer(text) if match[2] == command
+    ]
+    listed = re.findall(r"^- `(?:-\w, )?(--[\w.-]+)[^`]*`: \S", list_of_options, re.MULTILINE)
+    offered = re.findall(r"^[│ ] (?:-\w[^,]*, )?(--[a-z][\w.-]*)", read_help(command, capsys), re.MULTILINE)
+    assert listed and sorted(listed) == sorted(set(offered) - {"--help"})
 
 
-def test_every_option_of_serve_is_explained():
-    table = README.split("## In the browser")[1].split("The HTTP API")[0]
-    options = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(ServeConfig)]
-    assert not [option for option in options if option not in table]
+def test_defaults_are_told():
+    assert re.search(r"`--port INT`:[^`]*Default: 8000\.", DOCUMENTS["docs/web.md"])
+    assert re.search(r"`--quality 1\.\.100 \.\.\.`:[^`]*Default: 10 20 30 40\.", DOCUMENTS["docs/evaluating.md"])
+    defaults = re.search(
+        r"`--patch-size INT`:[^`]*Default:\s+`quick`\s+(\d+),\s+`blind`\s+(\d+),\s+`div2k`\s+(\d+)\.", TRAINING
+    )
+    expected = [PRESETS[preset].data.patch_size for preset in ("quick", "blind", "div2k")]
+    assert [int(number) for number in defaults.groups()] == expected
 
 
-def test_pictures_that_the_readme_shows_are_committed():
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
-    assert pictures
-    assert all((ROOT / picture).is_file() for picture in pictures)
+def name_anchors(text):
+    """The anchors that GitHub gives the headings of a document."""
+    for heading in re.findall(r"^#+ (.*)$", without_code(text), re.MULTILINE):
+        kept = [each for each in heading.lower() if each in " -_" or unicodedata.category(each)[0] in "LN"]
+        yield "".join(kept).replace(" ", "-")
 
 
-def test_nothing_is_left_to_do():
-    assert "TODO" not in README
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(\s*([^)\s]+)\s*\)", without_code(DOCUMENTS[document])):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / document).parent / file if file else ROOT / document
+        assert path.exists(), target
+        if anchor:
+            assert anchor in name_anchors(path.read_text(encoding="utf-8")), target
+
+
+def test_every_document_is_linked_from_the_readme():
+    assert not [name for name in DOCUMENTS if name.startswith("docs/") and f"({name}" not in README]
+
+
+def test_pictures_that_the_documents_show_are_committed():
+    pictures = [
+        ((ROOT / name).parent / picture)
+        for name, text in DOCUMENTS.items()
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    ]
+    assert ROOT / "docs" / "before_after.png" in pictures
+    assert all(picture.is_file() for picture in pictures)
+
+
+def test_the_readme_is_short_and_begins_with_two_commands():
+    assert len(README.encode()) <= 9_000
+    commands = re.findall(r"^```\n(.*?)\n```", README, re.DOTALL | re.MULTILINE)
+    assert commands[0] == "pip install -e . && python -m artifact_remover.fit"
+    assert commands[1] == "pip install -e '.[test]' && pytest"
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_lines_are_short(document):
+    assert not [line for line in DOCUMENTS[document].splitlines() if len(line) > 120]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_words_are_spelled_one_way(document):
+    text = re.sub(r"--[\w.-]+", "", LIST.sub("", DOCUMENTS[document]))
+    assert not re.findall(r"\w*(?:artefact|colour|grey|licence|quantis|normalis)\w*", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_nothing_is_left_to_do_and_nothing_needs_what_a_reader_lacks(document):
+    assert "TODO" not in DOCUMENTS[document]
+    assert "../shared" not in DOCUMENTS[document]

@@ -1,0 +1,130 @@
+"""Writes the options of every command into the documents: `python -m tests.option_tables`.
+
+Each list stands between `<!-- options: COMMAND -->` and `<!-- end -->`, and is made of the dataclasses of which the
+command line is made, so that no option is forgotten and every default is right.
+"""
+
+import dataclasses
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import docstring_parser
+import tyro
+
+from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.options import EvaluateConfig, RestoreConfig, ServeConfig
+from data_prep.__main__ import Options
+
+COMMANDS = {
+    "data_prep": Options,
+    "fit": FitConfig,
+    "restore": RestoreConfig,
+    "evaluate": EvaluateConfig,
+    "serve": ServeConfig,
+}
+DOCUMENTS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+LIST = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_WIDTH = 120
+
+
+def write_lists(text: str) -> str:
+    """Returns a document's text with each list of options as it is now."""
+    return LIST.sub(lambda match: f"{match[1]}{list_options(match[2])}{match[3]}", text)
+
+
+def list_options(command: str) -> str:
+    """Returns a Markdown list of a command's options: name, values, meaning and default."""
+    defaults = PRESETS if command == "fit" else {"": COMMANDS[command]}
+    entries = [
+        f"- `{name}`: {meaning}{_tell_default([_look_up(default, path) for default in defaults.values()], defaults)}"
+        for name, path, meaning in _walk(COMMANDS[command])
+    ]
+    wrap = textwrap.TextWrapper(_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "".join(f"{wrap.fill(entry)}\n" for entry in entries)
+
+
+def _walk(config: type, prefix: str = "", path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Yields name with values, path of fields, and meaning of each option, those of nested dataclasses too."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    for field in dataclasses.fields(config):
+        kind, *marks = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else [hints[field.name]]
+        here = (*path, field.name)
+        if dataclasses.is_dataclass(kind):
+            # What is under a field without prefix has none either.
+            plain = tyro.conf.OmitArgPrefixes in marks or (path and not prefix)
+            yield from _walk(kind, "" if plain else f"{prefix}{_kebab(field.name)}.", here)
+        else:
+            yield _name(f"{prefix}{_kebab(field.name)}", kind, marks), here, _explain(config, field.name)
+
+
+def _name(option, kind, marks):
+    settings = next((mark for mark in marks if getattr(mark, "metavar", None) or getattr(mark, "aliases", None)), None)
+    values = (settings and settings.metavar) or _values(kind)
+    if tyro.conf.Positional in marks:
+        return values
+    names = ", ".join([*((settings and settings.aliases) or ()), f"--{option}"])
+    return f"{names} {values}".strip()
+
+
+def _values(kind):
+    """What follows an option, such as `INT`, `png|webp` or `INT ...`; nothing after a flag."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return "|".join(_values(each) for each in typing.get_args(kind) if each is not types.NoneType)
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"{_values(typing.get_args(kind)[0])} ..."
+    return "" if kind is bool else kind.__name__.upper()
+
+
+def _explain(config, field):
+    """The field's line in the docstring of the class that defines it."""
+    for owner in config.__mro__:
+        for entry in docstring_parser.parse(owner.__doc__ or "").params:
+            if entry.arg_name == field:
+                return " ".join(entry.description.split())
+    raise ValueError(f"{config.__name__}.{field} is not explained in a docstring")
+
+
+def _look_up(config, path):
+    """A field's default: of an instance its value, of a class that of the field."""
+    for name in path:
+        config = getattr(config, name, None)
+    return config
+
+
+def _tell_default(values, names):
+    shown = [_show(value) for value in values]
+    if len(set(shown)) > 1:
+        each = ", ".join(f"`{name}` {value or 'none'}" for name, value in zip(names, shown, strict=True))
+        return f" Default: {each}."
+    return f" Default: {shown[0]}." if shown[0] else ""
+
+
+def _show(value):
+    if value is None or value is False or value == ():
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+def _kebab(name):
+    return name.replace("_", "-")
+
+
+def _is_annotated(hint):
+    return typing.get_origin(hint) is typing.Annotated
+
+
+def main() -> None:
+    """Writes the lists into the documents."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        document.write_text(write_lists(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
