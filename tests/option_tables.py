@@ -58,7 +58,10 @@ def _walk(config: type, prefix: str = "", path: tuple[str, ...] = ()) -> Iterato
             plain = tyro.conf.OmitArgPrefixes in marks or (path and not prefix)
             yield from _walk(kind, "" if plain else f"{prefix}{_kebab(field.name)}.", here)
         else:
-            yield _name(f"{prefix}{_kebab(field.name)}", kind, marks), here, _explain(config, field.name)
+            meaning = _explain(config, field.name)
+            if tyro.conf.UseAppendAction in marks and "repeatable" not in meaning:
+                meaning += " Repeatable."
+            yield _name(f"{prefix}{_kebab(field.name)}", kind, marks), here, meaning
 
 
 def _name(option, kind, marks):
