@@ -1,4 +1,4 @@
-"""Measures what restoring is worth: JPEG itself, models and other restorers beside the clean pictures.
+"""Measures JPEG itself, models and other restorers against clean pictures.
 
 python -m artifact_remover.evaluate --data DIR [--model DIR]... [OPTIONS]
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Measures, prints and writes.
+    """Measures everything that the options name, prints the table and writes the report.
 
     Raises:
         InputError: For a mistake of the user's, told before the long work where it can be.
@@ -146,7 +146,7 @@ def name_models(folders: tuple[Path, ...], can_do_without: bool = False) -> dict
 
     Args:
         folders: Run, `saved_models`, stage or export folders; when empty, the published models.
-        can_do_without: Whether it is fine if none is published.
+        can_do_without: True where it is no error that no model is published.
 
     Returns:
         Export folders by name.

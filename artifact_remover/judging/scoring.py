@@ -20,7 +20,7 @@ from data_prep.files import write_whole
 
 JPEG = "JPEG itself"
 LARGEST_SIDE = 768
-"""`compare` judges photographs on at most this many pixels a side, from the middle, so that a run ends soon."""
+"""Pixels a side, from the middle of a photograph, on which `compare` judges, so that a run ends soon."""
 
 LARGEST_PICTURE = 4_000_000
 """Pixels of the largest picture that is judged as a whole: the measures take 1 GB a megapixel."""
@@ -35,7 +35,7 @@ _BLOCK = 8  # pixels of a JPEG's blocks
 _UNIT = 16  # pixels that a chroma block of a 4:2:0 JPEG covers
 _CROP = 128
 _ENLARGED = 3
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255  # MATLAB's rgb2ycbcr
+_LUMA_OF_RGB = np.array([65.481, 128.553, 24.966]) / 255  # MATLAB's rgb2ycbcr
 
 Restore = Callable[[np.ndarray], np.ndarray]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -209,7 +209,7 @@ def to_gray(photo: np.ndarray) -> np.ndarray:
     """
     if (photo == photo[..., :1]).all():
         return photo[..., :1]
-    return np.floor(photo @ _LUMA + 16.5).astype(np.uint8)[..., np.newaxis]
+    return np.floor(photo @ _LUMA_OF_RGB + 16.5).astype(np.uint8)[..., np.newaxis]
 
 
 def cut_middle(photo: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How fast two models restore the same picture, measured in turns.
+"""Speed of two models on the same picture, measured in turns.
 
 python -m tests.benchmarks.models --before saved_models/pretrain_generator/1 --after runs/div2k
 
