@@ -1,4 +1,4 @@
-"""Measures what restoring is worth: JPEG itself, models and other restorers beside the clean pictures.
+"""Measures JPEG itself, models and other restorers against clean pictures.
 
 python -m artifact_remover.evaluate --data DIR [--model DIR]... [OPTIONS]
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Measures, prints and writes.
+    """Measures everything that the options name, prints the table and writes the report.
 
     Raises:
         InputError: For a mistake of the user's, told before the long work where it can be.
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> None:
     # Not at the top, nor are those below: `--help` is to answer at once.
     from artifact_remover.judging.external import External
 
-    pictures = find_pictures(config.data)
+    pictures = find_pictures(config.data, _SMALLEST_SIDE + max(config.offset))
     exports = name_models(config.model, can_do_without=bool(config.external))
     commands = {}
     for given in config.external:
@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> None:
         from artifact_remover.restoration import Restorer
     distances, notes = find_distances(config.perceptual_weights)
     distances = {name.lower(): distance for name, distance in distances.items()}
-    restorers = {name: Restorer.load(export, precision=config.precision).restore for name, export in exports.items()}
+    restorers = {name: Restorer.load(export, precision=config.precision) for name, export in exports.items()}
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     for line in notes:
         report.say(line, console)
@@ -91,7 +91,10 @@ def evaluate(config: EvaluateConfig) -> None:
         "made_by": f"artifact-remover {__version__}",
         "data": str(config.data),
         "protocol": config.protocol,
-        "chroma_subsampling": config.subsampling if config.protocol == "color" else None,
+        "chroma_subsampling": config.subsampling if config.protocol == "color" and not config.clean else None,
+        "clean": config.clean,
+        "resave": config.resave,
+        "offset": list(config.offset),
         "machine": _describe_machine(config.precision),
         "models": {name: str(export) for name, export in exports.items()},
         "externals": commands,
@@ -106,11 +109,12 @@ def evaluate(config: EvaluateConfig) -> None:
         report.say(f"written: {file}", console)
 
 
-def find_pictures(folder: Path) -> dict[str, Path]:
+def find_pictures(folder: Path, smallest: int = _SMALLEST_SIDE) -> dict[str, Path]:
     """Finds the clean pictures, and makes sure that each can be judged.
 
     Args:
         folder: Searched with all below it.
+        smallest: Pixels that a picture must have in height and width.
 
     Returns:
         Files by their names below the folder.
@@ -123,9 +127,9 @@ def find_pictures(folder: Path) -> dict[str, Path]:
     files, known = {}, {}
     for file in find_photographs(folder):
         photo = read_photograph(file)
-        if min(photo.shape[:2]) < _SMALLEST_SIDE:
+        if min(photo.shape[:2]) < smallest:
             raise InputError(
-                f"too small to be judged, remove it or give one of {_SMALLEST_SIDE} pixels a side or more: {file} "
+                f"too small to be judged, remove it or give one of {smallest} pixels a side or more: {file} "
                 f"({photo.shape[1]}x{photo.shape[0]})"
             )
         twin = known.setdefault(hash_pixels(photo), file)
@@ -133,16 +137,16 @@ def find_pictures(folder: Path) -> dict[str, Path]:
             raise InputError(f"the same picture twice would count twice, remove one: {twin} and {file}")
         files[to_one_line(file.relative_to(folder))] = file
     if not files:
-        raise InputError(f"no pictures there, give a folder of clean PNG, JPEG, WebP or TIFF files: {folder}")
+        raise InputError(f"no pictures there, give a folder of clean PNG, JPEG, WebP, AVIF or TIFF files: {folder}")
     return files
 
 
 def name_models(folders: tuple[Path, ...], can_do_without: bool = False) -> dict[str, Path]:
-    """Finds the models, and a short name for each: that of its run, and which of the two kinds it is.
+    """Finds the models, and names each shortly after its run and its kind, such as `quick faithful`.
 
     Args:
         folders: Run, `saved_models`, stage or export folders; when empty, the published models.
-        can_do_without: Whether it is fine if none is published.
+        can_do_without: True where it is no error that no model is published.
 
     Returns:
         Export folders by name.
@@ -191,17 +195,17 @@ def _prepare(output):
 
 
 def _judge_all(config, pictures, restorers, externals, distances):
-    """Every picture at every quality: rows for `summarise` by quality, and which pictures were cut."""
+    """Judges every picture at every quality: rows for `summarise` by quality, and which pictures were cut."""
     from rich.console import Console
     from rich.progress import track
 
     from artifact_remover.judging import scoring
     from data_prep.photographs import read_photograph
 
-    methods = {name: lambda jpeg, restore=restore: restore(jpeg.pixels) for name, restore in restorers.items()}
-    methods |= {name: lambda jpeg, each=each: each.restore(jpeg.content) for name, each in externals.items()}
+    methods = {name: lambda given, each=each: _restore_file(each, given.content) for name, each in restorers.items()}
+    methods |= {name: lambda given, each=each: each.restore(given.content) for name, each in externals.items()}
     first = next(iter(methods))
-    rows, cut = {quality: [] for quality in config.quality}, []
+    rows, cut = {quality: [] for quality in (("clean",) if config.clean else config.quality)}, []
     console = Console(stderr=True)
     for name, file in track(pictures.items(), "measuring", console=console, disable=not console.is_terminal):
         photo = read_photograph(file)
@@ -210,17 +214,29 @@ def _judge_all(config, pictures, restorers, externals, distances):
             cut.append(f"{name} ({clean.shape[1]}x{clean.shape[0]} of {photo.shape[1]}x{photo.shape[0]})")
         if config.protocol == "gray":
             clean = scoring.to_gray(clean)
-        for quality in config.quality:
+        for quality, judged in rows.items():
+            how = (None if config.clean else quality, config.subsampling)
             if not any(rows.values()):
-                jpeg = scoring.encode_jpeg(clean, quality, config.subsampling)
-                for restore in restorers.values():
-                    restore(jpeg.pixels)  # the first time takes longer, and is not counted
-            row = scoring.judge(name, clean, quality, config.subsampling, methods, distances)
-            rows[quality].append(row)
-            for best in sorted(rows[quality], key=lambda row: scoring.gain(row, first))[scoring.SHOWN :]:
+                _, given = scoring.make_untouched(clean, *how, config.resave, config.offset)
+                for restorer in restorers.values():
+                    _restore_file(restorer, given.content)  # the first time takes longer, and is not counted
+            judged.append(
+                scoring.judge(name, clean, *how, methods, distances, resave=config.resave, offset=config.offset)
+            )
+            for best in sorted(judged, key=lambda row: scoring.merit(row, first))[scoring.SHOWN :]:
                 for crops in ("crops", "clean_crop"):
                     best.pop(crops, None)  # only the worst are shown, and a large set has thousands
     return rows, cut
+
+
+def _restore_file(restorer, content):
+    """Restores a file as users have it restored, which may leave it alone; uint8 [H, W, 3] in 0..255, RGB."""
+    import numpy as np
+
+    from artifact_remover.pictures.picture import decode_picture
+
+    pixels = restorer.restore_picture(decode_picture(content)).pixels
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def _describe_machine(precision):

@@ -99,6 +99,10 @@ class EvaluateConfig:
             given.
         external: Another restorer, as `NAME='command {input} {output}'`: it reads a JPEG and writes a picture.
         quality: Of the JPEGs that are made, 1..100.
+        resave: Decode each JPEG and save it again at this quality, 1..100, before it is restored.
+        offset: Cut each JPEG at this row and column, 0..15, before it is restored, so that its 8x8 blocks no longer
+            start at the corner.
+        clean: Put the pictures in as they are, uncompressed, to see what becomes of them.
         protocol: `color` compresses and measures RGB; `gray` MATLAB's Y alone, as the gray tables do.
         subsampling: Of the chroma in the `color` protocol; the published tables are of 4:2:0.
         output: Folder for `evaluation.json`, `.csv` and `.html`; what is there is replaced.
@@ -110,6 +114,9 @@ class EvaluateConfig:
     model: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")] = ()
     external: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=COMMAND")] = ()
     quality: Annotated[tuple[int, ...], tyro.conf.arg(metavar="1..100 ...")] = (10, 20, 30, 40)
+    resave: Annotated[int | None, tyro.conf.arg(metavar="1..100")] = None
+    offset: Annotated[tuple[int, int], tyro.conf.arg(metavar="Y X")] = (0, 0)
+    clean: _Flag = False
     protocol: Literal["color", "gray"] = "color"
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
@@ -124,12 +131,28 @@ class EvaluateConfig:
         for quality in self.quality:
             if not 1 <= quality <= 100:
                 raise ValueError(f"quality must lie in 1..100: {quality}")
+        if self.resave is not None and not 1 <= self.resave <= 100:
+            raise ValueError(f"resave must lie in 1..100: {self.resave}")
+        if not all(0 <= start <= 15 for start in self.offset):
+            start = " ".join(map(str, self.offset))
+            raise ValueError(f"offset must lie in 0..15, as the blocks of a JPEG repeat after 16 pixels: {start}")
         for external in self.external:
             name, _, command = external.partition("=")
             if not name.strip() or not command.strip():
                 raise ValueError(f"external must be NAME='command {{input}} {{output}}': {external}")
         if self.protocol == "gray" and self.subsampling != "4:2:0":
             raise ValueError("the gray protocol has no chroma to subsample: leave subsampling out")
+        if self.clean:
+            self._refuse_compression()
+        if any(self.offset) and self.external:
+            raise ValueError("offset and external exclude each other: what is cut out of a JPEG is no JPEG any more")
+
+    def _refuse_compression(self):
+        for name in ("quality", "resave", "offset", "subsampling"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"clean and {name} exclude each other: with clean, nothing is compressed")
+        if self.external:
+            raise ValueError("clean and external exclude each other: another restorer reads JPEGs")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,10 +88,11 @@ def test_everything_is_measured_and_written(model, run):
     assert (code, errors) == (0, "")
     names = [scoring.JPEG, "tiny faithful", "tiny perceptual", "copy"]
     assert sorted(os.listdir("out/here")) == ["evaluation.csv", "evaluation.html", "evaluation.json"]
-    assert max(map(len, printed.split("\n\n")[0].splitlines())) <= 120
+    assert max(len(line) for line in printed.splitlines() if "does not beat" not in line) <= 120
     for word in (*names, "least at", "sub/<b>.png", "0/2", "LPIPS is left out", "written: out/here/evaluation.html"):
         assert word in printed, printed
     assert "tiny perceptual does not beat the JPEG at quality 30 on 2 of 2: " in printed
+    assert "copy does not beat the JPEG at quality 30 on 2 of 2 (2 equal within 0.02 dB): <b>.png (+0.00 dB)" in printed
 
     report = json.loads(Path("out/here/evaluation.json").read_text())
     assert list(report["qualities"]) == ["10", "30"]
@@ -105,6 +106,9 @@ def test_everything_is_measured_and_written(model, run):
         assert list(summary) == names and each["pictures"] == 2
         assert summary["copy"]["mean"] == summary["tiny faithful"]["mean"] == summary[scoring.JPEG]["mean"]
         assert summary["copy"]["psnr_gain"] == {"mean": 0, "least": 0} and summary["copy"]["better_on"] == 0
+        assert summary["copy"]["equal_on"] == summary["copy"]["unchanged_on"] == 2
+        assert [loss["picture"] for loss in summary["copy"]["not_beaten"]] == ["<b>.png", "sub/<b>.png"]
+        assert summary["tiny perceptual"]["equal_on"] == summary["tiny perceptual"]["unchanged_on"] == 0
         assert summary["tiny perceptual"]["psnr_gain"]["least"] < 0
         assert all(summary[name]["seconds_per_megapixel"] > 0 for name in names[1:])
         assert [picture["name"] for picture in each["each"]] == ["<b>.png", "sub/<b>.png"]
@@ -121,6 +125,7 @@ def test_everything_is_measured_and_written(model, run):
         )
         assert float(line["blue_shift"]) == pytest.approx(scores["colour_shifts"][2], rel=1e-5)
         assert bool(line["seconds"]) == (line["method"] != scoring.JPEG)
+        assert line["unchanged"] == str(int(line["method"] != "tiny perceptual"))
 
     page = Path("out/here/evaluation.html").read_text()
     HTMLParser().feed(page)
@@ -137,6 +142,116 @@ def test_gray_is_compressed_and_measured_as_one_channel(model, run):
     for name in (scoring.JPEG, "copy", "tiny faithful"):
         assert first["scores"][name] == scores and len(scores["colour_shifts"]) == 1
     assert report["chroma_subsampling"] is None
+
+
+def read_report():
+    return json.loads(Path("evaluation/evaluation.json").read_text())
+
+
+def test_kinds_of_pictures_have_a_block_each_and_one_together(model, run):
+    (Path("data") / "other").mkdir()
+    Image.fromarray(PHOTO[200:264, 300:380]).save("data/other/c.webp", lossless=True)
+    code, printed, _ = run("--model", model, "--quality", "10")
+    assert code == 0 and re.findall(r"^ *(?:10)? +(\.|sub|other|all) +JPEG itself", printed, re.MULTILINE) == [
+        *(".", "other", "sub", "all")
+    ]
+    entry = read_report()["qualities"]["10"]
+    assert {kind: each["pictures"] for kind, each in entry["kinds"].items()} == {".": 1, "other": 1, "sub": 1}
+    assert entry["pictures"] == 3
+    for number, name in enumerate(["<b>.png", "other/c.webp", "sub/<b>.png"]):
+        kind = name.rpartition("/")[0] or "."
+        summary = entry["kinds"][kind]["summary"]["tiny perceptual"]
+        assert summary["worst"] == name and entry["each"][number]["name"] == name
+        assert summary["mean"]["psnr"] == entry["each"][number]["scores"]["tiny perceptual"]["psnr"]
+    page = Path("evaluation/evaluation.html").read_text()
+    assert '<td class="name">other</td>' in page and '<td class="name">all</td>' in page
+
+
+def test_pictures_of_one_kind_need_no_blocks(run):
+    shutil.rmtree("data/sub")
+    code, printed, _ = run("--external", f"copy={COPY}")
+    assert code == 0 and " kind " not in printed and read_report()["qualities"]["10"]["kinds"] == {}
+
+
+def test_clean_pictures_are_put_in_uncompressed(model, run, capfd):
+    arguments = ["--data", "data", "--clean", "--precision", "float32", "--model", str(model)]
+    assert evaluate.main(arguments) == 0
+    printed = capfd.readouterr().out
+    report = read_report()
+    assert report["clean"] is True and list(report["qualities"]) == ["clean"]
+    summary = report["qualities"]["clean"]["summary"]
+    assert list(summary) == ["tiny faithful", "tiny perceptual"]
+    assert summary["tiny faithful"]["unchanged_on"] == 2 and summary["tiny faithful"]["changed"] == []
+    changed = summary["tiny perceptual"]["changed"]
+    assert summary["tiny perceptual"]["unchanged_on"] == 0 and len(changed) == 2
+    psnr = [each["scores"]["tiny perceptual"]["psnr"] for each in report["qualities"]["clean"]["each"]]
+    assert [each["psnr"] for each in changed] == sorted(psnr) and max(psnr) < 60
+    assert summary["tiny perceptual"]["least_psnr"] == {"psnr": min(psnr), "picture": changed[0]["picture"]}
+    assert summary["tiny perceptual"]["worst"] == changed[0]["picture"]
+    assert "2 pictures of data, color protocol, uncompressed" in printed and "JPEG itself" not in printed
+    assert f"tiny perceptual changes 2 of 2 clean pictures: {changed[0]['picture']} ({min(psnr):.2f} dB)" in printed
+    with open("evaluation/evaluation.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["quality"], line["psnr_gain"], line["method"], line["unchanged"]) for line in lines} == {
+        ("clean", "", "tiny faithful", "1"),
+        ("clean", "", "tiny perceptual", "0"),
+    }
+    page = Path("evaluation/evaluation.html").read_text()
+    HTMLParser().feed(page)
+    assert "<h2>Uncompressed</h2>" in page and page.count("<img ") == 2 * 3 and "own PSNR is infinite" in page
+
+
+def test_clean_gray_pictures_are_put_in_gray(model, run):
+    assert evaluate.main(["--data", "data", "--clean", "--protocol", "gray", "--model", str(model)]) == 0
+    assert read_report()["qualities"]["clean"]["summary"]["tiny faithful"]["unchanged_on"] == 2
+
+
+@pytest.mark.parametrize("protocol", ["color", "gray"])
+def test_resaved_jpegs_are_those_that_are_restored_and_beaten(model, run, protocol):
+    code, printed, _ = run("--model", model, "--resave", "70", "--external", f"copy={COPY}", "--protocol", protocol)
+    assert code == 0 and "saved again at 70" in printed
+    report = read_report()
+    assert report["resave"] == 70
+    clean = PHOTO[:64, 200:280]
+    if protocol == "gray":
+        clean = scoring.to_gray(clean)
+    once = scoring.encode_jpeg(clean, 10)
+    twice = scoring.encode_jpeg(once.pixels[..., : clean.shape[2]], 70)
+    scores = report["qualities"]["10"]["each"][0]["scores"]
+    for name in (scoring.JPEG, "tiny faithful", "copy"):
+        assert scores[name] == scoring.score(clean, twice.pixels) != scoring.score(clean, once.pixels)
+
+
+@pytest.mark.parametrize("protocol", ["color", "gray"])
+def test_a_jpeg_is_cut_off_its_grid(model, run, protocol):
+    code, printed, _ = run("--model", model, "--offset", "3", "10", "--protocol", protocol)
+    assert code == 0 and "cut at (3, 10)" in printed
+    report = read_report()
+    assert report["offset"] == [3, 10]
+    clean = PHOTO[:64, 200:280]
+    if protocol == "gray":
+        clean = scoring.to_gray(clean)
+    jpeg = scoring.encode_jpeg(clean, 10).pixels
+    picture = report["qualities"]["10"]["each"][0]
+    assert picture["pixels"] == 61 * 70
+    whole, cut = scoring.score(clean, jpeg), scoring.score(clean[3:, 10:], jpeg[3:, 10:], corner=(5, 6))
+    for name in (scoring.JPEG, "tiny faithful"):
+        assert picture["scores"][name] == cut
+    assert cut["psnr"] != whole["psnr"] and cut["psnr_b"] < cut["psnr"] - 1  # the blocks are found where they are
+
+
+def test_pictures_may_be_webp_and_avif(run):
+    Image.fromarray(PHOTO[200:264, 300:380]).save("data/c.webp", lossless=True)
+    Image.fromarray(PHOTO[300:364, 300:380]).save("data/d.avif")
+    assert run("--external", f"copy={COPY}")[0] == 0
+    names = [each["name"] for each in read_report()["qualities"]["10"]["each"]]
+    assert names == ["<b>.png", "c.webp", "d.avif", "sub/<b>.png"]
+
+
+def test_a_model_is_judged_by_what_users_get_which_leaves_the_best_jpegs_alone(model, run):
+    assert run("--model", model, "--quality", "100")[0] == 0
+    summary = read_report()["qualities"]["100"]["summary"]["tiny perceptual"]
+    assert summary["unchanged_on"] == summary["equal_on"] == 2 and summary["psnr_gain"] == {"mean": 0, "least": 0}
 
 
 def test_learned_distances_are_in_every_report(model, run, monkeypatch):
@@ -190,6 +305,15 @@ def test_names_tell_models_apart(model, tmp_path):
         (["--quality", "10", "10"], "given twice"),
         (["--external", "cp {input} {output}"], "external must be NAME="),
         (["--protocol", "gray", "--subsampling", "4:4:4"], "no chroma to subsample"),
+        (["--resave", "101"], "resave must lie in 1..100: 101"),
+        (["--offset", "0", "16"], "offset must lie in 0..15"),
+        (["--offset", "-1", "0"], "offset must lie in 0..15"),
+        (["--offset", "3", "3", "--external", "a=cp {input} {output}"], "offset and external exclude each other"),
+        (["--clean", "--external", "a=cp {input} {output}"], "clean and external exclude each other"),
+        (["--clean", "--quality", "30"], "clean and quality exclude each other"),
+        (["--clean", "--resave", "30"], "clean and resave exclude each other"),
+        (["--clean", "--offset", "3", "3"], "clean and offset exclude each other"),
+        (["--clean", "--subsampling", "4:4:4"], "clean and subsampling exclude each other"),
     ],
 )
 def test_wrong_options_are_answered_in_one_line(options, said, capsys):
@@ -227,6 +351,12 @@ def test_an_external_that_changes_the_size_is_told(run):
     code = "from PIL import Image; import sys; Image.open(sys.argv[1]).resize((9, 8)).save(sys.argv[2])"
     line = refused(run("--external", f"half={shlex.quote(sys.executable)} -c '{code}' {{input}} {{output}}"))
     assert "half made 9x8 of <b>.png, which is 80x64" in line
+
+
+def test_a_picture_that_the_cut_leaves_too_small_is_told_beforehand(model, run):
+    Image.fromarray(PHOTO[300:332, 300:380]).save("data/c.png")
+    line = refused(run("--model", model, "--offset", "0", "4"))
+    assert "too small to be judged, remove it or give one of 36 pixels a side or more: data/c.png (80x32)" in line
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ sys.exit(evaluate.main(["--data", "data"]))
 
 
 def is_gone(pid):
-    """Whether a process has ended; where nobody collects it, it may still be listed."""
+    """Tells whether a process has ended; where nobody collects it, it may still be listed."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         try:

@@ -26,7 +26,7 @@ def pair(height=40, width=48, pictures=2, noise=0.05, seed=0):
 
 
 def jpeg(picture, quality):
-    """What a 4:2:0 JPEG of a uint8 [H, W, 3] or [H, W] picture decodes to."""
+    """Codes a uint8 [H, W, 3] or [H, W] picture as a 4:2:0 JPEG and decodes it."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling=2)
     return np.asarray(Image.open(file))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -23,6 +24,22 @@ def test_every_stage_is_published_with_its_manifest(model):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["steps"] > 0 and manifest["curve"] and manifest["versions"]
     assert read_trained_quality(manifest) == (5, 95)
+
+
+def texts_of(tree):
+    """Yields every string of plain JSON values."""
+    if isinstance(tree, str):
+        yield tree
+    for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from texts_of(each)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_manifest_names_a_place_on_somebody_s_machine(model):
+    texts = list(texts_of(json.loads((PUBLISHED / model / "1" / "manifest.json").read_text())))
+    assert texts
+    place = re.compile(r"(^|[\s\"'(=:])(/(?!/)|~|[A-Za-z]:[\\/](?!/))|\.\.[\\/]")
+    assert [text for text in texts if place.search(text)] == []
 
 
 @pytest.fixture(scope="module", params=["pretrain_generator", "gan"])

@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ DESCRIBED = {
     "data": "pictures",
     "protocol": "color",
     "chroma_subsampling": "4:2:0",
+    "clean": False,
+    "resave": None,
+    "offset": [0, 0],
     "machine": {"processor": "a processor", "cores": 2, "gpus": ["a GPU"], "precision": "bfloat16"},
     "notes": ["DISTS is <left> out"],
 }
@@ -28,6 +32,7 @@ def make_rows(gains, names=None, methods=("model",), **further):
                 "pixels": 1_000_000,
                 "scores": {JPEG: {"psnr": 25.0, **base}} | {who: {"psnr": 25.0 + gain, **base} for who in methods},
                 "seconds": dict.fromkeys(methods, 2.5),
+                "unchanged": [],
                 "crops": dict.fromkeys([JPEG, *methods], np.full([16, 16, 3], 99, np.uint8)),
                 "clean_crop": np.full([16, 16, 3], 100, np.uint8),
             }
@@ -53,16 +58,43 @@ def test_table_has_a_section_for_each_quality():
 
 def test_table_fits_a_terminal_with_every_measure_and_long_names():
     rows = make_rows([1], ["a/very/long/path/of/a/photograph/that/was/taken.png"], ["n" * 40], lpips=0.1, dists=0.2)
+    rows += make_rows([1], ["another/folder.png"], ["n" * 40], lpips=0.1, dists=0.2)
     printed = print_rows({10: rows})
     assert max(map(len, printed.splitlines())) <= 120
     for figure in ("25.00", "26.00", "+1.00", "1/1", "0.7500", "24.00", "0.1000", "0.2000", "2.50"):
         assert figure in printed
 
 
-def test_pictures_on_which_the_jpeg_is_not_beaten_are_named_the_worst_first():
-    printed = print_rows({10: make_rows([1, -0.5, 0, -2, -0.1, -0.2])})
-    said = "picture3.png (-2.00 dB), picture1.png (-0.50 dB), picture5.png (-0.20 dB) and 2 more"
-    assert f"model does not beat the JPEG at quality 10 on 5 of 6: {said}\n" in printed
+def test_all_pictures_on_which_the_jpeg_is_not_beaten_are_named_the_worst_first():
+    printed = print_rows({10: make_rows([1, -0.5, 0.03, -2, -0.1, -0.2])})
+    said = "picture3.png (-2.00 dB), picture1.png (-0.50 dB), picture5.png (-0.20 dB), picture4.png (-0.10 dB)"
+    assert f"model does not beat the JPEG at quality 10 on 4 of 6: {said}\n" in printed
+
+
+def test_what_is_within_rounding_of_the_jpeg_counts_as_equal():
+    rows = {10: make_rows([1, 0.012, -0.03, -0.012, 0.025])}
+    printed = print_rows(rows)
+    said = "picture2.png (-0.03 dB), picture3.png (-0.01 dB), picture1.png (+0.01 dB)"
+    assert f"model does not beat the JPEG at quality 10 on 3 of 5 (2 equal within 0.02 dB): {said}\n" in printed
+    assert " 2/5 " in printed
+    page = report._to_html(DESCRIBED, rows)
+    assert '<span class="loss">-0.03</span>' in page and "<span>-0.01</span>" in page
+
+
+def test_kinds_are_told_apart_in_table_and_files(tmp_path):
+    rows = {10: make_rows([1, 3, 0.5], ["art/a.png", "photos/b.png", "photos/c.png"])}
+    lines = [" ".join(line.split()) for line in print_rows(rows).splitlines()]
+    assert "10 art JPEG itself 25.00 0.7500 24.00 1.00" in lines
+    assert "photos JPEG itself 25.00 0.7500 24.00 1.00" in lines
+    assert lines.count("model 26.00 +1.00 +1.00 art/a.png 1/1 0.7500 24.00 1.00 2.50") == 1
+    assert lines.count("model 26.75 +1.75 +0.50 photos/c.png 2/2 0.7500 24.00 1.00 2.50") == 1
+    assert lines.count("model 26.50 +1.50 +0.50 photos/c.png 3/3 0.7500 24.00 1.00 2.50") == 1
+    report.write_all(DESCRIBED, rows, tmp_path)
+    kinds = json.loads((tmp_path / "evaluation.json").read_text())["qualities"]["10"]["kinds"]
+    assert {kind: each["summary"]["model"]["worst"] for kind, each in kinds.items()} == {
+        "art": "art/a.png",
+        "photos": "photos/c.png",
+    }
 
 
 def test_names_are_shown_as_they_are():

@@ -10,6 +10,7 @@ from rich.console import Console
 from skimage import data as skimage_data
 
 from artifact_remover.judging import scoring
+from artifact_remover.judging.metrics import MAX_DECIBELS
 from artifact_remover.judging.scoring import (
     JPEG,
     compare,
@@ -17,8 +18,11 @@ from artifact_remover.judging.scoring import (
     draw_comparison,
     encode_jpeg,
     gain,
+    group_by_kind,
     judge,
     limit_size,
+    make_untouched,
+    merit,
     print_table,
     score,
     summarise,
@@ -196,6 +200,48 @@ def test_a_method_is_timed_and_its_crops_are_kept():
     assert summary["summary"]["same"]["seconds_per_megapixel"] == pytest.approx(row["seconds"]["same"] / 0.0291)
     assert len(summary["summary"]["same"]["mean"]["colour_shifts"]) == 3
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_gains_within_rounding_are_equal():
+    rows = [{"name": f"{psnr}", "scores": {JPEG: {"psnr": 30.0}, "model": {"psnr": psnr}}} for psnr in (30.5, 29.99)]
+    rows += [{"name": f"{psnr}", "scores": {JPEG: {"psnr": 30.0}, "model": {"psnr": psnr}}} for psnr in (30.01, 28.0)]
+    entry = summarise(rows)["summary"]["model"]
+    assert (entry["better_on"], entry["equal_on"], entry["worst"]) == (1, 2, "28.0")
+    assert [loss["picture"] for loss in entry["not_beaten"]] == ["28.0", "29.99", "30.01"]
+    assert entry["least_psnr"] == {"psnr": 28.0, "picture": "28.0"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_clean_picture_is_handed_over_bit_for_bit(channels):
+    clean = PHOTOS["chelsea"][..., :channels]
+    same, untouched = make_untouched(clean, None, "4:2:0")
+    assert same is clean and untouched.content.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(untouched.pixels, np.repeat(clean, 3, axis=2) if channels == 1 else clean)
+    row = judge(
+        "cat", clean, None, "4:2:0", {"same": lambda given: given.pixels, "half": lambda given: given.pixels // 2}, {}
+    )
+    assert list(row["scores"]) == ["same", "half"] and row["unchanged"] == ["same"]
+    assert row["scores"]["same"]["psnr"] == pytest.approx(MAX_DECIBELS)
+    assert merit(row, "half") == row["scores"]["half"]["psnr"]
+
+
+def test_a_jpeg_is_saved_again_and_then_cut():
+    clean = PHOTOS["chelsea"]
+    once = encode_jpeg(clean, 20, "4:4:4")
+    twice = encode_jpeg(once.pixels, 60, "4:4:4")
+    cut, untouched = make_untouched(clean, 20, "4:4:4", resave=60, offset=(5, 2))
+    np.testing.assert_array_equal(cut, clean[5:, 2:])
+    np.testing.assert_array_equal(untouched.pixels, twice.pixels[5:, 2:])
+    with Image.open(io.BytesIO(untouched.content)) as file:
+        assert file.format == "PNG"
+        np.testing.assert_array_equal(file, untouched.pixels)
+
+
+def test_rows_are_grouped_by_their_first_folder():
+    rows = [{"name": name} for name in ("a/1", "b/deep/2", "b/3")]
+    assert group_by_kind(rows) == {"a": rows[:1], "b": rows[1:]}
+    assert list(group_by_kind([*rows, {"name": "4"}])) == ["a", "b", "."]
+    assert group_by_kind(rows[1:]) == {}
 
 
 def test_what_a_method_does_wrong_is_an_error_that_names_the_picture():

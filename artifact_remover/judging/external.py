@@ -1,4 +1,4 @@
-"""Other people's restorers: any command that reads a JPEG and writes a picture can stand beside the models."""
+"""Restorers of other people: any command that reads a JPEG and writes a picture is judged beside the models."""
 
 import os
 import shlex
@@ -20,8 +20,8 @@ TIMEOUT = 300
 class External:
     """A command that restores JPEG files.
 
-    It is started without a shell, `{input}` being replaced by the path of a JPEG in an empty temporary folder and
-    `{output}` by one beside it, `output.png`. What it writes there is read by its content, whatever it is.
+    It is started without a shell. `{input}` is replaced by the path of a JPEG that lies alone in a temporary folder,
+    `{output}` by that of `output.png` beside it. The file written there may be of any format that Pillow reads.
 
     Example:
         >>> quant_smooth = External("jpegqs", "jpegqs --quality 5 {input} {output}")
@@ -32,7 +32,7 @@ class External:
         """Looks for the command.
 
         Args:
-            name: What it is called in reports and errors.
+            name: For reports and errors.
             command: With `{input}` and `{output}`, split into words as a shell splits it.
             timeout: Seconds after which it is ended.
 
@@ -57,7 +57,7 @@ class External:
             jpeg: The file's content.
 
         Returns:
-            What the command wrote, uint8 [H, W, 3] RGB.
+            The picture that the command wrote, uint8 [H, W, 3] in 0..255, RGB.
 
         Raises:
             InputError: If the command fails, takes too long, or writes nothing that can be read.
@@ -74,7 +74,7 @@ class External:
                 raise InputError(f"--external {self._name}: what it wrote is {error}") from error
 
     def _run(self, words):
-        # Into a file, as a pipe would be held open by whatever the command leaves running.
+        # Into a file: a process that the command leaves running would hold a pipe open.
         with tempfile.TemporaryFile() as errors:
             try:
                 process = subprocess.Popen(

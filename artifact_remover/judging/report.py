@@ -1,9 +1,10 @@
-"""What an evaluation found: as a table on the terminal, as JSON, CSV, and an HTML page with pictures."""
+"""Reports of an evaluation: a table on the terminal, JSON, CSV, and an HTML page with pictures."""
 
 import base64
 import csv
 import html
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from artifact_remover.judging.scoring import JPEG, gain, summarise, write_report
+from artifact_remover.judging.scoring import EQUAL, JPEG, gain, group_by_kind, merit, summarise, write_report
 from data_prep.errors import to_one_line
 from data_prep.files import write_whole
 
@@ -25,15 +26,25 @@ _MEASURES = {  # by their names in the scores: heading and how many digits are s
     "dists": ("DISTS", 4),
     "colour_shift": ("shift", 2),
 }
-_NAMES = ("", "least at")  # headings of columns of names
-_NAMED = 3  # losing pictures, before it is only said how many more
+_GAINS = ("gain", "least", "least at", "better")
+_GAINS_OF_CLEAN = ("least", "least at", "unchanged")
+_NAMES = ("kind", "", "least at")  # headings of columns of names
 
 _LEGEND = (
     "PSNR and PSNR-B in dB, SSIM with a Gaussian 11x11 window: higher is better. LPIPS (alex) and DISTS: lower is "
-    "better. gain, least: PSNR over the untouched JPEG's, the mean and the least, and the picture where that is. "
-    "better: on how many pictures the JPEG is beaten. shift: by how many 8-bit levels the mean of the worst channel is "
-    "off. s/MP: seconds a megapixel; of models the restoring alone, of other commands their start and files, too."
+    "better. {} shift: by how many 8-bit levels the mean of the worst channel is off. s/MP: seconds a megapixel; of "
+    "models from the file to the pixels, of other commands their start and files, too."
 )
+_LEGEND_OF_GAINS = (
+    "gain, least: PSNR over the untouched JPEG's, the mean and the least, and the picture where that is. better: on "
+    f"how many pictures the JPEG is beaten by more than {EQUAL} dB, within which a picture counts as equal."
+)
+_LEGEND_OF_CLEAN = (
+    "The pictures were put in uncompressed, so the input's own PSNR is infinite, and a picture that comes back as it "
+    "was counts as 100 dB. least: the least PSNR, and the picture where that is. unchanged: how many pictures come "
+    "back bit for bit."
+)
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #ccc; --faint: #666; --loss: #b00020 }
 @media (prefers-color-scheme: dark) { :root { --line: #444; --faint: #aaa; --loss: #ff8a80 } }
@@ -71,10 +82,11 @@ def print_all(described: dict, rows: dict[int, list[dict]], console: Console) ->
     for heading in headings:
         left = heading in _NAMES
         table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
-    for quality, lines in sections.items():
-        table.add_section()
-        for number, line in enumerate(lines):
-            table.add_row("" if number else str(quality), *map(Text, line))
+    for quality, blocks in sections.items():
+        for block in blocks:
+            table.add_section()
+            for line in block:
+                table.add_row(str(quality) if line is blocks[0][0] else "", *map(Text, line))
     console.print(table)
     for line in _list_losses(rows):
         say(line, console)
@@ -84,9 +96,10 @@ def write_all(described: dict, rows: dict[int, list[dict]], folder: Path) -> lis
     """Writes `evaluation.json`, `.csv` and `.html`, each whole or not at all.
 
     Args:
-        described: What was measured, how and where, as plain JSON values; `data`, `protocol`, `chroma_subsampling`,
-            `machine` and `notes` are shown.
-        rows: By quality, the pictures as from `evaluation.judge`; those with `crops` are shown.
+        described: What was measured, how and where, as plain JSON values; shown are `made_by`, `data`, `protocol`,
+            `chroma_subsampling`, `clean`, `resave`, `offset`, `machine` and `notes`.
+        rows: By quality, or under `clean` where nothing was compressed, the pictures as from `scoring.judge`; those
+            with `crops`, uint8 [h, w, C] in 0..255, are shown.
         folder: Where; it exists.
 
     Returns:
@@ -96,18 +109,44 @@ def write_all(described: dict, rows: dict[int, list[dict]], folder: Path) -> lis
         OSError: If they cannot be written.
     """
     files = [folder / f"evaluation.{kind}" for kind in ("json", "csv", "html")]
-    qualities = {str(quality): summarise(each) for quality, each in rows.items()}
+    qualities = {str(quality): _summarise_kinds(each) for quality, each in rows.items()}
     write_report({**described, "qualities": qualities}, files[0])
     write_whole(files[1], _to_csv(rows).encode())
     write_whole(files[2], _to_html(described, rows).encode())
     return files
 
 
+def _summarise_kinds(rows):
+    kinds = {kind: summarise(each) for kind, each in group_by_kind(rows).items()}
+    # Every picture's own scores stand among all.
+    for each in kinds.values():
+        del each["each"]
+    return summarise(rows) | {"kinds": kinds}
+
+
 def _title(described, rows):
-    coding = described["chroma_subsampling"] or "one component"
     count = len(next(iter(rows.values())))
     pictures = f"{count} picture{'' if count == 1 else 's'} of {to_one_line(described['data'])}"
-    return f"{pictures}, {described['protocol']} protocol, JPEG {coding}"
+    if described["clean"]:
+        return f"{pictures}, {described['protocol']} protocol, uncompressed"
+    parts = [
+        pictures,
+        f"{described['protocol']} protocol",
+        f"JPEG {described['chroma_subsampling'] or 'one component'}",
+    ]
+    if described["resave"]:
+        parts.append(f"saved again at {described['resave']}")
+    if any(described["offset"]):
+        parts.append(f"cut at ({described['offset'][0]}, {described['offset'][1]})")
+    return ", ".join(parts)
+
+
+def _name_section(quality):
+    return "Uncompressed" if quality == "clean" else f"Quality {quality}"
+
+
+def _legend(described):
+    return _LEGEND.format(_LEGEND_OF_CLEAN if described["clean"] else _LEGEND_OF_GAINS)
 
 
 def _describe_machine(described):
@@ -117,53 +156,70 @@ def _describe_machine(described):
 
 
 def _tabulate(rows):
-    """Headings, and by quality a list of text cells for the JPEG and each method."""
-    scores = next(iter(rows.values()))[0]["scores"][JPEG]
+    """Makes headings, and by quality blocks of lines of text cells: one block a kind of picture, then one of all."""
+    scores = next(iter(next(iter(rows.values()))[0]["scores"].values()))
     measures = {name: each for name, each in _MEASURES.items() if name in scores}
     first, *others = (heading for heading, _ in measures.values())
-    headings = ["", first, "gain", "least", "least at", "better", *others, "s/MP"]
+    gains = _GAINS_OF_CLEAN if "clean" in rows else _GAINS
+    headings = ["", first, *gains, *others, "s/MP"]
     sections = {}
     for quality, each in rows.items():
-        lines = []
-        for who, entry in summarise(each)["summary"].items():
-            first, *others = (f"{entry['mean'][name]:.{digits}f}" for name, (_, digits) in measures.items())
-            gains, speed = [""] * 4, ""
-            if who != JPEG:
-                difference = entry["psnr_gain"]
-                better = f"{entry['better_on']}/{len(each)}"
-                gains = [f"{difference['mean']:+.2f}", f"{difference['least']:+.2f}", entry["worst"], better]
-                speed = f"{entry['seconds_per_megapixel']:.2f}"
-            lines.append([who, first, *gains, *others, speed])
-        sections[quality] = lines
-    return headings, sections
+        kinds = group_by_kind(each)
+        sections[quality] = [list(_tabulate_block(of_kind, measures)) for of_kind in (*kinds.values(), each)]
+        if kinds:
+            for kind, lines in zip((*kinds, "all"), sections[quality], strict=True):
+                for number, line in enumerate(lines):
+                    line.insert(0, "" if number else kind)
+    return (["kind", *headings] if kinds else headings), sections
+
+
+def _tabulate_block(rows, measures):
+    """Makes a line of text cells for the JPEG and each method."""
+    for who, entry in summarise(rows)["summary"].items():
+        first, *others = (f"{entry['mean'][name]:.{digits}f}" for name, (_, digits) in measures.items())
+        gains, speed = [""] * len(_GAINS), ""
+        if who != JPEG:
+            speed = f"{entry['seconds_per_megapixel']:.2f}"
+            gains = _tabulate_gains(entry, len(rows))
+        yield [who, first, *gains, *others, speed]
+
+
+def _tabulate_gains(entry, count):
+    if "psnr_gain" not in entry:
+        return [f"{entry['least_psnr']['psnr']:.2f}", entry["worst"], f"{entry['unchanged_on']}/{count}"]
+    gain = entry["psnr_gain"]
+    return [f"{gain['mean']:+.2f}", f"{gain['least']:+.2f}", entry["worst"], f"{entry['better_on']}/{count}"]
 
 
 def _list_losses(rows):
-    """A line for each method and quality that does not beat the JPEG everywhere."""
+    """Says of each method and quality on which pictures the JPEG is not beaten, or which clean ones are changed."""
     for quality, each in rows.items():
-        for who in each[0]["seconds"]:
-            losses = sorted((gain(row, who), row["name"]) for row in each if gain(row, who) <= 0)
-            if losses:
-                named = ", ".join(f"{name} ({difference:+.2f} dB)" for difference, name in losses[:_NAMED])
-                more = f" and {len(losses) - _NAMED} more" if len(losses) > _NAMED else ""
-                where = f"at quality {quality} on {len(losses)} of {len(each)}"
-                yield f"{who} does not beat the JPEG {where}: {named}{more}"
+        for who, entry in summarise(each)["summary"].items():
+            if losses := entry.get("not_beaten"):
+                named = ", ".join(f"{loss['picture']} ({loss['psnr_gain']:+.2f} dB)" for loss in losses)
+                equal = f" ({entry['equal_on']} equal within {EQUAL} dB)" if entry["equal_on"] else ""
+                where = f"at quality {quality} on {len(losses)} of {len(each)}{equal}"
+                yield f"{who} does not beat the JPEG {where}: {named}"
+            if changed := entry.get("changed"):
+                named = ", ".join(f"{one['picture']} ({one['psnr']:.2f} dB)" for one in changed)
+                yield f"{who} changes {len(changed)} of {len(each)} clean pictures: {named}"
 
 
 def _to_csv(rows):
     text = io.StringIO()
-    scores = next(iter(rows.values()))[0]["scores"][JPEG]
+    scores = next(iter(next(iter(rows.values()))[0]["scores"].values()))
     measures = [name for name in scores if name != "colour_shifts"]
     shifts = ["red_shift", "green_shift", "blue_shift"] if len(scores["colour_shifts"]) == 3 else ["gray_shift"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["quality", "method", "picture", "pixels", "psnr_gain", *measures, *shifts, "seconds"])
+    writer.writerow(["quality", "method", "picture", "pixels", "psnr_gain", *measures, *shifts, "seconds", "unchanged"])
     for quality, each in rows.items():
         for row in each:
             for who, scores in row["scores"].items():
                 values = [*(scores[name] for name in measures), *scores["colour_shifts"]]
-                known = [gain(row, who), *values, row["seconds"].get(who, "")]
+                known = [gain(row, who) if JPEG in row["scores"] else "", *values, row["seconds"].get(who, "")]
                 rounded = [value if value == "" else f"{value:.6g}" for value in known]
-                writer.writerow([quality, who, row["name"], row["pixels"], *rounded])
+                unchanged = int(who == JPEG or who in row["unchanged"])
+                writer.writerow([quality, who, row["name"], row["pixels"], *rounded, unchanged])
     return text.getvalue()
 
 
@@ -177,16 +233,19 @@ def _to_html(described, rows):
         f'<p class="faint">{html.escape(_describe_machine(described))}</p>',
     ]
     headings, sections = _tabulate(rows)
-    for quality, lines in sections.items():
-        parts.append(f'<h2>Quality {quality}</h2><div class="wide"><table><tr>')
+    for quality, blocks in sections.items():
+        parts.append(f'<h2>{_name_section(quality)}</h2><div class="wide"><table><tr>')
         kinds = [' class="name"' if heading in _NAMES else "" for heading in headings]
         parts += [f"<th{kind}>{heading}</th>" for kind, heading in zip(kinds, headings, strict=True)]
-        for line in lines:
+        for line in itertools.chain(*blocks):
             parts.append("</tr><tr>")
             parts += [f"<td{kind}>{html.escape(cell)}</td>" for kind, cell in zip(kinds, line, strict=True)]
         parts.append("</tr></table></div>")
     parts += [f'<p class="loss">{html.escape(line)}</p>' for line in _list_losses(rows)]
-    parts += [f'<p class="faint">{html.escape(line)}</p>' for line in [_LEGEND, *map(to_one_line, described["notes"])]]
+    parts += [
+        f'<p class="faint">{html.escape(line)}</p>'
+        for line in [_legend(described), *map(to_one_line, described["notes"])]
+    ]
     for quality, each in rows.items():
         parts += _show_worst(quality, each)
     return "\n".join([*parts, "</body></html>", ""])
@@ -194,16 +253,17 @@ def _to_html(described, rows):
 
 def _show_worst(quality, rows):
     first = next(iter(rows[0]["seconds"]))
-    worst = sorted((row for row in rows if "crops" in row), key=lambda row: gain(row, first))
-    yield f"<h2>Quality {quality}, worst cases first</h2>"
-    explained = f"The pictures on which {first} gains least, each where the JPEG is furthest off."
+    worst = sorted((row for row in rows if "crops" in row), key=lambda row: merit(row, first))
+    yield f"<h2>{_name_section(quality)}, worst cases first</h2>"
+    furthest = "the JPEG" if JPEG in rows[0]["scores"] else "it"
+    explained = f"The pictures that {first} does worst on, each where {furthest} is furthest off."
     yield f'<p class="faint">{html.escape(explained)}</p>'
     for row in worst:
         yield f'<h3>{html.escape(row["name"])}</h3><div class="pictures">'
         for who, crop in row["crops"].items():
             psnr = f"{row['scores'][who]['psnr']:.2f} dB"
-            if who != JPEG:
-                lost = ' class="loss"' if gain(row, who) <= 0 else ""
+            if who != JPEG and JPEG in row["scores"]:
+                lost = ' class="loss"' if gain(row, who) < -EQUAL else ""
                 psnr += f", <span{lost}>{gain(row, who):+.2f}</span>"
             yield _figure(crop, f"{html.escape(who)}<br>{psnr}")
         yield _figure(row["clean_crop"], "clean")

@@ -1,4 +1,4 @@
-"""The proof: restored photographs beside the JPEGs they were made from."""
+"""Scores of restored pictures against the clean ones, beside the scores of the JPEGs that they were restored from."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ from data_prep.files import write_whole
 
 JPEG = "JPEG itself"
 LARGEST_SIDE = 768
-"""`compare` judges photographs on at most this many pixels a side, from the middle, so that a run ends soon."""
+"""Pixels a side, from the middle of a photograph, on which `compare` judges, so that a run ends soon."""
 
 LARGEST_PICTURE = 4_000_000
 """Pixels of the largest picture that is judged as a whole: the measures take 1 GB a megapixel."""
@@ -28,23 +28,27 @@ LARGEST_PICTURE = 4_000_000
 SHOWN = 8
 """The table lists, and the comparison draws, this many photographs; the means are over all."""
 
-_GRID = 16
+EQUAL = 0.02
+"""Decibels of PSNR within which a restored picture counts as equal to its JPEG: rounding to 8 bits costs as much."""
+
+_BLOCK = 8  # pixels of a JPEG's blocks
+_UNIT = 16  # pixels that a chroma block of a 4:2:0 JPEG covers
 _CROP = 128
 _ENLARGED = 3
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255  # MATLAB's rgb2ycbcr
+_LUMA_OF_RGB = np.array([65.481, 128.553, 24.966]) / 255  # MATLAB's rgb2ycbcr
 
 Restore = Callable[[np.ndarray], np.ndarray]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Method = Callable[["Jpeg"], np.ndarray]
+Method = Callable[["Untouched"], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Jpeg:
-    """A JPEG that is to be restored.
+class Untouched:
+    """A picture that is to be restored.
 
     Attributes:
-        content: The file.
-        pixels: What it decodes to, uint8 [H, W, 3] RGB; of a gray one three equal channels.
+        content: Its file: the JPEG, or a PNG of what was cut out of one or never compressed.
+        pixels: The file's pixels, uint8 [H, W, 3] in 0..255, RGB; three equal channels where the file is gray.
     """
 
     content: bytes
@@ -79,46 +83,57 @@ def compare(
 def judge(
     name: str,
     clean: np.ndarray,
-    quality: int,
+    quality: int | None,
     chroma_subsampling: str,
     methods: dict[str, Method],
     distances: dict[str, Distance],
+    *,
+    resave: int | None = None,
+    offset: tuple[int, int] = (0, 0),
 ) -> dict:
     """Has one picture restored by each method, and measures time and result.
 
     Args:
-        name: What the picture is called.
-        clean: uint8 [H, W, 3] RGB, or [H, W, 1], which is measured by the gray protocol.
-        quality: Of the JPEG that is made of it.
+        name: Of the picture.
+        clean: uint8 [H, W, 3] in 0..255, RGB, or [H, W, 1], which is measured by the gray protocol.
+        quality: As in `make_untouched`.
         chroma_subsampling: As in `encode_jpeg`.
-        methods: By name, functions from a `Jpeg` to uint8 [H, W, 3].
+        methods: By name, functions from an `Untouched` to uint8 [H, W, 3] in 0..255, RGB.
         distances: As in `score`.
+        resave: As in `make_untouched`.
+        offset: As in `make_untouched`.
 
     Returns:
-        A row for `summarise`, and `crops`, by the methods' names and `JPEG`, and `clean_crop`, uint8 [h, w, C], from
-        where the JPEG is at its worst.
+        A row for `summarise`: `name`, `pixels` (how many), `scores` from `score` and `crops` by the methods' names, the
+        untouched JPEG's under `JPEG` where one was made, `seconds` by the methods' names, and `unchanged`, the names of
+        the methods that gave the picture back bit for bit. The crops and the `clean_crop`, uint8 [h, w, C] in 0..255,
+        show where the JPEG, or else the first method's picture, is furthest from the clean one.
 
     Raises:
         InputError: If a method fails or returns another size.
     """
-    jpeg = encode_jpeg(clean, quality, chroma_subsampling)
-    pictures, seconds = {JPEG: jpeg.pixels}, {}
+    clean, untouched = make_untouched(clean, quality, chroma_subsampling, resave, offset)
+    restored, seconds = {}, {}
     for who, restore in methods.items():
         began = time.perf_counter()
         try:
-            pictures[who] = restore(jpeg)
+            restored[who] = restore(untouched)
         except InputError as error:
-            raise InputError(f"{error} (restoring {name} at quality {quality})") from error
+            how = "uncompressed" if quality is None else f"at quality {quality}"
+            raise InputError(f"{error} (restoring {name} {how})") from error
         seconds[who] = time.perf_counter() - began
-        if pictures[who].shape != jpeg.pixels.shape:
-            made, given = ("x".join(map(str, each.shape[1::-1])) for each in (pictures[who], jpeg.pixels))
+        if restored[who].shape != untouched.pixels.shape:
+            made, given = ("x".join(map(str, each.shape[1::-1])) for each in (restored[who], untouched.pixels))
             raise InputError(f"{who} made {made} of {name}, which is {given}: only what keeps the size can be judged")
-    crop = find_worst_crop(clean, jpeg.pixels)
+    pictures = restored if quality is None else {JPEG: untouched.pixels, **restored}
+    crop = find_worst_crop(clean, next(iter(pictures.values())))
+    corner = tuple(-start % _BLOCK for start in offset)
     return {
         "name": name,
         "pixels": clean.shape[0] * clean.shape[1],
-        "scores": {who: score(clean, picture, distances) for who, picture in pictures.items()},
+        "scores": {who: score(clean, picture, distances, corner) for who, picture in pictures.items()},
         "seconds": seconds,
+        "unchanged": [who for who, picture in restored.items() if np.array_equal(picture, untouched.pixels)],
         # Copies, as views would keep the whole pictures in memory.
         "crops": {who: picture[crop].copy() for who, picture in pictures.items()},
         "clean_crop": clean[crop].copy(),
@@ -126,72 +141,124 @@ def judge(
 
 
 def jpeg_settings(degradation: DegradationConfig) -> tuple[int, str]:
-    """The quality factor and chroma subsampling on which restorers are judged: the hardest that they trained for."""
+    """Chooses the quality and chroma subsampling on which restorers are judged: the hardest that they trained for."""
     return degradation.quality_range[0], "4:4:4" if degradation.chroma_subsampling == "4:4:4" else "4:2:0"
 
 
-def encode_jpeg(clean: np.ndarray, quality: int, chroma_subsampling: str = "4:2:0") -> Jpeg:
+def make_untouched(
+    clean: np.ndarray,
+    quality: int | None,
+    chroma_subsampling: str,
+    resave: int | None = None,
+    offset: tuple[int, int] = (0, 0),
+) -> tuple[np.ndarray, Untouched]:
+    """Makes the picture that is to be restored.
+
+    Args:
+        clean: uint8 [H, W, 3] in 0..255, RGB, or [H, W, 1].
+        quality: Of the JPEG that is made of it, 1..100; None to have the clean picture itself restored.
+        chroma_subsampling: As in `encode_jpeg`.
+        resave: Quality at which the JPEG is decoded and saved again, 1..100; None to save it once.
+        offset: Row and column, in pixels, at which the clean picture and the decoded JPEG are cut at last, so that the
+            JPEG's blocks no longer start at the corner.
+
+    Returns:
+        The clean picture, cut likewise, uint8 [h, w, C] in 0..255; and the picture to restore, of the same size.
+    """
+    untouched = _encode_png(clean) if quality is None else encode_jpeg(clean, quality, chroma_subsampling)
+    if resave:
+        # One channel where the clean picture has one, or the second JPEG would have three.
+        untouched = encode_jpeg(untouched.pixels[..., : clean.shape[2]], resave, chroma_subsampling)
+    if any(offset):
+        clean, cut = (each[offset[0] :, offset[1] :] for each in (clean, untouched.pixels))
+        untouched = _encode_png(cut[..., : clean.shape[2]])
+    return clean, untouched
+
+
+def encode_jpeg(clean: np.ndarray, quality: int, chroma_subsampling: str = "4:2:0") -> Untouched:
     """Makes the JPEG that is to be restored, with Pillow, as the published tables are made.
 
     Args:
-        clean: uint8 [H, W, 3] RGB, or [H, W, 1], of which a JPEG of one component is made.
+        clean: uint8 [H, W, 3] in 0..255, RGB, or [H, W, 1], of which a JPEG of one component is made.
         quality: Quality factor, 1..100.
         chroma_subsampling: `4:2:0` or `4:4:4`.
     """
+    return _encode(clean, format="JPEG", quality=quality, subsampling=chroma_subsampling)
+
+
+def _encode_png(picture):
+    return _encode(picture, format="PNG", compress_level=1)
+
+
+def _encode(picture, **settings):
+    """Saves uint8 [H, W, 3] or [H, W, 1] with Pillow, and decodes what was saved."""
     file = io.BytesIO()
-    image = Image.fromarray(clean[..., 0] if clean.shape[2] == 1 else clean)
-    image.save(file, "JPEG", quality=quality, subsampling=chroma_subsampling)
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(file, **settings)
     with Image.open(file) as decoded:
-        return Jpeg(file.getvalue(), np.asarray(decoded.convert("RGB")))
+        return Untouched(file.getvalue(), np.asarray(decoded.convert("RGB")))
 
 
 def to_gray(photo: np.ndarray) -> np.ndarray:
-    """Makes the one channel of the gray tables: MATLAB's Y, 16..235, of a colour picture; a gray one is taken as it is.
+    """Makes the one channel of the gray tables: MATLAB's Y, 16..235, of a color picture; a gray one is taken as it is.
 
     Args:
-        photo: uint8 [H, W, 3] RGB.
+        photo: uint8 [H, W, 3] in 0..255, RGB.
 
     Returns:
-        uint8 [H, W, 1].
+        uint8 [H, W, 1] in 16..235, or in 0..255 where the picture was gray.
     """
     if (photo == photo[..., :1]).all():
         return photo[..., :1]
-    return np.floor(photo @ _LUMA + 16.5).astype(np.uint8)[..., np.newaxis]
+    return np.floor(photo @ _LUMA_OF_RGB + 16.5).astype(np.uint8)[..., np.newaxis]
 
 
 def cut_middle(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cuts the middle out of a photograph, on the grid of 4:2:0 blocks, if it is larger.
+    """Cuts the middle out of a photograph if it is larger; the cut starts at multiples of 16 pixels.
 
     Args:
-        photo: uint8 [H, W, C].
+        photo: uint8 [H, W, C] in 0..255.
         height: Most rows of the result.
         width: Most columns of the result.
 
     Returns:
-        A view.
+        A view, uint8 [h, w, C] in 0..255.
     """
     limits = (height, width)
-    start = [max(0, side - limit) // 2 // _GRID * _GRID for side, limit in zip(photo.shape[:2], limits, strict=True)]
+    start = [max(0, side - limit) // 2 // _UNIT * _UNIT for side, limit in zip(photo.shape[:2], limits, strict=True)]
     return photo[start[0] : start[0] + height, start[1] : start[1] + width]
 
 
 def limit_size(height: int, width: int) -> tuple[int, int]:
-    """Tells how much of a picture is judged: all of it up to `LARGEST_PICTURE`, else as much, in whole blocks."""
+    """Limits the part of a picture that is judged to `LARGEST_PICTURE` pixels.
+
+    Args:
+        height: Of the picture, in pixels.
+        width: Of the picture, in pixels.
+
+    Returns:
+        Height and width of the part: the picture's own where it is small enough, else multiples of 16 pixels.
+    """
     if height * width <= LARGEST_PICTURE:
         return height, width
     shrunk = (LARGEST_PICTURE / (height * width)) ** 0.5
-    height, width = (max(_GRID, int(side * shrunk) // _GRID * _GRID) for side in (height, width))
+    height, width = (max(_UNIT, int(side * shrunk) // _UNIT * _UNIT) for side in (height, width))
     # A very long strip has still too many.
-    return min(height, LARGEST_PICTURE // _GRID), min(width, LARGEST_PICTURE // _GRID)
+    return min(height, LARGEST_PICTURE // _UNIT), min(width, LARGEST_PICTURE // _UNIT)
 
 
-def score(clean: np.ndarray, picture: np.ndarray, distances: dict[str, Distance] | None = None) -> dict:
+def score(
+    clean: np.ndarray,
+    picture: np.ndarray,
+    distances: dict[str, Distance] | None = None,
+    corner: tuple[int, int] = (0, 0),
+) -> dict:
     """Measures a picture against the clean one.
 
     Args:
-        clean: uint8 [H, W, 3] RGB, or [H, W, 1]: then everything is measured on that channel.
-        picture: uint8 [H, W, 3] RGB; of its three channels the gray one is made where `clean` is gray.
+        clean: uint8 [H, W, 3] in 0..255, RGB, or [H, W, 1]: then everything is measured on that channel.
+        picture: uint8 [H, W, 3] in 0..255, RGB; made gray where `clean` is gray.
         distances: Further measures by name, from float32 [N, H, W, 3] in [0, 1], twice, to float32 [N].
+        corner: Row and column, in pixels, of the first corner of a JPEG block; PSNR-B is measured from there on.
 
     Returns:
         `psnr` and `psnr_b` in dB, `ssim`, the further measures, the signed `colour_shifts` of each channel's mean in
@@ -202,10 +269,11 @@ def score(clean: np.ndarray, picture: np.ndarray, distances: dict[str, Distance]
     clean, picture = (each[np.newaxis].astype(np.float32) / 255.0 for each in (clean, picture))
     shifts = np.ravel(metrics.colour_shift(clean, picture))
     colours = [np.repeat(each, 3, axis=3) if each.shape[3] == 1 else each for each in (clean, picture)]
+    top, left = corner
     return {
         "psnr": float(metrics.psnr(clean, picture)[0]),
         "ssim": float(metrics.ssim(clean, picture)[0]),
-        "psnr_b": float(metrics.psnr_b(clean, picture)[0]),
+        "psnr_b": float(metrics.psnr_b(clean[:, top:, left:], picture[:, top:, left:])[0]),
         **{name: float(measure(*colours)[0]) for name, measure in (distances or {}).items()},
         "colour_shift": float(np.max(np.abs(shifts))),
         "colour_shifts": [float(shift) for shift in shifts],
@@ -216,39 +284,89 @@ def summarise(rows: list[dict]) -> dict:
     """Sums a comparison up, as plain JSON values.
 
     Args:
-        rows: Pictures, as from `compare`: of each its `name` and its `scores` by who restored it, `JPEG` first. Where
-            they tell `pixels` and, by who restored it, `seconds`, the speed is summed up too.
+        rows: Of each picture its `name` and its `scores` by who restored it, as from `compare` or `judge`. Where they
+            have `pixels`, `seconds` and `unchanged`, speed and unchanged pictures are summed up too.
 
     Returns:
-        For each of the JPEG and the restorers the `mean` of each measure, and for restorers the least and the mean
-        `psnr_gain` over the JPEG, the `worst` picture, which has the least, on how many pictures they are `better_on`,
-        and `seconds_per_megapixel`; and every picture's own scores.
+        `pictures`, how many there are; `each`, every picture's own scores; and `summary`, for each of the JPEG and the
+        restorers:
+
+        * the `mean` of each measure, and `least_psnr`, the least PSNR in dB, with the picture that has it;
+        * of restorers `worst`, the picture with the least `merit`, and beside a JPEG the mean and the least `psnr_gain`
+          in dB, on how many pictures they are `better_on` and `equal_on`, and the pictures `not_beaten`, on which the
+          gain is `EQUAL` or less, the least gain first; without a JPEG the pictures `changed`, the least PSNR first;
+        * of restorers that were timed `seconds_per_megapixel`, and how many pictures are `unchanged_on`.
     """
     summary = {}
     for who in rows[0]["scores"]:
         scores = [row["scores"][who] for row in rows]
         # By channel where a measure is a list of them.
         means = {name: np.mean([each[name] for each in scores], axis=0).tolist() for name in scores[0]}
-        summary[who] = {"mean": means}
+        lowest = int(np.argmin([each["psnr"] for each in scores]))
+        least = {"psnr": scores[lowest]["psnr"], "picture": rows[lowest]["name"]}
+        summary[who] = {"mean": means, "least_psnr": least}
         if who == JPEG:
             continue
-        gains = [gain(row, who) for row in rows]
-        summary[who]["psnr_gain"] = {"mean": float(np.mean(gains)), "least": float(np.min(gains))}
-        summary[who]["worst"] = rows[int(np.argmin(gains))]["name"]
-        summary[who]["better_on"] = int(np.sum(np.array(gains) > 0))
+        summary[who]["worst"] = rows[int(np.argmin([merit(row, who) for row in rows]))]["name"]
+        if JPEG in rows[0]["scores"]:
+            summary[who] |= _summarise_gains(rows, who)
+        else:
+            changed = [
+                {"picture": row["name"], "psnr": row["scores"][who]["psnr"]}
+                for row in rows
+                if who not in row["unchanged"]
+            ]
+            summary[who]["changed"] = sorted(changed, key=lambda each: each["psnr"])
         if "seconds" in rows[0]:
             seconds = sum(row["seconds"][who] for row in rows)
             summary[who]["seconds_per_megapixel"] = 1e6 * seconds / sum(row["pixels"] for row in rows)
+        if "unchanged" in rows[0]:
+            summary[who]["unchanged_on"] = sum(who in row["unchanged"] for row in rows)
+    kept = ("name", "pixels", "scores", "seconds", "unchanged")
     return {
         "pictures": len(rows),
         "summary": summary,
-        "each": [{key: row[key] for key in ("name", "pixels", "scores", "seconds") if key in row} for row in rows],
+        "each": [{key: row[key] for key in kept if key in row} for row in rows],
+    }
+
+
+def _summarise_gains(rows, who):
+    gains = [{"picture": row["name"], "psnr_gain": gain(row, who)} for row in rows]
+    values = np.array([each["psnr_gain"] for each in gains])
+    return {
+        "psnr_gain": {"mean": float(np.mean(values)), "least": float(np.min(values))},
+        "better_on": int(np.sum(values > EQUAL)),
+        "equal_on": int(np.sum(np.abs(values) <= EQUAL)),
+        "not_beaten": sorted(
+            (each for each in gains if each["psnr_gain"] <= EQUAL), key=lambda each: each["psnr_gain"]
+        ),
     }
 
 
 def gain(row: dict, who: str) -> float:
-    """By how many dB a restorer is better on a picture than the JPEG; `row` as in `summarise`."""
+    """Subtracts the JPEG's PSNR on a picture from a restorer's, in dB; `row` as in `summarise`."""
     return row["scores"][who]["psnr"] - row["scores"][JPEG]["psnr"]
+
+
+def merit(row: dict, who: str) -> float:
+    """Ranks pictures, the worst least: by the gain over the JPEG, or by PSNR where there is none; in dB."""
+    return gain(row, who) if JPEG in row["scores"] else row["scores"][who]["psnr"]
+
+
+def group_by_kind(rows: list[dict]) -> dict[str, list[dict]]:
+    """Groups pictures by the folder in which they lie.
+
+    Args:
+        rows: As in `summarise`; the part of a `name` before its first slash is the folder, `.` where it has none.
+
+    Returns:
+        The rows of each folder by its name; nothing where all lie in one.
+    """
+    kinds = {}
+    for row in rows:
+        folder, slash, _ = row["name"].partition("/")
+        kinds.setdefault(folder if slash else ".", []).append(row)
+    return kinds if len(kinds) > 1 else {}
 
 
 def print_table(rows: list[dict], degradation: DegradationConfig, console: Console) -> None:
@@ -313,18 +431,18 @@ def find_worst_crop(clean: np.ndarray, jpeg: np.ndarray) -> tuple[slice, slice]:
     """Finds where a JPEG is furthest from the clean picture.
 
     Args:
-        clean: uint8 [H, W, C].
-        jpeg: The same, or with other channels.
+        clean: uint8 [H, W, C] in 0..255.
+        jpeg: uint8 [H, W, 3] in 0..255, RGB.
 
     Returns:
-        Rows and columns of a square crop on the block grid.
+        Rows and columns of a crop, 128 pixels a side where the picture is as large, that starts at multiples of 16.
     """
     error = np.square(clean.astype(np.float32) - jpeg).mean(axis=-1)
     height, width = (min(_CROP, side) for side in error.shape)
     corners = [
         (top, left)
-        for top in range(0, error.shape[0] - height + 1, _GRID)
-        for left in range(0, error.shape[1] - width + 1, _GRID)
+        for top in range(0, error.shape[0] - height + 1, _UNIT)
+        for left in range(0, error.shape[1] - width + 1, _UNIT)
     ]
     top, left = max(corners, key=lambda c: error[c[0] : c[0] + height, c[1] : c[1] + width].mean())
     return slice(top, top + height), slice(left, left + width)
