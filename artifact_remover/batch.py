@@ -22,7 +22,7 @@ from artifact_remover.pictures.picture import (
     format_of,
     inspect_picture,
 )
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _RESTORED, _COMPARE = "_restored", "_compare"
@@ -36,7 +36,7 @@ class Output:
     """Where restored pictures go: to one file, below a folder, or, when neither is given, beside what they are of.
 
     Attributes:
-        format: Of `images.FORMATS`.
+        format: One of `artifact_remover.pictures.picture.FORMATS`.
         file: Name of the only result.
         folder: Folder of all results.
     """
@@ -125,12 +125,14 @@ def choose_output(config: RestoreConfig) -> Output:
             raise InputError(f"{given} is called like a file, but there may be several pictures: name a folder")
         output = Output(format_of(given), file=given)
         if config.format not in (None, output.format):
-            raise InputError(f"--format {config.format} contradicts the name of the output: {given}")
+            raise InputError(Option("format"), f" {config.format} contradicts the name of the output: {given}")
     else:
         # Results that lie among the pictures are called otherwise, or the next run would take them for pictures.
         among = given and os.path.realpath(given) in map(os.path.realpath, config.inputs)
         if among and len(config.inputs) > 1:
-            raise InputError(f"{given} is one of the folders to restore: choose another --output, or leave it out")
+            raise InputError(
+                f"{given} is one of the folders to restore: choose another ", Option("output"), ", or leave it out"
+            )
         output = Output(config.format or "png", folder=None if among else given)
     check_format(output.format, config.quality)
     return output
@@ -220,7 +222,8 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
         taken = [file for file in job.results if owners.get(_identify(file), job.source) != job.source]
         if taken:
             owner = owners[_identify(taken[0])]
-            errors.append(f"{job.source}: {taken[0]} is taken by {owner}, restore it apart to another --output")
+            said = f"{job.source}: {taken[0]} is taken by {owner}, restore it apart to another "
+            errors.append(Message(said, Option("output")))
         else:
             owners.update((_identify(file), job.source) for file in job.results)
             named.append(job)
@@ -238,14 +241,15 @@ def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job
     if config.resume:
         return [job for job in jobs if not all(map(os.path.lexists, job.results))], []
     there = {job: [file for file in job.results if os.path.lexists(file)] for job in jobs}
-    errors = [
-        f"{files[0]} is the picture itself: choose another --output"
-        if _identify(files[0]) == _identify(job.source)
-        else f"{job.source}: {files[0]} exists, --overwrite replaces it, --resume skips it"
-        for job, files in there.items()
-        if files
-    ]
+    errors = [_explain_taken(job, files[0]) for job, files in there.items() if files]
     return [job for job, files in there.items() if not files], errors
+
+
+def _explain_taken(job, file):
+    if _identify(file) == _identify(job.source):
+        return Message(f"{file} is the picture itself: choose another ", Option("output"))
+    said = f"{job.source}: {file} exists, "
+    return Message(said, Option("overwrite"), " replaces it, ", Option("resume"), " skips it")
 
 
 def measure(jobs: list[Job]) -> tuple[list[Job], list[str]]:
@@ -274,7 +278,7 @@ def restore_all(
 ) -> None:
     """Restores pictures, while the next is read and the one before is written.
 
-    What goes wrong with a picture is that picture's affair alone. When interrupted, it still writes what is restored.
+    A picture that fails does not stop the others. When interrupted, the pictures that are restored are still written.
 
     Args:
         jobs: From `measure`.
@@ -390,7 +394,10 @@ def _read(job, config):
 
 
 def _restore(job, read, restorer, config, format, progress, writer):
-    """Restores one picture and hands it on; in a function of its own, so that it is not kept until the next is."""
+    """Restores one picture and hands it to the writer.
+
+    The picture's memory is freed when this function returns, as no variable of the loop over all pictures holds it.
+    """
     left = job.pixels
 
     def advance(pixels):
@@ -413,7 +420,7 @@ def _restore_picture(picture, job, restorer, config, advance):
     try:
         return restorer.restore_picture(picture, config.strength, config.force, advance)
     except InputError as error:  # of the memory or the model, it does not name the file
-        raise InputError(f"{job.source}: {error}") from error
+        raise InputError(f"{job.source}: ", error.message) from error
 
 
 def _write(job, after, before, format, config):
@@ -438,7 +445,8 @@ def _open(file, config):
         with open_whole(file, replace=config.overwrite or config.resume) as opened:
             yield opened
     except (InputError, OSError) as error:
-        raise InputError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from error
+        reason = error.message if isinstance(error, InputError) else error.strerror or str(error)
+        raise InputError(f"cannot write {file}: ", reason) from error
 
 
 def _conclude(job, written):
@@ -450,7 +458,7 @@ def _conclude(job, written):
 
 def _explain(job, error):
     if isinstance(error, InputError):
-        return str(error)
+        return error.message
     if isinstance(error, MemoryError):
         return f"{job.source}: not enough memory, close other programs"
     return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]

@@ -28,7 +28,7 @@ from artifact_remover.precision import choose_dtype
 from artifact_remover.restore_picture import restore_parts
 from artifact_remover.saved_model import load_generator
 from artifact_remover.tiling import choose_side, plan_tiles
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
@@ -302,7 +302,7 @@ class Restorer:
         format = format_of(output)
         check_format(format, quality)
         if os.path.lexists(output) and not overwrite:
-            raise InputError(f"{output} exists: overwrite=True replaces it")
+            raise InputError(f"{output} exists, ", Option("overwrite"), " replaces it")
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         restored = self.restore_picture(picture, strength, force)
         with open_whole(output, replace=overwrite) as writing:
@@ -312,10 +312,8 @@ class Restorer:
     def _warn(self, header):
         if header and self.trained_quality and header.quality > self.trained_quality[1] + _QUALITY_MARGIN:
             low, high = self.trained_quality
-            yield (
-                f"quality {header.quality}, the model was trained for {low} to {high}: detail may be lost, --strength "
-                "lowers it"
-            )
+            said = f"quality {header.quality}, the model was trained for {low} to {high}: detail may be lost, "
+            yield Message(said, Option("strength"), " lowers it")
 
     def _restore_tiles(self, tiles, pixels, strength, restored):
         """Restores tiles of one shape at once."""

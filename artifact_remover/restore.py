@@ -6,15 +6,15 @@ Profiles, EXIF and transparency are kept, and a file that is there is never repl
 """
 
 import os
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 
+from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
-from data_prep.command_line import parse_options
-from data_prep.errors import InputError, to_one_line
+from data_prep.command_line import complain, parse_options, run_command, say
+from data_prep.errors import InputError, Message
 from data_prep.quiet import quiet_tensorflow
 
 
@@ -28,22 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 if all is well, 1 if some pictures failed, 2 for a mistake of the user's or if all pictures failed,
         130 if the user stopped it.
     """
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by whoever started us
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-    config = parse_options(RestoreConfig, arguments, prog="python -m artifact_remover.restore", description=__doc__)
-    # A process that is asked to end leaves nothing unfinished behind either.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return inspect(config) if config.info else restore(config)
-    except InputError as error:
-        _complain(error)
-        return 2
-    except KeyboardInterrupt:
-        _complain("stopped")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    config = parse_options(
+        RestoreConfig, arguments, __version__, prog="python -m artifact_remover.restore", description=__doc__
+    )
+    return run_command(lambda: inspect(config) if config.info else restore(config))
 
 
 def inspect(config: RestoreConfig) -> int:
@@ -62,13 +50,13 @@ def inspect(config: RestoreConfig) -> int:
         try:
             summary = inspect_picture(source.file)
         except InputError as error:
-            errors.append(str(error))
+            errors.append(error.message)
             continue
-        _say(source.file)
+        say(str(source.file))
         for name, value in _describe(summary, config.force):
-            _say(f"  {name:<13} {value}")
+            say(f"  {name:<13} {value}")
     for error in errors:
-        _complain(error)
+        complain(error)
     return _choose_code(len(errors), total)
 
 
@@ -87,7 +75,7 @@ def restore(config: RestoreConfig) -> int:
     output = batch.choose_output(config)
     plan = batch.plan(config, output)
     for error in plan.errors:
-        _complain(error)
+        complain(error)
     remote = None
     if plan.jobs:  # a wrong folder or server is told at once, and before anything is made
         if config.server:
@@ -100,7 +88,7 @@ def restore(config: RestoreConfig) -> int:
 
     def load():
         restorer = remote or _load(config)
-        _say(f"model: {restorer.description}")
+        say(f"model: {restorer.description}")
         display.start()
         return restorer
 
@@ -113,10 +101,10 @@ def restore(config: RestoreConfig) -> int:
             batch.restore_all(plan.jobs, load, config, output.format, display.advance, report)
     except KeyboardInterrupt:
         done = counts["restored"] + counts["left alone"]
-        _complain(f"stopped, {done} of {len(plan.jobs)} pictures are done; --resume goes on")
+        complain(f"stopped, {done} of {len(plan.jobs)} pictures are done; --resume goes on")
         return 130
     speed = f" ({display.describe_speed()})" if counts["restored"] else ""
-    _say(", ".join(f"{name} {count}" for name, count in counts.items() if count) + speed)
+    say(", ".join(f"{name} {count}" for name, count in counts.items() if count) + speed)
     return _choose_code(counts["failed"], counts.total())
 
 
@@ -188,11 +176,11 @@ def _report(outcome):
     """Says what became of a picture, in one line and one more for each note; returns what it counts as."""
     job = outcome.job
     if outcome.error:
-        _complain(outcome.error)
+        complain(outcome.error)
         return "failed"
-    _say(f"{job.source} -> {job.target}")
+    say(f"{job.source} -> {job.target}")
     for note in outcome.notes:
-        _say(f"{job.source}: {note}")
+        say(Message(f"{job.source}: ", note))
     return "left alone" if outcome.left_alone else "restored"
 
 
@@ -226,20 +214,6 @@ def _choose_code(failed, total):
     if not failed:
         return 0
     return 2 if failed == total else 1
-
-
-def _say(line, stream="stdout"):
-    """Prints one line, whatever a file is called, and whether or not anybody still reads it."""
-    line = to_one_line(line)
-    encoding = getattr(sys, stream).encoding or "utf-8"
-    try:
-        print(line.encode(encoding, "backslashreplace").decode(encoding), file=getattr(sys, stream), flush=True)
-    except OSError:  # `head` has seen enough, or a disk is full: no reason to stop restoring
-        setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-
-
-def _complain(error):
-    _say(f"error: {error}", "stderr")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 
 from artifact_remover.pictures.jpeg_header import is_left_alone
 from artifact_remover.pictures.picture import Picture
+from data_prep.errors import Message, Option
 
 
 def restore_parts(
@@ -31,7 +32,8 @@ def restore_parts(
         The restored picture; its notes say if it was left alone.
     """
     if is_left_alone(picture.header, force):
-        note = f"left alone, as practically uncompressed: quality {picture.header.quality}, --force restores it"
+        said = f"left alone, as practically uncompressed: quality {picture.header.quality}, "
+        note = Message(said, Option("force"), " restores it")
         return dataclasses.replace(picture, notes=(*picture.notes, note))
     pixels, alpha = restore_colours(picture.pixels), picture.alpha
     if alpha is not None:

@@ -21,7 +21,7 @@ from urllib3.util import Retry
 from artifact_remover.model_folder import FAITHFUL
 from artifact_remover.pictures.picture import Picture, decode_picture
 from artifact_remover.restore_picture import restore_parts
-from data_prep.errors import InputError, to_one_line
+from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.quiet import quiet_tensorflow
 
 _SIGNATURE = "restore_jpeg"
@@ -29,7 +29,8 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 600
 _ATTEMPTS = 5  # gRPC allows no more
 _BACKOFF_SECONDS = 0.5  # before the second attempt, twice as long before each further one
 _MOST_RETRIED = 256 * 2**20  # bytes of a request; gRPC keeps 256 kB by default and would never retry larger ones
-_TIMEOUT = "no answer in time, the picture may be too large for the server: leave --server out"
+_WITHOUT_SERVER = Message("leave ", Option("server"), " out")
+_TIMEOUT = Message("no answer in time, the picture may be too large for the server: ", _WITHOUT_SERVER)
 
 
 class RemoteRestorer:
@@ -112,7 +113,7 @@ class RemoteRestorer:
         if strength == 0:
             return pixels
         if pixels.dtype != np.uint8:
-            raise InputError("16 bits per channel, of which a server would keep 8: leave --server out")
+            raise InputError("16 bits per channel, of which a server would keep 8: ", _WITHOUT_SERVER)
         restored = decode_picture(self._send(jpeg or _encode_png(pixels))).pixels
         if restored.shape[2] < pixels.shape[2]:  # gray in three channels comes back in one
             restored = np.repeat(restored, pixels.shape[2], axis=2)
@@ -157,7 +158,7 @@ class _RestModel:
             timeout = _CONNECT_SECONDS, _ANSWER_SECONDS
             response = self._session.request(method, self.name + path, timeout=timeout, **content)
         except requests.ReadTimeout as error:
-            raise InputError(f"{self.name}: {_TIMEOUT}") from error
+            raise InputError(f"{self.name}: ", _TIMEOUT) from error
         except requests.RequestException as error:
             raise InputError(f"{self.name} cannot be reached: start the server or check the URL") from error
         try:
@@ -242,7 +243,7 @@ class _GrpcModel:
             return method(request, timeout=_ANSWER_SECONDS)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise InputError(f"{self.name}: {_TIMEOUT}") from error
+                raise InputError(f"{self.name}: ", _TIMEOUT) from error
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 raise InputError(
                     f"{self.name} cannot be reached: start the server or check the URL ({_plain(error.details())})"

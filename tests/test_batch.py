@@ -214,7 +214,7 @@ def test_output_is_a_file_a_folder_or_beside(place, options, output):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "b.png", "format": "webp"}, "--format webp contradicts .*: b.png"),
+        ({"output": "b.png", "format": "webp"}, "format webp contradicts .*: b.png"),
         ({"output": "b.bmp"}, "b.bmp names no format that can be written"),
         ({"output": "b.heic"}, "b.heic names no format that can be written"),
         (
@@ -248,13 +248,13 @@ def test_what_is_there_is_replaced_or_passed_over_only_when_asked(place):
     assert left(overwrite=True) == ("abcd", [])
     assert left(resume=True) == ("acd", [])  # of a and c, half is missing
     names, errors = left()
-    assert names == "d" and errors[2] == "c.jpg: c_compare.png exists, --overwrite replaces it, --resume skips it"
+    assert names == "d" and errors[2] == "c.jpg: c_compare.png exists, overwrite replaces it, resume skips it"
 
 
 def test_a_picture_is_not_offered_to_be_replaced_by_its_own_restoration(place):
     place("a.jpg")
     _, [error] = batch.pass_over_finished([Job(Path("a.jpg"), Path("./a.jpg"))], configure())
-    assert error == "a.jpg is the picture itself: choose another --output"
+    assert error == "a.jpg is the picture itself: choose another output"
 
 
 # Reading, restoring and writing

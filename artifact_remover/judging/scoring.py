@@ -108,7 +108,7 @@ def judge(
         try:
             pictures[who] = restore(jpeg)
         except InputError as error:
-            raise InputError(f"{error} (restoring {name} at quality {quality})") from error
+            raise InputError(error.message, f" (restoring {name} at quality {quality})") from error
         seconds[who] = time.perf_counter() - began
         if pictures[who].shape != jpeg.pixels.shape:
             made, given = ("x".join(map(str, each.shape[1::-1])) for each in (pictures[who], jpeg.pixels))

@@ -28,7 +28,7 @@ from artifact_remover.pictures.metadata import (
     with_fitting_profile,
 )
 from artifact_remover.pictures.writers import BAND, write_png, write_tiff, write_with_pillow
-from data_prep.errors import InputError, to_one_line
+from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb
 
 INPUT_SUFFIXES = frozenset(
@@ -190,7 +190,9 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
     alpha = None if picture.alpha is None else orient(picture.alpha, picture.orientation)
     height, width = pixels.shape[:2]
     if max(height, width) > _LONGEST_SIDE[format] or (format == "tiff" and pixels.nbytes > 2**31):
-        raise InputError(f"{width}x{height} pixels are more than a {format} can hold: choose another --format")
+        raise InputError(
+            f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
+        )
     metadata = upright(picture.metadata, picture.orientation)
     if format == "png":
         write_png(file, pixels, alpha, metadata)
@@ -257,7 +259,7 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 @contextmanager
 def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Iterator[tuple[Image.Image, BinaryIO]]:
     name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
-    advice = "mend or remove it" if allow_truncated else "mend it or give --allow-truncated"
+    advice = "mend or remove it" if allow_truncated else Message("mend it or give ", Option("allow_truncated"))
     start = b""
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
@@ -273,12 +275,12 @@ def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Ite
                     image.info["comment"] = b"\n".join(comments)  # of which Pillow keeps the last
                 yield image, file
     except InputError as error:
-        raise type(error)(f"{name} is {error}") from error
+        raise type(error)(f"{name} is ", error.message) from error
     except FileNotFoundError as error:
         raise InputError(f"{name} is missing: check the path") from error
     except Image.UnidentifiedImageError as error:
         if _SIGNATURES.match(start):
-            raise DamagedError(f"{name} is truncated or damaged, or of a kind that cannot be read, {advice}") from error
+            raise DamagedError(f"{name} is truncated or damaged, or of a kind that cannot be read, ", advice) from error
         raise InputError(
             f"{name} is no picture that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
         ) from error
@@ -289,7 +291,7 @@ def _open(source: Path | bytes | BinaryIO, allow_truncated: bool = False) -> Ite
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
         reason = to_one_line(error) or type(error).__name__
-        raise DamagedError(f"{name} is truncated or damaged, {advice}: {reason}") from error
+        raise DamagedError(f"{name} is truncated or damaged, ", advice, f": {reason}") from error
 
 
 @contextmanager
@@ -322,7 +324,9 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
             limit = f"the limit of {max_megapixels:.6g}"
             if costly:
                 limit = f"half {limit}, as {image.format} takes twice the memory"
-            raise TooLargeError(f"{megapixels:.6g} megapixels, more than {limit}: raise it with --max-megapixels")
+            raise TooLargeError(
+                f"{megapixels:.6g} megapixels, more than {limit}: raise it with ", Option("max_megapixels")
+            )
         format, depth, header = image.format, _bit_depth(image, file), _header(image, file)
         if header and not allow_truncated and _breaks_off(header, file):
             raise OSError("the data end before the last row")

@@ -19,7 +19,7 @@ from artifact_remover.pictures.metadata import (
     exif_entries,
     states_resolution,
 )
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 from data_prep.photographs import to_8_bits
 
 BAND = 2**17
@@ -168,7 +168,7 @@ def write_with_pillow(
     """
     Image.init()
     if format.upper() not in Image.SAVE:
-        raise InputError(f"this Pillow cannot write {format}: upgrade it or choose another --format")
+        raise InputError(f"this Pillow cannot write {format}: upgrade it or choose another ", Option("format"))
     notes = []
     if pixels.dtype == np.uint16:
         notes.append("16 bits reduced to 8")

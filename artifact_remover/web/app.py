@@ -23,7 +23,7 @@ from artifact_remover.options import ServeConfig
 from artifact_remover.pictures.picture import FORMATS, check_format
 from artifact_remover.restoration import Restorer
 from artifact_remover.web.guard import DOCS, Guard, ReadToEnd
-from artifact_remover.web.queue import Inspection, Job, Options, Workshop, in_terms_of_the_api
+from artifact_remover.web.queue import Inspection, Job, Options, Workshop, word_for_api
 from data_prep.errors import InputError
 
 _PAGE = Path(__file__).parent / "page"
@@ -101,7 +101,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         try:
             check_format(format, quality)
         except InputError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(422, word_for_api(error)) from error
         content = await workshop.read(request, place)
         options = Options(strength, blend, format, quality, force, allow_truncated)
         restored = await workshop.restore(request, place, content, options)
@@ -109,7 +109,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         if restored.quality_estimate:
             headers["X-Quality-Estimate"] = str(restored.quality_estimate)
         if restored.notes:
-            headers["X-Notes"] = in_terms_of_the_api("; ".join(restored.notes)).encode("ascii", "replace").decode()
+            headers["X-Notes"] = "; ".join(map(word_for_api, restored.notes)).encode("ascii", "replace").decode()
         return _Delivery(config.time_limit, restored.content, headers, f"image/{format}")
 
     @app.post("/api/inspect", openapi_extra=_BODY, responses=_ERROR_RESPONSES)

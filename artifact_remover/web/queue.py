@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import io
 import math
-import re
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from artifact_remover.pictures.picture import (
     inspect_picture,
 )
 from artifact_remover.restoration import Restorer
-from data_prep.errors import InputError, to_one_line
+from data_prep.errors import InputError, to_one_line, word
 
 _GONE = 499  # as nginx notes down clients that did not wait; nobody receives it
 
@@ -273,7 +272,7 @@ def _restore(restorer, job, content, options, config) -> Restored:
     try:
         picture = restorer.restore_picture(picture, options.strength, options.force, job.advance)
     except InputError as error:  # of the memory or the model
-        raise HTTPException(503, str(error)) from error
+        raise HTTPException(503, word_for_api(error)) from error
     job.advance(0)
     estimate = header.quality if header else None
     if is_left_alone(header, options.force) and options.format == "jpeg" and options.quality is None:
@@ -304,10 +303,9 @@ def _inspect(content) -> Inspection:
 
 def _to_answer(error) -> HTTPException:
     """What goes wrong with a picture, as a status and one line."""
-    if isinstance(error, TooLargeError):
-        return HTTPException(413, str(error))
     if isinstance(error, InputError):
-        return HTTPException(400 if isinstance(error, DamagedError) else 415, in_terms_of_the_api(str(error)))
+        status = {TooLargeError: 413, DamagedError: 400}.get(type(error), 415)
+        return HTTPException(status, word_for_api(error))
     if isinstance(error, MemoryError):
         return HTTPException(503, "not enough memory: try again later, or a smaller picture")
     # Where it happened, without the message, which may hold something of the picture.
@@ -316,12 +314,14 @@ def _to_answer(error) -> HTTPException:
     return HTTPException(500, f"a defect, {type(error).__name__}: please report it")
 
 
-def in_terms_of_the_api(text: str) -> str:
-    """Puts a message, which names the command line's options, in those of the API, where they are nearly the same."""
-    names = {field.name.replace("_", "-") for field in dataclasses.fields(Options)}
-    return re.sub(
-        r"--([\w-]+)", lambda found: found[1].replace("-", "_") if found[1] in names else found[0], to_one_line(text)
-    )
+def word_for_api(said: str | InputError) -> str:
+    """Names the options of a message as query parameters; those that are none as options of the command `serve`."""
+    parameters = {field.name for field in dataclasses.fields(Options)}
+
+    def name_option(name):
+        return name if name in parameters else f"--{name.replace('_', '-')}"
+
+    return to_one_line(word(said, name_option))
 
 
 async def _wait_until_gone(request):
