@@ -12,16 +12,15 @@ from pathlib import Path
 
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.before_after import draw_before_after
-from artifact_remover.pictures.jpeg_header import is_left_alone
 from artifact_remover.pictures.picture import (
     FORMATS,
     INPUT_SUFFIXES,
     check_format,
     decode_picture,
-    encode_picture,
     format_of,
     inspect_picture,
 )
+from artifact_remover.restore_picture import write_restored
 from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
@@ -424,17 +423,12 @@ def _restore_picture(picture, job, restorer, config, advance):
 
 
 def _write(job, after, before, format, config):
-    left_alone = is_left_alone(after.header, config.force)
     with _open(job.target, config) as file:
-        if left_alone and format == "jpeg" and config.quality is None:
-            file.write(job.source.read_bytes())  # coded once more, it would not be what it was
-            notes = after.notes[-1:]  # the others tell of decoding
-        else:
-            notes = after.notes + encode_picture(after, file, format, config.quality)
+        notes = write_restored(after, job.source, file, format, config.quality)
     if before:
         with _open(job.compare, config) as file:
             draw_before_after(before, after, file)
-    return Outcome(job, notes, left_alone)
+    return Outcome(job, notes, left_alone=not after.decision.restore)
 
 
 @contextlib.contextmanager

@@ -23,9 +23,9 @@ from artifact_remover.model_folder import (
     read_trained_quality,
 )
 from artifact_remover.options import SMALLEST_TILE
-from artifact_remover.pictures.picture import Picture, check_format, decode_picture, encode_picture, format_of
+from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import choose_dtype
-from artifact_remover.restore_picture import restore_parts
+from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
 from artifact_remover.saved_model import load_generator
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.errors import InputError, Message, Option
@@ -211,15 +211,15 @@ class Restorer:
         strength: float = 1.0,
         force: bool = False,
         progress: Callable[[int], None] | None = None,
-    ) -> Picture:
-        """Restores a decoded picture's colours and, apart from them, its transparency.
+    ) -> RestoredPicture:
+        """Restores a decoded picture's colours and, apart from them, its transparency, unless it is left alone.
 
         Transparency is restored where it is partial: what is fully transparent or opaque stays so.
 
         Args:
             picture: From `decode_picture`.
             strength: As in `restore`.
-            force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
+            force: Restore it even where `artifact_remover.decision.decide` would leave it alone.
             progress: As in `restore`; what it raises ends the restoring.
 
         Returns:
@@ -248,9 +248,12 @@ class Restorer:
     ) -> bytes:
         """Restores an image file in memory; its metadata is kept and its orientation applied.
 
+        A JPEG that is practically uncompressed is not restored: it is returned byte for byte where `format` is "jpeg"
+        and no `quality` is given, and otherwise converted only.
+
         Args:
             content: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
-            format: What to return: one of `images.FORMATS`.
+            format: What to return: one of `artifact_remover.pictures.picture.FORMATS`.
             quality: Of webp, jpeg and avif, 1..100; the format's own default when not given.
             strength: As in `restore`.
             force: As in `restore_picture`.
@@ -263,7 +266,7 @@ class Restorer:
         check_format(format, quality)
         picture = decode_picture(content, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         file = io.BytesIO()
-        encode_picture(self.restore_picture(picture, strength, force), file, format, quality)
+        write_restored(self.restore_picture(picture, strength, force), content, file, format, quality)
         return file.getvalue()
 
     def restore_file(
@@ -279,6 +282,9 @@ class Restorer:
         allow_truncated: bool = False,
     ) -> Path:
         """Restores an image file; what is written appears whole or not at all.
+
+        A JPEG that is practically uncompressed is not restored: it is copied byte for byte where `output` names a JPEG
+        and no `quality` is given, and otherwise converted only.
 
         Args:
             file: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
@@ -306,7 +312,7 @@ class Restorer:
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         restored = self.restore_picture(picture, strength, force)
         with open_whole(output, replace=overwrite) as writing:
-            encode_picture(restored, writing, format, quality)
+            write_restored(restored, file, writing, format, quality)
         return output
 
     def _warn(self, header):

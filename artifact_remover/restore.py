@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
-from data_prep.command_line import complain, parse_options, run_command, say
+from data_prep.command_line import complain, parse_options, run_command, say, word_for_terminal
 from data_prep.errors import InputError, Message
 from data_prep.quiet import quiet_tensorflow
 
@@ -186,7 +186,7 @@ def _report(outcome):
 
 def _describe(summary, force) -> Iterator[tuple[str, str]]:
     """What `--info` says of a picture, as names and values."""
-    from artifact_remover.pictures.jpeg_header import is_left_alone
+    from artifact_remover.decision import decide
 
     yield "format", summary.format
     megapixels = summary.width * summary.height / 1e6
@@ -206,8 +206,8 @@ def _describe(summary, force) -> Iterator[tuple[str, str]]:
             for row in range(8):
                 steps = table[8 * row : 8 * row + 8]
                 yield ("quantisation" if row == 0 else ""), " ".join(f"{step:3}" for step in steps)
-    alone = is_left_alone(header, force)
-    yield "left alone", "yes, practically uncompressed; --force restores it" if alone else "no"
+    decision = decide(summary, force)
+    yield "left alone", "no" if decision.restore else f"yes, {word_for_terminal(decision.why)}"
 
 
 def _choose_code(failed, total):

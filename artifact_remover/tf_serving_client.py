@@ -20,7 +20,7 @@ from urllib3.util import Retry
 
 from artifact_remover.model_folder import FAITHFUL
 from artifact_remover.pictures.picture import Picture, decode_picture
-from artifact_remover.restore_picture import restore_parts
+from artifact_remover.restore_picture import RestoredPicture, restore_parts
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.quiet import quiet_tensorflow
 
@@ -84,7 +84,7 @@ class RemoteRestorer:
         strength: float = 1.0,
         force: bool = False,
         progress: Callable[[int], None] | None = None,
-    ) -> Picture:
+    ) -> RestoredPicture:
         """Restores a decoded picture, as `Restorer.restore_picture` does.
 
         Args:

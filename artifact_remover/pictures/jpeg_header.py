@@ -9,9 +9,6 @@ import numpy as np
 
 from data_prep.errors import InputError
 
-NEARLY_UNCOMPRESSED = 95
-"""JPEGs estimated at or above this quality are left alone by default: every known network makes them worse."""
-
 # Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1). The others are lossless, which knows no
 # quantisation, or hierarchical, which nobody writes.
 _FRAMES = {
@@ -63,16 +60,6 @@ class JpegHeader:
     process: str
     entropy_coding: str
     restart_interval: int
-
-    @property
-    def practically_uncompressed(self) -> bool:
-        """Whether so little was lost that there is nothing to restore."""
-        return self.quality >= NEARLY_UNCOMPRESSED
-
-
-def is_left_alone(header: JpegHeader | None, force: bool) -> bool:
-    """Tells whether a picture of this header, None where it is no JPEG, is not restored unless that is forced."""
-    return bool(header and header.practically_uncompressed and not force)
 
 
 def read_jpeg_header(file: BinaryIO) -> JpegHeader:

@@ -237,6 +237,19 @@ def format_of(file: Path) -> str:
         ) from None
 
 
+def matching_format(source: str) -> str | None:
+    """Tells which of `FORMATS` is the format of a file that was read.
+
+    Args:
+        source: Pillow's name of the file's format, such as "JPEG"; a JPEG of several pictures is an "MPO".
+
+    Returns:
+        None where it cannot be written, such as "BMP".
+    """
+    name = {"MPO": "jpeg"}.get(source, source.lower())
+    return name if name in FORMATS else None
+
+
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turns a stored picture upright (EXIF 2.32, tag 274).
 

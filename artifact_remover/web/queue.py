@@ -19,17 +19,17 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
+from artifact_remover.decision import decide
 from artifact_remover.options import ServeConfig
-from artifact_remover.pictures.jpeg_header import is_left_alone
 from artifact_remover.pictures.picture import (
-    FORMATS,
     DamagedError,
     TooLargeError,
     decode_picture,
-    encode_picture,
     inspect_picture,
+    matching_format,
 )
 from artifact_remover.restoration import Restorer
+from artifact_remover.restore_picture import write_restored
 from data_prep.errors import InputError, to_one_line, word
 
 _GONE = 499  # as nginx notes down clients that did not wait; nobody receives it
@@ -266,7 +266,6 @@ def _restore(restorer, job, content, options, config) -> Restored:
     """What the command line does with a file, done with bytes."""
     picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=options.allow_truncated)
     job.total = picture.pixels.shape[0] * picture.pixels.shape[1]
-    header = picture.header
     if restorer.blends:
         restorer.reblend(options.blend)
     try:
@@ -274,18 +273,14 @@ def _restore(restorer, job, content, options, config) -> Restored:
     except InputError as error:  # of the memory or the model
         raise HTTPException(503, word_for_api(error)) from error
     job.advance(0)
-    estimate = header.quality if header else None
-    if is_left_alone(header, options.force) and options.format == "jpeg" and options.quality is None:
-        return Restored(content, estimate, picture.notes[-1:])  # coded once more, it would not be what it was
     file = io.BytesIO()
-    notes = picture.notes + encode_picture(picture, file, options.format, options.quality)
-    return Restored(file.getvalue(), estimate, notes)
+    notes = write_restored(picture, content, file, options.format, options.quality)
+    return Restored(file.getvalue(), picture.header.quality if picture.header else None, notes)
 
 
 def _inspect(content) -> Inspection:
     summary = inspect_picture(io.BytesIO(content))
     header = summary.header
-    writable = {"MPO": "jpeg"}.get(summary.format, summary.format.lower())
     return Inspection(
         summary.format,
         summary.width,
@@ -296,8 +291,8 @@ def _inspect(content) -> Inspection:
         header.quality if header else None,
         header.standard_tables if header else None,
         header.chroma_subsampling if header else None,
-        is_left_alone(header, force=False),
-        writable if writable in FORMATS else None,
+        not decide(summary).restore,
+        matching_format(summary.format),
     )
 
 
