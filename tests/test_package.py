@@ -22,6 +22,7 @@ TESTED_IN = {
     "artifact_remover.__main__": "test_package",
     "artifact_remover.options": "test_restore",
     "artifact_remover.pictures.metadata": "test_picture",
+    "artifact_remover.pictures.readers": "test_picture",
     "artifact_remover.pictures.writers": "test_picture",
     "artifact_remover.web.app": "test_serve",
     "artifact_remover.web.guard": "test_serve",

@@ -848,7 +848,7 @@ def test_a_pillow_without_avif(monkeypatch):
 
 
 def test_pictures_larger_than_a_band(monkeypatch):
-    monkeypatch.setattr("artifact_remover.pictures.picture.BAND", 500)
+    monkeypatch.setattr("artifact_remover.pictures.readers.BAND", 500)
     monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 500)
     monkeypatch.setattr("artifact_remover.pictures.writers._STRIP", 300)
     rgba = noise(60, 80, 4)
