@@ -1,4 +1,4 @@
-"""Many pictures: which are restored, what the results are called, and reading, restoring and writing side by side."""
+"""Restoring many pictures: finding them, naming the results, and reading, restoring and writing at the same time."""
 
 import contextlib
 import dataclasses
@@ -25,14 +25,14 @@ from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _RESTORED, _COMPARE = "_restored", "_compare"
-_LONGEST_NAME = 255  # bytes: of every file system in use
+_LONGEST_NAME = 255  # bytes, the limit of all common file systems
 _PIXELS_IN_FLIGHT = 64_000_000
 _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where restored pictures go: to one file, below a folder, or, when neither is given, beside what they are of.
+    """Where restored pictures are written: to one file, below a folder, or beside the originals when neither is given.
 
     Attributes:
         format: One of `artifact_remover.pictures.picture.FORMATS`.
@@ -51,7 +51,7 @@ class Source:
 
     Attributes:
         file: Its path.
-        place: Its path below the folder that was searched; its mere name if it was given itself.
+        place: Its path below the folder that was searched; its name if it was given itself.
     """
 
     file: Path
@@ -65,8 +65,8 @@ class Job:
     Attributes:
         source: Its path.
         target: What is written.
-        compare: The picture of before and after, if one is wanted.
-        pixels: How many it has, once `measure` has looked.
+        compare: The path of the drawing of before and after, if one is wanted.
+        pixels: How many pixels it has; 0 before `measure`.
     """
 
     source: Path
@@ -82,11 +82,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The work of one run of the command.
 
     Attributes:
-        jobs: In their order.
-        skipped: How many pictures are passed over because their results are there.
+        jobs: The pictures to restore, in their order.
+        skipped: How many pictures are passed over because their results exist.
         errors: Why other pictures cannot be restored, one line each.
     """
 
@@ -97,7 +97,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: The job.
@@ -113,7 +113,7 @@ class Outcome:
 
 
 def choose_output(config: RestoreConfig) -> Output:
-    """Decides between file, folder and beside, and on the format.
+    """Chooses from the options where the results are written, and in which format.
 
     Raises:
         InputError: If the options contradict each other.
@@ -126,7 +126,7 @@ def choose_output(config: RestoreConfig) -> Output:
         if config.format not in (None, output.format):
             raise InputError(Option("format"), f" {config.format} contradicts the name of the output: {given}")
     else:
-        # Results that lie among the pictures are called otherwise, or the next run would take them for pictures.
+        # Results among the originals get names of their own, or the next run would restore them again.
         among = given and os.path.realpath(given) in map(os.path.realpath, config.inputs)
         if among and len(config.inputs) > 1:
             raise InputError(
@@ -230,7 +230,7 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
 
 
 def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[str]]:
-    """Drops the jobs whose results are there already: an error, unless they are to be passed over or replaced.
+    """Drops the jobs whose results exist already; that is an error unless `resume` or `overwrite` is given.
 
     Returns:
         What is left to do, and why other jobs cannot be done.
@@ -281,11 +281,11 @@ def restore_all(
 
     Args:
         jobs: From `measure`.
-        load: Returns the `Restorer` or `RemoteRestorer`; called when the first picture is being read already.
+        load: Returns the `Restorer` or `RemoteRestorer`; called after reading of the first picture has begun.
         config: All options.
         format: What is written.
-        progress: Told of pixels as they are done with.
-        report: Told what became of each picture, as it is known, also while a large one is being restored.
+        progress: Called with the number of pixels that are restored since the last call.
+        report: Called with the outcome of each picture as soon as it is known.
     """
     waiting, reading, writing, in_flight = deque(jobs), deque(), deque(), 0
     restorer = None
@@ -345,7 +345,7 @@ def _search(top: Path, output: Path | None, errors: list[str]) -> Iterator[Path]
 
 
 def _made_beside(names):
-    """What restoring these would be called, in any format, so that results are not restored once more."""
+    """Names the results of these pictures in every format, so that they are not taken for pictures to restore."""
     bases = {base for name in names for base in (Path(name).stem, _keep_extension(Path(name)))}
     return {
         _shorten(base, ending + suffix)
@@ -377,12 +377,12 @@ def _shorten(base, ending):
 
 
 def _identify(file):
-    """The same for all paths to a file; of a link, its own place counts, as that is what is replaced."""
+    """Gives all paths to a file one name. A link is a file of its own, as writing would replace the link."""
     return os.path.join(os.path.realpath(file.parent), file.name)
 
 
 def _find_sharing(jobs):
-    """The numbers of jobs of which a result is called like one of another job."""
+    """Finds the numbers of the jobs that share the name of a result with another job."""
     names = [[_identify(file) for file in job.results] for job in jobs]
     counts = Counter(name for each in names for name in each)
     return {number for number, each in enumerate(names) if any(counts[name] > 1 for name in each)}
@@ -418,7 +418,7 @@ def _restore(job, read, restorer, config, format, progress, writer):
 def _restore_picture(picture, job, restorer, config, advance):
     try:
         return restorer.restore_picture(picture, config.strength, config.force, advance)
-    except InputError as error:  # of the memory or the model, it does not name the file
+    except InputError as error:  # about the memory or the model, so that it names no file
         raise InputError(f"{job.source}: ", error.message) from error
 
 
@@ -435,7 +435,7 @@ def _write(job, after, before, format, config):
 def _open(file, config):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Resuming too: of two results, the one that is there is made anew with the other.
+        # Also with `resume`: where one of a job's two files is missing, both are written.
         with open_whole(file, replace=config.overwrite or config.resume) as opened:
             yield opened
     except (InputError, OSError) as error:

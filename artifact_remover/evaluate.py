@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> None:
     Raises:
         InputError: For a mistake of the user's, told before the long work where it can be.
     """
-    # Not at the top, nor are those below: `--help` is to answer at once.
+    # Imported here and below, not at the top, so that `--help` answers at once.
     from artifact_remover.judging.external import External
 
     pictures = find_pictures(config.data)

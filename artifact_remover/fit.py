@@ -71,7 +71,7 @@ def fit(config: FitConfig, folder: Path) -> None:
         InputError: For a mistake of the user's.
         Interrupted: If the user stopped it.
     """
-    # Not at the top, nor are those below: `--help` is to answer at once.
+    # Imported here and below, not at the top, so that `--help` answers at once.
     import tensorflow as tf
     from rich.console import Console
 

@@ -32,10 +32,10 @@ from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
-_MOST_MEMORY = 700_000_000  # bytes for a tile: larger ones overlap little less, and steady memory is worth more
+_MOST_MEMORY = 700_000_000  # bytes for a tile: with larger tiles the overlap takes little less of the work
 _BFLOAT16_MEMORY = 0.6  # of what float32 takes, measured
 _QUALITY_MARGIN = 10
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
 
 _rewriting = threading.Lock()
 
@@ -225,7 +225,7 @@ class Restorer:
         Returns:
             The restored picture; its notes say if it was left alone, or is of much higher quality than the model knows.
         """
-        # Transparency's pixels were counted already, but whoever wants to stop is asked all the same.
+        # Called with 0 pixels: the picture's were counted with its colors, but `progress` may raise to stop here too.
         ask = progress and (lambda _: progress(0))
         return restore_parts(
             picture,
@@ -347,7 +347,7 @@ class Restorer:
 
 
 class _Mixture:
-    """A network's weights, and the two models' that they are mixed of."""
+    """The weights of a network that is a mixture of two models, and the weights of both."""
 
     def __init__(self, weights, others, folder, other_folder):
         shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
@@ -357,7 +357,7 @@ class _Mixture:
         self._folders = folder, other_folder
 
     def mix(self, blend):
-        """Sets the weights; returns what the mixture is called."""
+        """Sets the network's weights; returns a description of the mixture."""
         for weight, faithful, perceptual in self._weights:
             weight.assign((1 - blend) * faithful + blend * perceptual)
         return f"{self._folders[0]}, blended by {blend:g} with {self._folders[1]}"
@@ -371,18 +371,18 @@ def _check(pixels, strength):
 
 
 def _is_neutral(pixels):
-    return all((row == row[:, :1]).all() for row in pixels)  # of most pictures, the first row tells
+    return all((row == row[:, :1]).all() for row in pixels)  # most pictures show it in their first row
 
 
 def _count_alike(tiles, pixels):
-    """How many of the next tiles, one at least, are of one shape and hold together no more than so many pixels."""
+    """Counts how many of the next tiles have one shape and together at most this many pixels; at least one."""
     height, width = tiles[0].shape
     alike = itertools.takewhile(lambda tile: tile.shape == (height, width), tiles)
     return sum(1 for _ in itertools.islice(alike, max(1, pixels // (height * width))))
 
 
 def _free_memory():
-    """Bytes that can be had: of the machine, or of the container that the process is confined to (cgroup v2)."""
+    """Tells the free memory in bytes: of the machine, or of the process's container where that has less (cgroup v2)."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
         group = Path("/sys/fs/cgroup")

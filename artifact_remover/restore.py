@@ -35,12 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def inspect(config: RestoreConfig) -> int:
-    """Prints what pictures say of themselves and of their compression.
+    """Prints the facts about pictures and their compression.
 
     Returns:
         Exit code, as of `main`.
     """
-    # Not at the top, nor are those below: `--help` is to answer at once.
+    # Imported here and below, not at the top, so that `--help` answers at once.
     from artifact_remover.batch import find_sources
     from artifact_remover.pictures.picture import inspect_picture
 
@@ -77,7 +77,7 @@ def restore(config: RestoreConfig) -> int:
     for error in plan.errors:
         complain(error)
     remote = None
-    if plan.jobs:  # a wrong folder or server is told at once, and before anything is made
+    if plan.jobs:  # a wrong folder or server is told before anything is written
         if config.server:
             remote = _connect(config.server)
         else:
@@ -173,7 +173,7 @@ def _connect(server):
 
 
 def _report(outcome):
-    """Says what became of a picture, in one line and one more for each note; returns what it counts as."""
+    """Prints the outcome of a picture, and a line for each note; returns the name under which it is counted."""
     job = outcome.job
     if outcome.error:
         complain(outcome.error)
@@ -185,7 +185,7 @@ def _report(outcome):
 
 
 def _describe(summary, force) -> Iterator[tuple[str, str]]:
-    """What `--info` says of a picture, as names and values."""
+    """Yields what `--info` prints of a picture, as names and values."""
     from artifact_remover.decision import decide
 
     yield "format", summary.format

@@ -52,7 +52,7 @@ def serve(config: ServeConfig) -> None:
         raise InputError(
             f"{error.name} is not installed: pip install 'artifact-remover[web]', in a checkout pip install -e '.[web]'"
         ) from error
-    # Not at the top: `--help` is to answer at once.
+    # Imported here, not at the top, so that `--help` answers at once.
     from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, choose_exports, find_exports
 
     choose_exports(config.model, None)  # a wrong folder is told before TensorFlow is loaded

@@ -1,7 +1,7 @@
-"""Restoring through a running TF Serving, by REST or gRPC, with all that `Restorer` keeps of a picture.
+"""Restoring with a running TF Serving, by REST or gRPC.
 
-A JPEG is sent as it is; other pictures of 8 bits, and JPEGs that only this process can decode, as PNGs, which lose
-nothing. REST needs no TensorFlow here, gRPC the extra `serving`.
+JPEGs are sent byte for byte. Other pictures of 8 bits are sent as PNGs, which are lossless, and so are the JPEGs that
+the server cannot decode. REST needs no TensorFlow in this process, gRPC needs the extra `serving`.
 """
 
 import base64
@@ -34,7 +34,7 @@ _TIMEOUT = Message("no answer in time, the picture may be too large for the serv
 
 
 class RemoteRestorer:
-    """What `Restorer` is, with the network on a server.
+    """A restorer like `Restorer`, whose network runs on a server.
 
     Attributes:
         description: Which model on which server it is.
@@ -109,7 +109,7 @@ class RemoteRestorer:
         return restore_parts(picture, restore_colours, lambda alpha: self._restore(alpha, strength), force)
 
     def _restore(self, pixels, strength, jpeg=None):
-        """Restores uint8 [H, W, 3 or 1], of which `jpeg` are the bytes if they came from one."""
+        """Restores uint8 [H, W, 3 or 1] in 0..255; `jpeg` is the file that they were decoded from, if it was a JPEG."""
         if strength == 0:
             return pixels
         if pixels.dtype != np.uint8:
@@ -174,7 +174,7 @@ class _RestModel:
 
 
 class _Retry(Retry):
-    """Tries again what was lost, but not what took too long: it would take as long again."""
+    """Repeats requests that failed, except those that got no answer in time: they would take as long again."""
 
     def increment(self, method=None, url=None, response=None, error=None, _pool=None, _stacktrace=None):
         if isinstance(error, ReadTimeoutError):
@@ -266,5 +266,5 @@ def _encode_png(pixels) -> bytes:
 
 
 def _plain(message) -> str:
-    """What TensorFlow says, without the names of its graph's nodes."""
+    """Removes the names of graph nodes from an error message of TensorFlow."""
     return to_one_line(str(message).partition("\n\t [[")[0].rpartition("assertion failed: ")[2].strip())
