@@ -1,27 +1,21 @@
 """Removes JPEG artefacts: training, judging and running the networks.
 
-Importing the package is free: nothing heavy is loaded. Once Keras is imported, before or after this package, the
-layers of `artifact_remover.layers` are registered with it, so that `keras.models.load_model` reads our `.keras` files.
-`Restorer`, of `artifact_remover.restoration`, is loaded when it is first asked for.
+`Restorer` restores pictures, `InputError` is what it raises where the user gave something that cannot be used. Both are
+imported when they are first asked for, so that importing the package loads nothing heavy.
 """
 
-import wrapt
+import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-
-@wrapt.when_imported("keras")
-def _register_layers(_keras):
-    from artifact_remover import layers  # noqa: F401
+_HANDED_ON = {"InputError": "data_prep.errors", "Restorer": "artifact_remover.restoration"}
 
 
 def __getattr__(name):
-    if name == "Restorer":
-        from artifact_remover.restoration import Restorer
-
-        return Restorer
+    if name in _HANDED_ON:
+        return getattr(importlib.import_module(_HANDED_ON[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return [*globals(), "Restorer"]
+    return [*globals(), *_HANDED_ON]

@@ -2,7 +2,8 @@
 
 import sys
 
-from artifact_remover import evaluate, fit, restore, serve
+from artifact_remover import __version__, evaluate, fit, restore, serve
+from data_prep.command_line import print_version
 
 COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main, "serve": serve.main}
 
@@ -10,12 +11,15 @@ COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main,
 def main() -> int:
     """Hands the command line to the subcommand that is its first word."""
     name, *arguments = sys.argv[1:] or [""]
-    if name not in COMMANDS:
-        asked_for_help = name in ("-h", "--help")
-        usage = f"usage: artifact-remover {{{','.join(COMMANDS)}}} [OPTIONS]; each has its own --help"
-        print(usage, file=sys.stdout if asked_for_help else sys.stderr)
-        return 0 if asked_for_help else 2
-    return COMMANDS[name](arguments)
+    if name in COMMANDS:
+        return COMMANDS[name](arguments)
+    if name == "--version":
+        print_version(__version__)
+        return 0
+    asked_for_help = name in ("-h", "--help")
+    usage = f"usage: artifact-remover {{{','.join(COMMANDS)}}} [OPTIONS]; each has its own --help"
+    print(usage, file=sys.stdout if asked_for_help else sys.stderr)
+    return 0 if asked_for_help else 2
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many pictures: which are restored, what the results are called, and reading, restoring and writing side by side."""
+"""Restoring many pictures: finding them, naming the results, and reading, restoring and writing at the same time."""
 
 import contextlib
 import dataclasses
@@ -12,31 +12,30 @@ from pathlib import Path
 
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.before_after import draw_before_after
-from artifact_remover.pictures.jpeg_header import is_left_alone
 from artifact_remover.pictures.picture import (
     FORMATS,
     INPUT_SUFFIXES,
     check_format,
     decode_picture,
-    encode_picture,
     format_of,
     inspect_picture,
 )
-from data_prep.errors import InputError
+from artifact_remover.restore_picture import write_restored
+from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _RESTORED, _COMPARE = "_restored", "_compare"
-_LONGEST_NAME = 255  # bytes: of every file system in use
+_LONGEST_NAME = 255  # bytes, the limit of all common file systems
 _PIXELS_IN_FLIGHT = 64_000_000
 _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where restored pictures go: to one file, below a folder, or, when neither is given, beside what they are of.
+    """Where restored pictures are written: to one file, below a folder, or beside the originals when neither is given.
 
     Attributes:
-        format: Of `images.FORMATS`.
+        format: One of `artifact_remover.pictures.picture.FORMATS`.
         file: Name of the only result.
         folder: Folder of all results.
     """
@@ -52,7 +51,7 @@ class Source:
 
     Attributes:
         file: Its path.
-        place: Its path below the folder that was searched; its mere name if it was given itself.
+        place: Its path below the folder that was searched; its name if it was given itself.
     """
 
     file: Path
@@ -66,8 +65,8 @@ class Job:
     Attributes:
         source: Its path.
         target: What is written.
-        compare: The picture of before and after, if one is wanted.
-        pixels: How many it has, once `measure` has looked.
+        compare: The path of the drawing of before and after, if one is wanted.
+        pixels: How many pixels it has; 0 before `measure`.
     """
 
     source: Path
@@ -83,11 +82,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The work of one run of the command.
 
     Attributes:
-        jobs: In their order.
-        skipped: How many pictures are passed over because their results are there.
+        jobs: The pictures to restore, in their order.
+        skipped: How many pictures are passed over because their results exist.
         errors: Why other pictures cannot be restored, one line each.
     """
 
@@ -98,7 +97,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
         job: The job.
@@ -114,7 +113,7 @@ class Outcome:
 
 
 def choose_output(config: RestoreConfig) -> Output:
-    """Decides between file, folder and beside, and on the format.
+    """Chooses from the options where the results are written, and in which format.
 
     Raises:
         InputError: If the options contradict each other.
@@ -125,12 +124,14 @@ def choose_output(config: RestoreConfig) -> Output:
             raise InputError(f"{given} is called like a file, but there may be several pictures: name a folder")
         output = Output(format_of(given), file=given)
         if config.format not in (None, output.format):
-            raise InputError(f"--format {config.format} contradicts the name of the output: {given}")
+            raise InputError(Option("format"), f" {config.format} contradicts the name of the output: {given}")
     else:
-        # Results that lie among the pictures are called otherwise, or the next run would take them for pictures.
+        # Results among the originals get names of their own, or the next run would restore them again.
         among = given and os.path.realpath(given) in map(os.path.realpath, config.inputs)
         if among and len(config.inputs) > 1:
-            raise InputError(f"{given} is one of the folders to restore: choose another --output, or leave it out")
+            raise InputError(
+                f"{given} is one of the folders to restore: choose another ", Option("output"), ", or leave it out"
+            )
         output = Output(config.format or "png", folder=None if among else given)
     check_format(output.format, config.quality)
     return output
@@ -220,7 +221,8 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
         taken = [file for file in job.results if owners.get(_identify(file), job.source) != job.source]
         if taken:
             owner = owners[_identify(taken[0])]
-            errors.append(f"{job.source}: {taken[0]} is taken by {owner}, restore it apart to another --output")
+            said = f"{job.source}: {taken[0]} is taken by {owner}, restore it apart to another "
+            errors.append(Message(said, Option("output")))
         else:
             owners.update((_identify(file), job.source) for file in job.results)
             named.append(job)
@@ -228,7 +230,7 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
 
 
 def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[str]]:
-    """Drops the jobs whose results are there already: an error, unless they are to be passed over or replaced.
+    """Drops the jobs whose results exist already; that is an error unless `resume` or `overwrite` is given.
 
     Returns:
         What is left to do, and why other jobs cannot be done.
@@ -238,14 +240,15 @@ def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job
     if config.resume:
         return [job for job in jobs if not all(map(os.path.lexists, job.results))], []
     there = {job: [file for file in job.results if os.path.lexists(file)] for job in jobs}
-    errors = [
-        f"{files[0]} is the picture itself: choose another --output"
-        if _identify(files[0]) == _identify(job.source)
-        else f"{job.source}: {files[0]} exists, --overwrite replaces it, --resume skips it"
-        for job, files in there.items()
-        if files
-    ]
+    errors = [_explain_taken(job, files[0]) for job, files in there.items() if files]
     return [job for job, files in there.items() if not files], errors
+
+
+def _explain_taken(job, file):
+    if _identify(file) == _identify(job.source):
+        return Message(f"{file} is the picture itself: choose another ", Option("output"))
+    said = f"{job.source}: {file} exists, "
+    return Message(said, Option("overwrite"), " replaces it, ", Option("resume"), " skips it")
 
 
 def measure(jobs: list[Job]) -> tuple[list[Job], list[str]]:
@@ -274,15 +277,15 @@ def restore_all(
 ) -> None:
     """Restores pictures, while the next is read and the one before is written.
 
-    What goes wrong with a picture is that picture's affair alone. When interrupted, it still writes what is restored.
+    A picture that fails does not stop the others. When interrupted, the pictures that are restored are still written.
 
     Args:
         jobs: From `measure`.
-        load: Returns the `Restorer` or `RemoteRestorer`; called when the first picture is being read already.
+        load: Returns the `Restorer` or `RemoteRestorer`; called after reading of the first picture has begun.
         config: All options.
         format: What is written.
-        progress: Told of pixels as they are done with.
-        report: Told what became of each picture, as it is known, also while a large one is being restored.
+        progress: Called with the number of pixels that are restored since the last call.
+        report: Called with the outcome of each picture as soon as it is known.
     """
     waiting, reading, writing, in_flight = deque(jobs), deque(), deque(), 0
     restorer = None
@@ -342,7 +345,7 @@ def _search(top: Path, output: Path | None, errors: list[str]) -> Iterator[Path]
 
 
 def _made_beside(names):
-    """What restoring these would be called, in any format, so that results are not restored once more."""
+    """Names the results of these pictures in every format, so that they are not taken for pictures to restore."""
     bases = {base for name in names for base in (Path(name).stem, _keep_extension(Path(name)))}
     return {
         _shorten(base, ending + suffix)
@@ -374,12 +377,12 @@ def _shorten(base, ending):
 
 
 def _identify(file):
-    """The same for all paths to a file; of a link, its own place counts, as that is what is replaced."""
+    """Gives all paths to a file one name. A link is a file of its own, as writing would replace the link."""
     return os.path.join(os.path.realpath(file.parent), file.name)
 
 
 def _find_sharing(jobs):
-    """The numbers of jobs of which a result is called like one of another job."""
+    """Finds the numbers of the jobs that share the name of a result with another job."""
     names = [[_identify(file) for file in job.results] for job in jobs]
     counts = Counter(name for each in names for name in each)
     return {number for number, each in enumerate(names) if any(counts[name] > 1 for name in each)}
@@ -390,7 +393,10 @@ def _read(job, config):
 
 
 def _restore(job, read, restorer, config, format, progress, writer):
-    """Restores one picture and hands it on; in a function of its own, so that it is not kept until the next is."""
+    """Restores one picture and hands it to the writer.
+
+    The picture's memory is freed when this function returns, as no variable of the loop over all pictures holds it.
+    """
     left = job.pixels
 
     def advance(pixels):
@@ -412,33 +418,29 @@ def _restore(job, read, restorer, config, format, progress, writer):
 def _restore_picture(picture, job, restorer, config, advance):
     try:
         return restorer.restore_picture(picture, config.strength, config.force, advance)
-    except InputError as error:  # of the memory or the model, it does not name the file
-        raise InputError(f"{job.source}: {error}") from error
+    except InputError as error:  # about the memory or the model, so that it names no file
+        raise InputError(f"{job.source}: ", error.message) from error
 
 
 def _write(job, after, before, format, config):
-    left_alone = is_left_alone(after.header, config.force)
     with _open(job.target, config) as file:
-        if left_alone and format == "jpeg" and config.quality is None:
-            file.write(job.source.read_bytes())  # coded once more, it would not be what it was
-            notes = after.notes[-1:]  # the others tell of decoding
-        else:
-            notes = after.notes + encode_picture(after, file, format, config.quality)
+        notes = write_restored(after, job.source, file, format, config.quality)
     if before:
         with _open(job.compare, config) as file:
             draw_before_after(before, after, file)
-    return Outcome(job, notes, left_alone)
+    return Outcome(job, notes, left_alone=not after.decision.restore)
 
 
 @contextlib.contextmanager
 def _open(file, config):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Resuming too: of two results, the one that is there is made anew with the other.
+        # Also with `resume`: where one of a job's two files is missing, both are written.
         with open_whole(file, replace=config.overwrite or config.resume) as opened:
             yield opened
     except (InputError, OSError) as error:
-        raise InputError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from error
+        reason = error.message if isinstance(error, InputError) else error.strerror or str(error)
+        raise InputError(f"cannot write {file}: ", reason) from error
 
 
 def _conclude(job, written):
@@ -450,7 +452,7 @@ def _conclude(job, written):
 
 def _explain(job, error):
     if isinstance(error, InputError):
-        return str(error)
+        return error.message
     if isinstance(error, MemoryError):
         return f"{job.source}: not enough memory, close other programs"
     return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]

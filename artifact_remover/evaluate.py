@@ -8,7 +8,6 @@ Prints a table and writes it as JSON, CSV and an HTML page with pictures, the wo
 import os
 import platform
 import re
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from artifact_remover import __version__
 from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, find_exports, read_manifest
 from artifact_remover.options import EvaluateConfig
-from data_prep.command_line import parse_options
+from data_prep.command_line import parse_options, run_command, word_for_terminal
 from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_tensorflow
 
@@ -35,18 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 if all is well, 2 for a mistake of the user's, 130 if the user stopped it.
     """
-    config = parse_options(EvaluateConfig, arguments, prog="python -m artifact_remover.evaluate", description=__doc__)
-    # A process that is asked to end ends what it started, too.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        evaluate(config)
-    except InputError as error:
-        return _fail(error)
-    except KeyboardInterrupt:
-        return _fail("stopped, nothing is written", 130)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    return 0
+    config = parse_options(
+        EvaluateConfig, arguments, __version__, prog="python -m artifact_remover.evaluate", description=__doc__
+    )
+    return run_command(lambda: evaluate(config), stopped="stopped, nothing is written")
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -55,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> None:
     Raises:
         InputError: For a mistake of the user's, told before the long work where it can be.
     """
-    # Not at the top, nor are those below: `--help` is to answer at once.
+    # Imported here and below, not at the top, so that `--help` answers at once.
     from artifact_remover.judging.external import External
 
     pictures = find_pictures(config.data, _SMALLEST_SIDE + max(config.offset))
@@ -78,6 +69,7 @@ def evaluate(config: EvaluateConfig) -> None:
         from artifact_remover.judging.perceptual_distances import find_distances
         from artifact_remover.restoration import Restorer
     distances, notes = find_distances(config.perceptual_weights)
+    notes = [word_for_terminal(note) for note in notes]
     distances = {name.lower(): distance for name, distance in distances.items()}
     restorers = {name: Restorer.load(export, precision=config.precision) for name, export in exports.items()}
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
@@ -254,11 +246,6 @@ def _describe_machine(precision):
         "gpus": [details.get("device_name", "unknown") for details in gpus],
         "precision": choose_dtype(precision).removeprefix("mixed_"),
     }
-
-
-def _fail(message, code=2):
-    print(f"error: {to_one_line(message)}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import re
 import sys
 from pathlib import Path
 
+from artifact_remover import __version__
 from artifact_remover.config import PRESETS, STAGES, FitConfig
-from data_prep.command_line import parse_options
+from data_prep.command_line import complain, parse_options, run_command
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
@@ -29,37 +30,34 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "quick"
-    config = parse_options(
-        FitConfig, arguments, default=PRESETS[preset], prog="python -m artifact_remover.fit", description=__doc__
-    )
+    settings = {"default": PRESETS[preset], "prog": "python -m artifact_remover.fit", "description": __doc__}
+    config = parse_options(FitConfig, arguments, __version__, **settings)
     folder = config.workdir or Path("runs") / _name_run(config, preset)
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        with quiet_tensorflow():
-            import tensorflow as tf
+    return run_command(lambda: _fit_or_explain(config, folder), stopped="stopped; the same command goes on")
 
-            from artifact_remover.training.loop import Interrupted
-    except KeyboardInterrupt:
-        return _fail("stopped before it began", 130)
+
+def _fit_or_explain(config, folder):
+    """Fits, and explains what the system refuses; returns an exit code if it was stopped."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with quiet_tensorflow():
+        import tensorflow as tf
+
+        from artifact_remover.training.loop import Interrupted
     try:
         fit(config, folder)
     except Interrupted as interruption:
-        return _fail(interruption, 130)
-    except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on", 130)
-    except InputError as error:
-        return _fail(error)
+        complain(str(interruption))
+        return 130
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
-        return _fail(
+        raise InputError(
             f"{reason}: {error.filename or folder}; make room or choose another --workdir, nothing finished is lost"
-        )
+        ) from error
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
         # TensorFlow names its own operation around what the system said.
         reason = re.sub(r"\{\{.*\}\} | \[Op:.*\]", "", error.message.partition("\n")[0])
         advice = "choose a smaller --batch-size" if "OOM" in reason else "make room or choose another --workdir"
-        return _fail(f"{reason}; {advice}, nothing finished is lost")
-    return 0
+        raise InputError(f"{reason}; {advice}, nothing finished is lost") from error
 
 
 def fit(config: FitConfig, folder: Path) -> None:
@@ -73,7 +71,7 @@ def fit(config: FitConfig, folder: Path) -> None:
         InputError: For a mistake of the user's.
         Interrupted: If the user stopped it.
     """
-    # Not at the top, nor are those below: `--help` is to answer at once.
+    # Imported here and below, not at the top, so that `--help` answers at once.
     import tensorflow as tf
     from rich.console import Console
 
@@ -172,11 +170,6 @@ def _name_run(config, preset):
     if config.data.data == PRESETS[preset].data.data:
         return preset
     return Path(config.data.data).expanduser().resolve().name
-
-
-def _fail(message, code=2):
-    print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from data_prep.config import DegradationConfig
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 
 MANIFEST = "manifest.json"
 MEMORY_PER_PIXEL = 960
@@ -96,8 +96,11 @@ def choose_exports(model: Path | None, blend: float | None) -> tuple[Path, Path 
     for wanted in (FAITHFUL, PERCEPTUAL):
         if wanted not in exports:
             raise InputError(
-                f"{model or PUBLISHED} holds no {wanted}, and --blend mixes both: give the folder of a run that has "
-                "finished all stages, or leave --blend out"
+                f"{model or PUBLISHED} holds no {wanted}, and ",
+                Option("blend"),
+                " mixes both: give the folder of a run that has finished all stages, or leave ",
+                Option("blend"),
+                " out",
             )
     return exports[FAITHFUL], exports[PERCEPTUAL]
 
@@ -123,7 +126,9 @@ def find_exports(folder: Path) -> dict[str, Path]:
         if folder == PUBLISHED:
             raise InputError(
                 "no model is published with this version: train one with python -m artifact_remover.fit and give its "
-                "folder, --model runs/quick"
+                "folder, ",
+                Option("model"),
+                " runs/quick",
             )
         raise InputError(
             f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "

@@ -23,19 +23,19 @@ from artifact_remover.model_folder import (
     read_trained_quality,
 )
 from artifact_remover.options import SMALLEST_TILE
-from artifact_remover.pictures.picture import Picture, check_format, decode_picture, encode_picture, format_of
+from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import choose_dtype
-from artifact_remover.restore_picture import restore_parts
+from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
 from artifact_remover.saved_model import load_generator
 from artifact_remover.tiling import choose_side, plan_tiles
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
-_MOST_MEMORY = 700_000_000  # bytes for a tile: larger ones overlap little less, and steady memory is worth more
+_MOST_MEMORY = 700_000_000  # bytes for a tile: with larger tiles the overlap takes little less of the work
 _BFLOAT16_MEMORY = 0.6  # of what float32 takes, measured
 _QUALITY_MARGIN = 10
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, which JPEG's own gray is
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
 
 _rewriting = threading.Lock()
 
@@ -211,21 +211,21 @@ class Restorer:
         strength: float = 1.0,
         force: bool = False,
         progress: Callable[[int], None] | None = None,
-    ) -> Picture:
-        """Restores a decoded picture's colours and, apart from them, its transparency.
+    ) -> RestoredPicture:
+        """Restores a decoded picture's colours and, apart from them, its transparency, unless it is left alone.
 
         Transparency is restored where it is partial: what is fully transparent or opaque stays so.
 
         Args:
             picture: From `decode_picture`.
             strength: As in `restore`.
-            force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
+            force: Restore it even where `artifact_remover.decision.decide` would leave it alone.
             progress: As in `restore`; what it raises ends the restoring.
 
         Returns:
             The restored picture; its notes say if it was left alone, or is of much higher quality than the model knows.
         """
-        # Transparency's pixels were counted already, but whoever wants to stop is asked all the same.
+        # Called with 0 pixels: the picture's were counted with its colors, but `progress` may raise to stop here too.
         ask = progress and (lambda _: progress(0))
         return restore_parts(
             picture,
@@ -248,9 +248,12 @@ class Restorer:
     ) -> bytes:
         """Restores an image file in memory; its metadata is kept and its orientation applied.
 
+        A JPEG that is practically uncompressed is not restored: it is returned byte for byte where `format` is "jpeg"
+        and no `quality` is given, and otherwise converted only.
+
         Args:
             content: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
-            format: What to return: one of `images.FORMATS`.
+            format: What to return: one of `artifact_remover.pictures.picture.FORMATS`.
             quality: Of webp, jpeg and avif, 1..100; the format's own default when not given.
             strength: As in `restore`.
             force: As in `restore_picture`.
@@ -263,7 +266,7 @@ class Restorer:
         check_format(format, quality)
         picture = decode_picture(content, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         file = io.BytesIO()
-        encode_picture(self.restore_picture(picture, strength, force), file, format, quality)
+        write_restored(self.restore_picture(picture, strength, force), content, file, format, quality)
         return file.getvalue()
 
     def restore_file(
@@ -279,6 +282,9 @@ class Restorer:
         allow_truncated: bool = False,
     ) -> Path:
         """Restores an image file; what is written appears whole or not at all.
+
+        A JPEG that is practically uncompressed is not restored: it is copied byte for byte where `output` names a JPEG
+        and no `quality` is given, and otherwise converted only.
 
         Args:
             file: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
@@ -302,20 +308,18 @@ class Restorer:
         format = format_of(output)
         check_format(format, quality)
         if os.path.lexists(output) and not overwrite:
-            raise InputError(f"{output} exists: overwrite=True replaces it")
+            raise InputError(f"{output} exists, ", Option("overwrite"), " replaces it")
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         restored = self.restore_picture(picture, strength, force)
         with open_whole(output, replace=overwrite) as writing:
-            encode_picture(restored, writing, format, quality)
+            write_restored(restored, file, writing, format, quality)
         return output
 
     def _warn(self, header):
         if header and self.trained_quality and header.quality > self.trained_quality[1] + _QUALITY_MARGIN:
             low, high = self.trained_quality
-            yield (
-                f"quality {header.quality}, the model was trained for {low} to {high}: detail may be lost, --strength "
-                "lowers it"
-            )
+            said = f"quality {header.quality}, the model was trained for {low} to {high}: detail may be lost, "
+            yield Message(said, Option("strength"), " lowers it")
 
     def _restore_tiles(self, tiles, pixels, strength, restored):
         """Restores tiles of one shape at once."""
@@ -343,7 +347,7 @@ class Restorer:
 
 
 class _Mixture:
-    """A network's weights, and the two models' that they are mixed of."""
+    """The weights of a network that is a mixture of two models, and the weights of both."""
 
     def __init__(self, weights, others, folder, other_folder):
         shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
@@ -353,7 +357,7 @@ class _Mixture:
         self._folders = folder, other_folder
 
     def mix(self, blend):
-        """Sets the weights; returns what the mixture is called."""
+        """Sets the network's weights; returns a description of the mixture."""
         for weight, faithful, perceptual in self._weights:
             weight.assign((1 - blend) * faithful + blend * perceptual)
         return f"{self._folders[0]}, blended by {blend:g} with {self._folders[1]}"
@@ -367,18 +371,18 @@ def _check(pixels, strength):
 
 
 def _is_neutral(pixels):
-    return all((row == row[:, :1]).all() for row in pixels)  # of most pictures, the first row tells
+    return all((row == row[:, :1]).all() for row in pixels)  # most pictures show it in their first row
 
 
 def _count_alike(tiles, pixels):
-    """How many of the next tiles, one at least, are of one shape and hold together no more than so many pixels."""
+    """Counts how many of the next tiles have one shape and together at most this many pixels; at least one."""
     height, width = tiles[0].shape
     alike = itertools.takewhile(lambda tile: tile.shape == (height, width), tiles)
     return sum(1 for _ in itertools.islice(alike, max(1, pixels // (height * width))))
 
 
 def _free_memory():
-    """Bytes that can be had: of the machine, or of the container that the process is confined to (cgroup v2)."""
+    """Tells the free memory in bytes: of the machine, or of the process's container where that has less (cgroup v2)."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
         group = Path("/sys/fs/cgroup")

@@ -6,15 +6,15 @@ Profiles, EXIF and transparency are kept, and a file that is there is never repl
 """
 
 import os
-import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 
+from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
-from data_prep.command_line import parse_options
-from data_prep.errors import InputError, to_one_line
+from data_prep.command_line import complain, parse_options, run_command, say, word_for_terminal
+from data_prep.errors import InputError, Message
 from data_prep.quiet import quiet_tensorflow
 
 
@@ -28,31 +28,19 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 if all is well, 1 if some pictures failed, 2 for a mistake of the user's or if all pictures failed,
         130 if the user stopped it.
     """
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by whoever started us
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-    config = parse_options(RestoreConfig, arguments, prog="python -m artifact_remover.restore", description=__doc__)
-    # A process that is asked to end leaves nothing unfinished behind either.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return inspect(config) if config.info else restore(config)
-    except InputError as error:
-        _complain(error)
-        return 2
-    except KeyboardInterrupt:
-        _complain("stopped")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    config = parse_options(
+        RestoreConfig, arguments, __version__, prog="python -m artifact_remover.restore", description=__doc__
+    )
+    return run_command(lambda: inspect(config) if config.info else restore(config))
 
 
 def inspect(config: RestoreConfig) -> int:
-    """Prints what pictures say of themselves and of their compression.
+    """Prints the facts about pictures and their compression.
 
     Returns:
         Exit code, as of `main`.
     """
-    # Not at the top, nor are those below: `--help` is to answer at once.
+    # Imported here and below, not at the top, so that `--help` answers at once.
     from artifact_remover.batch import find_sources
     from artifact_remover.pictures.picture import inspect_picture
 
@@ -62,13 +50,13 @@ def inspect(config: RestoreConfig) -> int:
         try:
             summary = inspect_picture(source.file)
         except InputError as error:
-            errors.append(str(error))
+            errors.append(error.message)
             continue
-        _say(source.file)
+        say(str(source.file))
         for name, value in _describe(summary, config.force):
-            _say(f"  {name:<13} {value}")
+            say(f"  {name:<13} {value}")
     for error in errors:
-        _complain(error)
+        complain(error)
     return _choose_code(len(errors), total)
 
 
@@ -87,9 +75,9 @@ def restore(config: RestoreConfig) -> int:
     output = batch.choose_output(config)
     plan = batch.plan(config, output)
     for error in plan.errors:
-        _complain(error)
+        complain(error)
     remote = None
-    if plan.jobs:  # a wrong folder or server is told at once, and before anything is made
+    if plan.jobs:  # a wrong folder or server is told before anything is written
         if config.server:
             remote = _connect(config.server)
         else:
@@ -100,7 +88,7 @@ def restore(config: RestoreConfig) -> int:
 
     def load():
         restorer = remote or _load(config)
-        _say(f"model: {restorer.description}")
+        say(f"model: {restorer.description}")
         display.start()
         return restorer
 
@@ -113,10 +101,10 @@ def restore(config: RestoreConfig) -> int:
             batch.restore_all(plan.jobs, load, config, output.format, display.advance, report)
     except KeyboardInterrupt:
         done = counts["restored"] + counts["left alone"]
-        _complain(f"stopped, {done} of {len(plan.jobs)} pictures are done; --resume goes on")
+        complain(f"stopped, {done} of {len(plan.jobs)} pictures are done; --resume goes on")
         return 130
     speed = f" ({display.describe_speed()})" if counts["restored"] else ""
-    _say(", ".join(f"{name} {count}" for name, count in counts.items() if count) + speed)
+    say(", ".join(f"{name} {count}" for name, count in counts.items() if count) + speed)
     return _choose_code(counts["failed"], counts.total())
 
 
@@ -185,20 +173,20 @@ def _connect(server):
 
 
 def _report(outcome):
-    """Says what became of a picture, in one line and one more for each note; returns what it counts as."""
+    """Prints the outcome of a picture, and a line for each note; returns the name under which it is counted."""
     job = outcome.job
     if outcome.error:
-        _complain(outcome.error)
+        complain(outcome.error)
         return "failed"
-    _say(f"{job.source} -> {job.target}")
+    say(f"{job.source} -> {job.target}")
     for note in outcome.notes:
-        _say(f"{job.source}: {note}")
+        say(Message(f"{job.source}: ", note))
     return "left alone" if outcome.left_alone else "restored"
 
 
 def _describe(summary, force) -> Iterator[tuple[str, str]]:
-    """What `--info` says of a picture, as names and values."""
-    from artifact_remover.pictures.jpeg_header import is_left_alone
+    """Yields what `--info` prints of a picture, as names and values."""
+    from artifact_remover.decision import decide
 
     yield "format", summary.format
     megapixels = summary.width * summary.height / 1e6
@@ -218,28 +206,14 @@ def _describe(summary, force) -> Iterator[tuple[str, str]]:
             for row in range(8):
                 steps = table[8 * row : 8 * row + 8]
                 yield ("quantisation" if row == 0 else ""), " ".join(f"{step:3}" for step in steps)
-    alone = is_left_alone(header, force)
-    yield "left alone", "yes, practically uncompressed; --force restores it" if alone else "no"
+    decision = decide(summary, force)
+    yield "left alone", "no" if decision.restore else f"yes, {word_for_terminal(decision.why)}"
 
 
 def _choose_code(failed, total):
     if not failed:
         return 0
     return 2 if failed == total else 1
-
-
-def _say(line, stream="stdout"):
-    """Prints one line, whatever a file is called, and whether or not anybody still reads it."""
-    line = to_one_line(line)
-    encoding = getattr(sys, stream).encoding or "utf-8"
-    try:
-        print(line.encode(encoding, "backslashreplace").decode(encoding), file=getattr(sys, stream), flush=True)
-    except OSError:  # `head` has seen enough, or a disk is full: no reason to stop restoring
-        setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
-
-
-def _complain(error):
-    _say(f"error: {error}", "stderr")
 
 
 if __name__ == "__main__":

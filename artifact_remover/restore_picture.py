@@ -1,12 +1,25 @@
-"""What restoring a decoded picture means, whoever restores the pixels: this process, or a server."""
+"""Restoring a decoded picture and writing the result, whoever restores the pixels: this process, or a server."""
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from artifact_remover.pictures.jpeg_header import is_left_alone
-from artifact_remover.pictures.picture import Picture
+from artifact_remover.decision import Decision, decide
+from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredPicture(Picture):
+    """A picture after restoring.
+
+    Attributes:
+        decision: Whether it was restored; its pixels are those of the file where it was not.
+    """
+
+    decision: Decision = dataclasses.field(kw_only=True)
 
 
 def restore_parts(
@@ -15,8 +28,8 @@ def restore_parts(
     restore_alpha: Callable[[np.ndarray], np.ndarray],
     force: bool = False,
     notes: tuple[str, ...] = (),
-) -> Picture:
-    """Restores a decoded picture's colours and, apart from them, its transparency.
+) -> RestoredPicture:
+    """Restores a decoded picture's colours and, apart from them, its transparency, unless it is left alone.
 
     Transparency is restored where it is partial: what is fully transparent or opaque stays so.
 
@@ -24,18 +37,45 @@ def restore_parts(
         picture: From `decode_picture`.
         restore_colours: From uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same.
         restore_alpha: From uint8 or uint16 [H, W, 1] to the same.
-        force: Restore even a JPEG that is practically uncompressed, which is otherwise left alone.
+        force: As in `decide`.
         notes: What else the user should be told of a picture that is restored.
 
     Returns:
         The restored picture; its notes say if it was left alone.
     """
-    if is_left_alone(picture.header, force):
-        note = f"left alone, as practically uncompressed: quality {picture.header.quality}, --force restores it"
-        return dataclasses.replace(picture, notes=(*picture.notes, note))
-    pixels, alpha = restore_colours(picture.pixels), picture.alpha
-    if alpha is not None:
-        partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
-        if partial.any():
-            alpha = np.where(partial, restore_alpha(alpha[:, :, np.newaxis])[:, :, 0], alpha)
-    return dataclasses.replace(picture, pixels=pixels, alpha=alpha, notes=(*picture.notes, *notes))
+    decision = decide(picture, force)
+    pixels, alpha = picture.pixels, picture.alpha
+    if decision.restore:
+        pixels = restore_colours(pixels)
+        if alpha is not None:
+            partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
+            if partial.any():
+                alpha = np.where(partial, restore_alpha(alpha[:, :, np.newaxis])[:, :, 0], alpha)
+    notes = (*picture.notes, *(notes if decision.restore else decision.notes))
+    return RestoredPicture(**vars(picture) | {"pixels": pixels, "alpha": alpha, "notes": notes, "decision": decision})
+
+
+def write_restored(
+    picture: RestoredPicture, source: Path | bytes, file: BinaryIO, format: str, quality: int | None = None
+) -> tuple[str, ...]:
+    """Writes a restored picture; one that was left alone byte for byte, where that gives the wanted format.
+
+    Args:
+        picture: From `restore_picture`.
+        source: The path or the content of the file that the picture was decoded from.
+        file: Where, at its start; must be able to seek.
+        format: One of `FORMATS`.
+        quality: As in `encode_picture`. A file that is copied has the quality that it has, so one that is given
+            forces the picture to be encoded.
+
+    Returns:
+        What the user should be told of the picture and its file, each a short clause.
+
+    Raises:
+        InputError: As in `encode_picture`.
+        OSError: If the source cannot be read, or the file cannot be written.
+    """
+    if not picture.decision.restore and quality is None and format == matching_format(picture.format):
+        file.write(source.read_bytes() if isinstance(source, Path) else source)
+        return picture.decision.notes  # the others tell of decoding
+    return picture.notes + encode_picture(picture, file, format, quality)

@@ -20,7 +20,7 @@ from artifact_remover.model_folder import MANIFEST, read_manifest
 from artifact_remover.saved_model_jpeg_graph import restore_jpegs
 from artifact_remover.saved_model_warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
 from artifact_remover.tiling import choose_side, measure_overlap
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Message, Option
 
 _MEMORY_OF_SERVED_TILES = 500_000_000  # bytes for a tile, of each request that is served
 
@@ -197,4 +197,8 @@ def _load(folder):
 
 
 def _another_size(network, source):
-    return f"{source} holds no {network.name} of this size: give --{network.name}.* the values that it was trained with"
+    return Message(
+        f"{source} holds no {network.name} of this size: give ",
+        Option(f"{network.name}.*"),
+        " the values that it was trained with",
+    )

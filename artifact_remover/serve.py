@@ -5,13 +5,14 @@ python -m artifact_remover.serve [OPTIONS]
 Listens on this machine only, unless --host says otherwise; keeps and logs nothing of a picture.
 """
 
+import contextlib
 import os
-import signal
 import socket
 import sys
 
+from artifact_remover import __version__
 from artifact_remover.options import ServeConfig
-from data_prep.command_line import parse_options
+from data_prep.command_line import parse_options, run_command
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
@@ -25,19 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 when the user stopped it, 2 for a mistake of the user's.
     """
-    config = parse_options(ServeConfig, arguments, prog="python -m artifact_remover.serve", description=__doc__)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    config = parse_options(
+        ServeConfig, arguments, __version__, prog="python -m artifact_remover.serve", description=__doc__
+    )
+    return run_command(lambda: _serve_until_stopped(config))
+
+
+def _serve_until_stopped(config):
+    with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         serve(config)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     print("stopped", flush=True)
-    return 0
 
 
 def serve(config: ServeConfig) -> None:
@@ -54,7 +52,7 @@ def serve(config: ServeConfig) -> None:
         raise InputError(
             f"{error.name} is not installed: pip install 'artifact-remover[web]', in a checkout pip install -e '.[web]'"
         ) from error
-    # Not at the top: `--help` is to answer at once.
+    # Imported here, not at the top, so that `--help` answers at once.
     from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, choose_exports, find_exports
 
     choose_exports(config.model, None)  # a wrong folder is told before TensorFlow is loaded

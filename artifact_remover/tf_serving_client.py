@@ -1,7 +1,7 @@
-"""Restoring through a running TF Serving, by REST or gRPC, with all that `Restorer` keeps of a picture.
+"""Restoring with a running TF Serving, by REST or gRPC.
 
-A JPEG is sent as it is; other pictures of 8 bits, and JPEGs that only this process can decode, as PNGs, which lose
-nothing. REST needs no TensorFlow here, gRPC the extra `serving`.
+JPEGs are sent byte for byte. Other pictures of 8 bits are sent as PNGs, which are lossless, and so are the JPEGs that
+the server cannot decode. REST needs no TensorFlow in this process, gRPC needs the extra `serving`.
 """
 
 import base64
@@ -20,8 +20,8 @@ from urllib3.util import Retry
 
 from artifact_remover.model_folder import FAITHFUL
 from artifact_remover.pictures.picture import Picture, decode_picture
-from artifact_remover.restore_picture import restore_parts
-from data_prep.errors import InputError, to_one_line
+from artifact_remover.restore_picture import RestoredPicture, restore_parts
+from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.quiet import quiet_tensorflow
 
 _SIGNATURE = "restore_jpeg"
@@ -29,11 +29,12 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 600
 _ATTEMPTS = 5  # gRPC allows no more
 _BACKOFF_SECONDS = 0.5  # before the second attempt, twice as long before each further one
 _MOST_RETRIED = 256 * 2**20  # bytes of a request; gRPC keeps 256 kB by default and would never retry larger ones
-_TIMEOUT = "no answer in time, the picture may be too large for the server: leave --server out"
+_WITHOUT_SERVER = Message("leave ", Option("server"), " out")
+_TIMEOUT = Message("no answer in time, the picture may be too large for the server: ", _WITHOUT_SERVER)
 
 
 class RemoteRestorer:
-    """What `Restorer` is, with the network on a server.
+    """A restorer like `Restorer`, whose network runs on a server.
 
     Attributes:
         description: Which model on which server it is.
@@ -83,7 +84,7 @@ class RemoteRestorer:
         strength: float = 1.0,
         force: bool = False,
         progress: Callable[[int], None] | None = None,
-    ) -> Picture:
+    ) -> RestoredPicture:
         """Restores a decoded picture, as `Restorer.restore_picture` does.
 
         Args:
@@ -108,11 +109,11 @@ class RemoteRestorer:
         return restore_parts(picture, restore_colours, lambda alpha: self._restore(alpha, strength), force)
 
     def _restore(self, pixels, strength, jpeg=None):
-        """Restores uint8 [H, W, 3 or 1], of which `jpeg` are the bytes if they came from one."""
+        """Restores uint8 [H, W, 3 or 1] in 0..255; `jpeg` is the file that they were decoded from, if it was a JPEG."""
         if strength == 0:
             return pixels
         if pixels.dtype != np.uint8:
-            raise InputError("16 bits per channel, of which a server would keep 8: leave --server out")
+            raise InputError("16 bits per channel, of which a server would keep 8: ", _WITHOUT_SERVER)
         restored = decode_picture(self._send(jpeg or _encode_png(pixels))).pixels
         if restored.shape[2] < pixels.shape[2]:  # gray in three channels comes back in one
             restored = np.repeat(restored, pixels.shape[2], axis=2)
@@ -157,7 +158,7 @@ class _RestModel:
             timeout = _CONNECT_SECONDS, _ANSWER_SECONDS
             response = self._session.request(method, self.name + path, timeout=timeout, **content)
         except requests.ReadTimeout as error:
-            raise InputError(f"{self.name}: {_TIMEOUT}") from error
+            raise InputError(f"{self.name}: ", _TIMEOUT) from error
         except requests.RequestException as error:
             raise InputError(f"{self.name} cannot be reached: start the server or check the URL") from error
         try:
@@ -173,7 +174,7 @@ class _RestModel:
 
 
 class _Retry(Retry):
-    """Tries again what was lost, but not what took too long: it would take as long again."""
+    """Repeats requests that failed, except those that got no answer in time: they would take as long again."""
 
     def increment(self, method=None, url=None, response=None, error=None, _pool=None, _stacktrace=None):
         if isinstance(error, ReadTimeoutError):
@@ -242,7 +243,7 @@ class _GrpcModel:
             return method(request, timeout=_ANSWER_SECONDS)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise InputError(f"{self.name}: {_TIMEOUT}") from error
+                raise InputError(f"{self.name}: ", _TIMEOUT) from error
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 raise InputError(
                     f"{self.name} cannot be reached: start the server or check the URL ({_plain(error.details())})"
@@ -265,5 +266,5 @@ def _encode_png(pixels) -> bytes:
 
 
 def _plain(message) -> str:
-    """What TensorFlow says, without the names of its graph's nodes."""
+    """Removes the names of graph nodes from an error message of TensorFlow."""
     return to_one_line(str(message).partition("\n\t [[")[0].rpartition("assertion failed: ")[2].strip())

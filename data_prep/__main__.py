@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from data_prep.command_line import parse_options
+from artifact_remover import __version__
+from data_prep.command_line import parse_options, run_command
 from data_prep.config import DataConfig
-from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
 if TYPE_CHECKING:
@@ -38,18 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: What follows the command's name; what the process was started with when not given.
 
     Returns:
-        Exit code: 0, or 2 when the photographs cannot be used.
+        Exit code: 0, 2 when the photographs cannot be used, 130 when the user stopped it.
     """
-    options = parse_options(Options, arguments, prog="python -m data_prep")
-    try:
-        _show(_open(options))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    options = parse_options(Options, arguments, __version__, prog="python -m data_prep")
+    return run_command(lambda: _show(_open(options)), stopped="stopped; the same command goes on")
 
 
 def _open(options: Options) -> "Photographs":

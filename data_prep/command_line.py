@@ -1,42 +1,110 @@
-"""Options from a dataclass, and a wrong one answered in one line like every other mistake."""
+"""What all commands share: options from a dataclass, errors in one line, and exit codes."""
 
 import contextlib
 import io
+import os
 import re
+import signal
 import sys
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import tyro
+
+from data_prep.errors import InputError, to_one_line, word
 
 Options = TypeVar("Options")
 
 
-def parse_options(kind: type[Options], arguments: list[str] | None, **settings) -> Options:
+def parse_options(kind: type[Options], arguments: list[str] | None, version: str | None = None, **settings) -> Options:
     """Parses a command line with tyro.
 
     Args:
         kind: Dataclass of the options.
         arguments: What follows the command's name; what the process was started with when `None`.
+        version: Of the project, which `--version` prints; when `None`, there is no such option.
         **settings: Of `tyro.cli`, such as `prog` and `default`.
 
     Returns:
         The options.
 
     Raises:
-        SystemExit: After `--help` (0), or a wrong option (2), which is explained in one line on standard error.
+        SystemExit: After `--help` or `--version` (0), or a wrong option (2), which is explained in one line on standard
+            error.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started the process
+            _silence(stream)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if version and "--version" in arguments:
+        print_version(version)
+        sys.exit(0)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(kind, args=arguments, **settings)
     except SystemExit as leaving:
         if leaving.code:
-            print(f"error: {_unbox(errors.getvalue())}; --help lists all options", file=sys.stderr)
+            complain(f"{_unbox(errors.getvalue())}; --help lists all options")
         raise
 
 
+def print_version(version: str) -> None:
+    """Prints the project's name and version, as all commands answer `--version`."""
+    say(f"artifact-remover {version}")
+
+
+def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> int:
+    """Runs a command and turns what ends it early into one line on standard error and an exit code.
+
+    SIGTERM ends it as Ctrl-C does, so that it leaves nothing unfinished behind either way.
+
+    Args:
+        command: Does the work; returns the exit code, or `None` for 0.
+        stopped: What is said when the user stops it.
+
+    Returns:
+        Exit code: the command's own, 2 after an `InputError`, 130 if the user stopped it.
+    """
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command() or 0
+    except InputError as error:
+        complain(error)
+        return 2
+    except KeyboardInterrupt:
+        complain(stopped)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def complain(said: str | InputError) -> None:
+    """Prints an error on standard error, in one line."""
+    say(f"error: {word_for_terminal(said)}", "stderr")
+
+
+def say(said: str, stream: Literal["stdout", "stderr"] = "stdout") -> None:
+    """Prints one line, whatever it holds, and whether or not anybody still reads it."""
+    line = to_one_line(word_for_terminal(said))
+    encoding = getattr(sys, stream).encoding or "utf-8"
+    try:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=getattr(sys, stream), flush=True)
+    except OSError:  # `head` has read enough, or a disk is full: no reason to stop working
+        _silence(stream)
+
+
+def word_for_terminal(said: str | InputError) -> str:
+    """Names the options of a message as the command line has them, such as `--allow-truncated`."""
+    return word(said, lambda name: f"--{name.replace('_', '-')}")
+
+
+def _silence(stream):
+    setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def _unbox(message):
-    """Tyro frames an error: a title, the error itself, a rule, and hints."""
+    """Takes the error itself out of tyro's frame, which holds a title, the error, a rule, and hints."""
     lines = [line.strip("╭╮╰╯│─ ") for line in message.splitlines()[1:]]
     message = " ".join(lines[: lines.index("")] if "" in lines else lines).removesuffix(".")
     return re.sub(r"^Error parsing \w+: ", "", message)  # the name of a class says nothing to a user

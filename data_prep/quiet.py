@@ -1,4 +1,4 @@
-"""Loading TensorFlow without what it says to its own developers."""
+"""Importing TensorFlow without its start-up messages."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Keeps TensorFlow's start-up notes off the terminal while it is first imported.
+    """Keeps TensorFlow's start-up messages off the terminal while it is first imported.
 
-    Some are written before any log level counts, straight to standard error, which is closed meanwhile. Python's
-    own exceptions are raised as ever.
+    Some of them are written to standard error before a log level can be set, so that it is redirected meanwhile.
+    Exceptions are raised as usual.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)

@@ -1,6 +1,5 @@
 """Names, and the order of work, with restorers that only add one; `test_restore` runs the real thing."""
 
-import dataclasses
 import errno
 import os
 import threading
@@ -15,6 +14,7 @@ from skimage import data as skimage_data
 from artifact_remover import batch
 from artifact_remover.batch import Job, Output, Source, choose_output, find_sources, name_results, restore_all
 from artifact_remover.options import RestoreConfig
+from artifact_remover.restore_picture import restore_parts
 from data_prep.errors import InputError
 
 
@@ -214,7 +214,7 @@ def test_output_is_a_file_a_folder_or_beside(place, options, output):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "b.png", "format": "webp"}, "--format webp contradicts .*: b.png"),
+        ({"output": "b.png", "format": "webp"}, "format webp contradicts .*: b.png"),
         ({"output": "b.bmp"}, "b.bmp names no format that can be written"),
         ({"output": "b.heic"}, "b.heic names no format that can be written"),
         (
@@ -248,13 +248,13 @@ def test_what_is_there_is_replaced_or_passed_over_only_when_asked(place):
     assert left(overwrite=True) == ("abcd", [])
     assert left(resume=True) == ("acd", [])  # of a and c, half is missing
     names, errors = left()
-    assert names == "d" and errors[2] == "c.jpg: c_compare.png exists, --overwrite replaces it, --resume skips it"
+    assert names == "d" and errors[2] == "c.jpg: c_compare.png exists, overwrite replaces it, resume skips it"
 
 
 def test_a_picture_is_not_offered_to_be_replaced_by_its_own_restoration(place):
     place("a.jpg")
     _, [error] = batch.pass_over_finished([Job(Path("a.jpg"), Path("./a.jpg"))], configure())
-    assert error == "a.jpg is the picture itself: choose another --output"
+    assert error == "a.jpg is the picture itself: choose another output"
 
 
 # Reading, restoring and writing
@@ -269,7 +269,7 @@ class PlusOne:
     def restore_picture(self, picture, strength=1.0, force=False, progress=None):
         self.before(picture)
         progress(picture.pixels[:10, ..., 0].size)
-        return dataclasses.replace(picture, pixels=picture.pixels + np.uint8(1))
+        return restore_parts(picture, lambda pixels: pixels + np.uint8(1), lambda alpha: alpha, force)
 
 
 @pytest.fixture
@@ -322,11 +322,11 @@ def test_each_stage_may_fail_and_fails_one_picture_only(jobs, monkeypatch):
 
 
 def test_a_disk_that_is_full_halfway_leaves_nothing_of_the_picture(jobs, monkeypatch):
-    def fill(picture, file, format, quality):
+    def fill(picture, source, file, format, quality):
         file.write(b"half of it")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(batch, "encode_picture", fill)
+    monkeypatch.setattr(batch, "write_restored", fill)
     outcomes = run(jobs[:2])
     assert [outcome.error for outcome in outcomes] == [
         f"cannot write {job.target}: No space left on device" for job in jobs[:2]
@@ -348,7 +348,7 @@ def test_the_model_is_loaded_while_the_first_picture_is_read(jobs, monkeypatch):
 
 def test_the_next_is_read_and_the_last_is_written_while_one_is_restored(jobs, monkeypatch):
     read, written = [], threading.Event()
-    decode, encode = batch.decode_picture, batch.encode_picture
+    decode, encode = batch.decode_picture, batch.write_restored
 
     def reading(source, **options):
         read.append(source)
@@ -367,7 +367,7 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_restored(jobs, mo
             assert threading.Event().wait(0.001) is False
 
     monkeypatch.setattr(batch, "decode_picture", reading)
-    monkeypatch.setattr(batch, "encode_picture", writing)
+    monkeypatch.setattr(batch, "write_restored", writing)
     assert not any(outcome.error for outcome in run(jobs, PlusOne(restoring)))
 
 
@@ -375,7 +375,7 @@ def test_the_next_is_read_and_the_last_is_written_while_one_is_restored(jobs, mo
 def test_few_pixels_are_held_at_a_time(jobs, monkeypatch, most):
     monkeypatch.setattr(batch, "_PIXELS_IN_FLIGHT", most)
     lock, held, seen = threading.Lock(), 0, []
-    decode, encode = batch.decode_picture, batch.encode_picture
+    decode, encode = batch.decode_picture, batch.write_restored
 
     def count(pixels):
         nonlocal held
@@ -394,7 +394,7 @@ def test_few_pixels_are_held_at_a_time(jobs, monkeypatch, most):
         return notes
 
     monkeypatch.setattr(batch, "decode_picture", reading)
-    monkeypatch.setattr(batch, "encode_picture", writing)
+    monkeypatch.setattr(batch, "write_restored", writing)
     assert len(run(jobs)) == 5
     assert max(seen) <= max(most, max(job.pixels for job in jobs)) and held == 0
 

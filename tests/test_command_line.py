@@ -1,10 +1,14 @@
 import dataclasses
+import os
+import signal
+import time
 from typing import Literal
 
 import pytest
 
 from artifact_remover.config import PRESETS, FitConfig
-from data_prep.command_line import parse_options
+from data_prep.command_line import parse_options, run_command
+from data_prep.errors import InputError, Option
 
 
 @dataclasses.dataclass
@@ -47,3 +51,39 @@ def test_help_is_no_error(capsys):
         parse_options(Options, ["--help"])
     printed = capsys.readouterr()
     assert leaving.value.code == 0 and "--stage" in printed.out and printed.err == ""
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_options(Options, ["--steps", "1", "--version"], version="1.2")
+    assert leaving.value.code == 0 and capsys.readouterr() == ("artifact-remover 1.2\n", "")
+
+
+def refuse():
+    raise InputError("a\nb.jpg is damaged, give ", Option("allow_truncated"))
+
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 1, 1, ""),
+        (refuse, 2, "error: a\\nb.jpg is damaged, give --allow-truncated\n"),
+        (stop, 130, "error: stopped, nothing is written\n"),
+    ],
+)
+def test_how_a_command_ends(command, code, said, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(command, stopped="stopped, nothing is written") == code
+    assert capsys.readouterr() == ("", said)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_defect_is_no_mistake_of_the_users():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)

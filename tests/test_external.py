@@ -43,7 +43,7 @@ def refuse(command, jpeg, **options):
     with pytest.raises(InputError) as error:
         External("mine", command, **options).restore(jpeg)
     line = str(error.value)
-    assert line.startswith("--external mine: ") and "\n" not in line
+    assert line.startswith("external mine: ") and "\n" not in line
     return line
 
 

@@ -124,7 +124,7 @@ def test_divergence_is_reported_and_never_saved(tmp_path):
         return tf.data.Dataset.zip(batches(step), poison).map(lambda batch, nan: (batch[0] + nan, batch[1]))
 
     stage = Stage(tmp_path)
-    with pytest.raises(InputError, match="diverged at step 4, .* --workdir .* lower learning rate") as raised:
+    with pytest.raises(InputError, match="diverged at step 4, .* new workdir .* lower learning rate") as raised:
         stage.train(batches=spoilt)
     assert "\n" not in str(raised.value)
     assert Stage(tmp_path).checkpoints.restore()[0] < 4

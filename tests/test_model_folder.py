@@ -64,7 +64,7 @@ def test_blend_takes_both(run_folder):
 
 @pytest.mark.parametrize(("stage", "missing"), [("pretrain_generator", "gan"), ("gan", "pretrain_generator")])
 def test_blend_needs_both(run_folder, stage, missing):
-    with pytest.raises(InputError, match=f"holds no {missing}, and --blend mixes both"):
+    with pytest.raises(InputError, match=f"holds no {missing}, and blend mixes both"):
         choose_exports(run_folder / "saved_models" / stage, 0.0)
 
 
@@ -88,7 +88,7 @@ def test_published_models_are_the_default(run_folder, monkeypatch):
 
 def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(model_folder, "PUBLISHED", tmp_path)
-    with pytest.raises(InputError, match=r"no model is published .* --model runs/quick"):
+    with pytest.raises(InputError, match=r"no model is published .* model runs/quick"):
         choose_exports(None, None)
 
 

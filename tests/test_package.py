@@ -22,13 +22,13 @@ TESTED_IN = {
     "artifact_remover.__main__": "test_package",
     "artifact_remover.options": "test_restore",
     "artifact_remover.pictures.metadata": "test_picture",
+    "artifact_remover.pictures.readers": "test_picture",
     "artifact_remover.pictures.writers": "test_picture",
     "artifact_remover.web.app": "test_serve",
     "artifact_remover.web.guard": "test_serve",
     "artifact_remover.web.queue": "test_serve",
     "data_prep.__main__": "test_data_prep_cli",
     "data_prep.config": "test_data_config",  # both packages have a `config`
-    "data_prep.errors": "test_datasets",
     "data_prep.photographs": "test_datasets",
     "data_prep.sources": "test_datasets",
     "data_prep.quiet": "test_data_prep_cli",
@@ -70,6 +70,26 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
     assert "usage: " in done.stdout and done.stderr == ""
 
 
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_tells_the_version(module):
+    command = [sys.executable, "-m", module.removesuffix(".__main__"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"artifact-remover {artifact_remover.__version__}\n", "")
+
+
+def test_what_the_package_hands_on_is_imported_when_asked_for():
+    code = """
+import sys
+import artifact_remover
+from artifact_remover import InputError
+assert "InputError" in dir(artifact_remover) and InputError.__module__ == "data_prep.errors"
+assert not {"tensorflow", "keras", "numpy"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'Restorerer'"):
+        artifact_remover.Restorerer  # noqa: B018
+
+
 @pytest.fixture
 def artifact_remover_command(monkeypatch):
     """The installed command `artifact-remover`: arguments in, exit code out."""
@@ -89,7 +109,7 @@ def test_command_shows_its_subcommands(artifact_remover_command, capsys, option)
     assert printed.out.startswith("usage: artifact-remover {fit") and printed.err == ""
 
 
-@pytest.mark.parametrize("arguments", [[], ["fitt"], ["--version"], ["--quality", "10"]])
+@pytest.mark.parametrize("arguments", [[], ["fitt"], ["--quality", "10"]])
 def test_command_without_a_known_subcommand_is_exit_code_2(artifact_remover_command, capsys, arguments):
     assert artifact_remover_command(*arguments) == 2
     printed = capsys.readouterr()

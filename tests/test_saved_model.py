@@ -261,7 +261,7 @@ def test_another_size_is_refused(generator, exported, tmp_path, config):
     Checkpoints({"generator": generator}, tmp_path).save(1, [])
     network = build_generator(config)
     for folder in (exported, tmp_path):
-        assert_refused(network, folder, "no generator of this size: give --generator")
+        assert_refused(network, folder, "no generator of this size: give generator")
 
 
 @pytest.mark.parametrize("blocks", [1, 2])

@@ -39,10 +39,10 @@ LARGE = to_file(PHOTO, quality=10)
 
 
 class Client:
-    """A server's client, and the workshop behind it."""
+    """A server's client, and the queue behind it."""
 
     def __init__(self, port, app, server):
-        self.port, self.url, self.workshop = port, f"http://127.0.0.1:{port}", app.state.workshop
+        self.port, self.url, self.queue = port, f"http://127.0.0.1:{port}", app.state.queue
         self.server = server
 
     def post(self, content=SMALL, path="/api/restore", headers=JPEG, **query):
@@ -57,8 +57,8 @@ class Client:
 
     def wait(self, taken):
         until = time.monotonic() + 20
-        while self.workshop.taken != taken:
-            assert time.monotonic() < until, f"{self.workshop.taken} places are taken"
+        while self.queue.taken != taken:
+            assert time.monotonic() < until, f"{self.queue.taken} places are taken"
             time.sleep(0.01)
 
 
@@ -166,7 +166,12 @@ NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
         (b"this is no picture", {}, 415, "no picture that can be read"),
         (b"", {}, 415, "empty"),
         (LARGE[:-3000], {}, 400, "mend it or give allow_truncated: "),
-        (to_file(NOISE, quality=10), {}, 413, "2.25 megapixels, more than the limit of 2"),
+        (
+            to_file(NOISE, quality=10),
+            {},
+            413,
+            "2.25 megapixels, more than the limit of 2: raise it with --max-megapixels",
+        ),
         (bytes(10_000_000), {}, 413, "more than 3 megabytes"),
         (SMALL, {"strength": 1.5}, 422, "strength: "),
         (SMALL, {"strength": "nan"}, 422, "strength: "),
@@ -180,7 +185,7 @@ def test_a_mistake_is_one_line_and_its_status(client, content, query, status, sa
         answer = client.post(body, **query)
         assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
         assert list(answer.json()) == ["error"] and said in answer.json()["error"]
-    assert client.workshop.taken == 0
+    assert client.queue.taken == 0
 
 
 def test_a_broken_off_picture_is_restored_as_far_as_it_goes_when_that_is_asked(client):
@@ -368,7 +373,7 @@ def test_twenty_at_once_are_restored_or_told_to_come_back(client):
     codes = [answer.status_code for answer in answers]
     assert set(codes) <= {200, 429} and codes.count(200) >= 4
     assert all(answer.content == right for answer in answers if answer.status_code == 200)
-    assert client.workshop.taken == 0 and psutil.Process().memory_info().rss - before < 300e6
+    assert client.queue.taken == 0 and psutil.Process().memory_info().rss - before < 300e6
 
 
 # The command

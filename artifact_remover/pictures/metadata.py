@@ -1,4 +1,4 @@
-"""What belongs to a picture beside its pixels: EXIF, XMP, ICC profile, resolution, comment."""
+"""Metadata of pictures: EXIF, XMP, ICC profile, resolution, comment, and chunks of a PNG."""
 
 import io
 import re
@@ -12,16 +12,16 @@ from PIL import ExifTags, ImageFile
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
-"""Of the chunk that holds a PNG's XMP."""
+"""Keyword of the iTXt chunk that holds a PNG's XMP."""
 
-# What of a TIFF's directory describes the picture rather than its storage, and so is EXIF as well (EXIF 2.32, tables 3
-# and 4): title, make, model, orientation, resolution, software, date, artist, host, copyright, Exif, GPS; the
-# document's name, rating, IPTC and what Windows adds.
+# A TIFF's first directory holds tags that describe the picture and tags that describe how it is stored. EXIF has the
+# former too (EXIF 2.32, tables 3 and 4): title, make, model, orientation, resolution, software, date, artist, host,
+# copyright, Exif, GPS. Beside them: the document's name, rating, IPTC, and the tags that Windows adds.
 DESCRIPTIVE_TAGS = frozenset(
     {269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, 33723, 34665, 34853}
     | set(range(40091, 40096))
 )
-"""Tags of a TIFF's first directory that are kept."""
+"""Tags of a TIFF's first directory that are kept, as they describe the picture."""
 
 # Chunks that are copied from PNG to PNG (PNG specification, third edition, section 11.3).
 _PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt")
@@ -36,7 +36,7 @@ _ORIENTATION_IN_XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8
 
 @dataclass(frozen=True)
 class Metadata:
-    """What belongs to a picture beside its pixels.
+    """The metadata of a picture that are kept when it is restored.
 
     Attributes:
         icc_profile: ICC.1 profile whose colour space is that of the pixels, gray or RGB.
@@ -44,7 +44,8 @@ class Metadata:
         xmp: XMP packet.
         dpi: Pixels per inch, across and down.
         comment: Comment, UTF-8 or of unknown encoding.
-        png_chunks: Types and contents of a PNG's colour and text chunks, and of its pHYs where that tells no dpi.
+        png_chunks: Types and contents of a PNG's colour chunks and text chunks, and of its pHYs chunk where that gives
+            an aspect ratio only, no resolution.
     """
 
     icc_profile: bytes | None = None
@@ -56,12 +57,12 @@ class Metadata:
 
 
 def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, list[str]]:
-    """Gathers what Pillow has read, and the chunks of a PNG that it passes over.
+    """Gathers the metadata that Pillow has read, and reads those that it ignores from the file.
 
     Args:
-        info: Of Pillow's picture.
+        info: The `info` of Pillow's picture.
         format: Pillow's name of the file format.
-        file: The picture's, which can seek.
+        file: The picture's file, which can seek.
 
     Returns:
         The metadata, and notes on what is damaged or cannot be kept.
@@ -88,9 +89,9 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
 
 
 def _exif_of_tiff(file: BinaryIO) -> bytes:
-    """Makes EXIF of what a TIFF or BigTIFF says about its picture.
+    """Makes EXIF of the tags with which a TIFF or BigTIFF describes its picture.
 
-    The values keep their bytes, which Pillow would change: it knows ASCII only and takes IPTC for numbers.
+    Values are copied byte for byte. Pillow would change some: it reads text as ASCII, and IPTC as numbers.
 
     Args:
         file: The TIFF, which can seek.
@@ -107,15 +108,17 @@ def _exif_of_tiff(file: BinaryIO) -> bytes:
         directory = _read_directory(file, order, big, position)
         head = start[:2] + struct.pack(f"{order}HI", 42, 8)
         return head + _pack_directory(directory, order, 8) if directory else b""
-    except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture can do without
+    except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture is restored without them
         return b"damaged"
 
 
 def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metadata, list[str]]:
-    """Drops a profile that is not for the pixels, as readers would refuse the picture or show wrong colours.
+    """Drops an ICC profile that is damaged, or made for another colour space than the pixels'.
+
+    Other programs would refuse the picture or show wrong colours.
 
     Args:
-        metadata: Of the picture.
+        metadata: The picture's metadata.
         pixels: [H, W, C], C 1 (gray) or 3 (RGB), any dtype and range.
 
     Returns:
@@ -142,7 +145,15 @@ def orientation_of(metadata: Metadata) -> int:
 
 
 def upright(metadata: Metadata, orientation: int) -> Metadata:
-    """Tells the metadata that the picture has been turned upright from this orientation."""
+    """Changes the metadata of a picture that has been turned upright.
+
+    Args:
+        metadata: The picture's metadata from before.
+        orientation: EXIF's, 1..8, that it had before.
+
+    Returns:
+        The metadata with orientation 1. Resolutions across and down are swapped where width and height were.
+    """
     exif = bytearray(metadata.exif or b"")
     for _, form, position in _orientation_fields(metadata.exif or b""):
         struct.pack_into(form, exif, position, 1)
@@ -152,7 +163,7 @@ def upright(metadata: Metadata, orientation: int) -> Metadata:
         chunks = tuple((name, each[4:8] + each[:4] + each[8:] if name == b"pHYs" else each) for name, each in chunks)
     return replace(
         metadata,
-        # only this value changes, as maker notes point to places in the EXIF
+        # The length must stay: maker notes refer to positions in the EXIF.
         exif=bytes(exif) or None,
         xmp=_ORIENTATION_IN_XMP.sub(rb"\g<1>1", metadata.xmp) if metadata.xmp else None,
         dpi=metadata.dpi[::-1] if metadata.dpi and orientation >= 5 else metadata.dpi,
@@ -161,7 +172,19 @@ def upright(metadata: Metadata, orientation: int) -> Metadata:
 
 
 def exif_entries(exif: bytes) -> Iterator[tuple[str, int, int, int, int, int]]:
-    """Finds byte order, directory (1 is the thumbnail's), tag, type, count and position of each entry (TIFF 6.0)."""
+    """Yields the entries of EXIF's first two directories (TIFF 6.0).
+
+    Args:
+        exif: EXIF as a TIFF file; may be empty.
+
+    Yields:
+        Byte order as `struct` writes it, directory (0 is the picture's, 1 the thumbnail's), tag, type, count, and the
+        entry's position in bytes.
+
+    Raises:
+        KeyError: If it does not begin like a TIFF.
+        struct.error: If the picture's directory is cut off.
+    """
     if not exif:
         return
     order = {b"II*\0": "<", b"MM\0*": ">"}[exif[:4]]
@@ -188,7 +211,7 @@ def states_resolution(exif: bytes | None) -> bool:
 
 
 def chunks_of_png_only(metadata: Metadata) -> list[str]:
-    """Names what only a PNG's chunks say, and so is lost in other formats."""
+    """Names the metadata that only a PNG's chunks can hold, so that they are lost in other formats."""
     texts = [content for name, content in metadata.png_chunks if name.endswith(b"Xt")]
     comments = sum(content.startswith(b"Comment\0") for content in texts)
     names = ["PNG text"] if len(texts) > comments or comments > 1 else []
@@ -250,7 +273,7 @@ def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int,
 
 
 def _pack_directory(directory, order, position) -> bytes:
-    """Makes a directory that stands at this position, and behind it what its entries have no room for."""
+    """Makes a directory for this position, followed by the values that are too long for its entries."""
     entries, values = b"", b""
     position += 2 + 12 * len(directory) + 4
     for tag, (kind, count, value) in sorted(directory.items()):
@@ -285,11 +308,11 @@ def _orientation_fields(exif: bytes) -> Iterator[tuple[int, str, int]]:
 
 def _dpi(info, format, exif) -> tuple[float, float] | None:
     if format in ("JPEG", "MPO", "TIFF") and not info.get("jfif_unit") and not states_resolution(exif):
-        return None  # Pillow's own guess
+        return None  # the file says nothing, Pillow assumes a value
     try:
         across, down = (float(each) for each in info["dpi"])
         if format in ("JPEG", "MPO") and not info.get("jfif_unit"):
-            down *= _exif_aspect(exif)  # of EXIF's two, Pillow takes the first for both
+            down *= _exif_aspect(exif)  # Pillow takes EXIF's first resolution for both directions
     except (KeyError, TypeError, ValueError, ZeroDivisionError, struct.error):
         return None
     return (across, down) if min(across, down) > 0.01 and max(across, down) < 65535 else None
@@ -310,7 +333,7 @@ def _png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
         length, name = struct.unpack(">I4s", start)
         if name in _PNG_CHUNKS and length < ImageFile.SAFEBLOCK:
             content = file.read(length)
-            # XMP and dpi are written from what they say
+            # XMP and dpi are kept as such, so that their chunks are not copied.
             if not content.startswith(XMP_KEYWORD) and (name != b"pHYs" or content[8:] == b"\0"):
                 yield name, content
             file.seek(4, io.SEEK_CUR)

@@ -1,4 +1,4 @@
-"""From pixels to files: each writer takes the picture in bands, so that it is never held twice as a whole."""
+"""Writers of image files; each converts the picture in bands, so that the memory never holds it twice."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from artifact_remover.pictures.metadata import (
     exif_entries,
     states_resolution,
 )
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 from data_prep.photographs import to_8_bits
 
 BAND = 2**17
@@ -37,14 +37,14 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         file: Where.
         pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
         alpha: [H, W] of the pixels' dtype and range, or None.
-        metadata: All of it is written.
+        metadata: The picture's; all of it is written.
     """
     height, width, channels = pixels.shape
     colour_type = (0 if channels == 1 else 2) + (0 if alpha is None else 4)
     file.write(PNG_SIGNATURE)
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, 0))
     for name, content in metadata.png_chunks:
-        if name != b"sRGB" or not metadata.icc_profile:  # one or the other
+        if name != b"sRGB" or not metadata.icc_profile:  # a PNG may have only one of them
             _write_chunk(file, name, content)
     if metadata.icc_profile:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
@@ -56,14 +56,14 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         _write_chunk(file, b"iTXt", XMP_KEYWORD + bytes(5) + metadata.xmp)
     if metadata.comment and not any(content.startswith(b"Comment\0") for _, content in metadata.png_chunks):
         _write_chunk(file, b"iTXt", b"Comment" + bytes(5) + _text(metadata.comment).encode())
-    # runs only: on what the filter leaves of photographs, a third faster than searching matches, and no larger
+    # Only runs are compressed: on filtered photographs that is a third faster than searching matches, and no larger.
     compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
     above = np.zeros((1, 1), np.uint8)
     for _, band in _interleaved(pixels, alpha):
         rows, pixel = _as_bytes(band, ">"), pixels.itemsize * (channels + (alpha is not None))
         above = np.broadcast_to(above, (1, rows.shape[1]))
         filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
-        filtered[:, 0] = 3  # average: of what is cheap to compute, it suits photographs best
+        filtered[:, 0] = 3  # the average filter, the best on photographs of those that are cheap to compute
         left = np.pad(rows[:, :-pixel], ((0, 0), (pixel, 0))).astype(np.uint16)
         filtered[:, 1:] = rows - ((left + np.concatenate([above, rows[:-1]])) // 2).astype(np.uint8)
         above = rows[-1:]
@@ -74,16 +74,17 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
 
 
 def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, metadata: Metadata) -> tuple[str, ...]:
-    """Writes a TIFF (TIFF 6.0, deflated strips) behind the EXIF: itself a TIFF, whose offsets hold at a file's start.
+    """Writes a TIFF (TIFF 6.0, deflated strips).
 
+    The file begins with the EXIF, which is a TIFF itself and has its offsets counted from its start; the strips follow.
     Pillow would write colours of 8 bits only, and fails on some EXIF.
 
     Args:
         file: Where, at its start; must be able to seek.
         pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
         alpha: [H, W] of the pixels' dtype and range, or None.
-        metadata: Written but for the EXIF's thumbnail, what a PNG's chunks say, and a comment where EXIF holds a
-            description, whose tag it needs.
+        metadata: The picture's. Not written are the EXIF's thumbnail, the chunks of a PNG, and a comment where the EXIF
+            has a description, as both would need the same tag.
 
     Returns:
         Notes on what is lost.
@@ -122,7 +123,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         (317, "H", [2]),  # differences, as above
     ]
     if alpha is not None:
-        fields.append((338, "H", [2]))  # not multiplied into the colours
+        fields.append((338, "H", [2]))  # transparency, by which the colours are not multiplied
     if metadata.dpi:
         fields += [(tag, "Q", [round(each * 10000), 10000]) for tag, each in zip((282, 283), metadata.dpi, strict=True)]
         fields.append((296, "H", [2]))  # per inch
@@ -156,7 +157,7 @@ def write_with_pillow(
         file: Where.
         pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB).
         alpha: [H, W] of the pixels' dtype and range, or None.
-        metadata: Of which is written what the format can hold.
+        metadata: The picture's; what the format can hold of it is written.
         format: "webp", "jpeg" or "avif".
         quality: 1..100; None for lossless WebP, JPEG 95 and AVIF 90.
 
@@ -168,7 +169,7 @@ def write_with_pillow(
     """
     Image.init()
     if format.upper() not in Image.SAVE:
-        raise InputError(f"this Pillow cannot write {format}: upgrade it or choose another --format")
+        raise InputError(f"this Pillow cannot write {format}: upgrade it or choose another ", Option("format"))
     notes = []
     if pixels.dtype == np.uint16:
         notes.append("16 bits reduced to 8")
@@ -241,7 +242,10 @@ def _tiff_entry(file, order, tag, kind, values) -> bytes:
 
 
 class _VerbatimExif(Image.Exif):
-    """For an AVIF, Pillow would take EXIF apart and put it together anew, which breaks maker notes."""
+    """EXIF that is written byte for byte.
+
+    Pillow would parse an AVIF's EXIF and write it anew, which breaks maker notes.
+    """
 
     def __init__(self, content):
         super().__init__()
@@ -255,7 +259,7 @@ class _VerbatimExif(Image.Exif):
 
 
 def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list[str]]:
-    """Leaves out what a format cannot hold."""
+    """Leaves out the metadata that a format cannot hold, and names them."""
     too_much = {}
     if metadata.icc_profile and (format, mode) in (("webp", "L"), ("webp", "LA"), ("avif", "LA")):
         too_much["icc_profile"] = "ICC profile for gray"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 
 SECONDS_BETWEEN = 30
 """A killed run loses at most this much work, and what one validation takes."""
@@ -47,7 +47,8 @@ class Checkpoints:
                 self._checkpoint.restore(path).assert_existing_objects_matched()
             except (ValueError, AssertionError, IndexError, tf.errors.OpError) as error:
                 raise InputError(
-                    f"the checkpoint {path} does not fit these networks, or is damaged: use another --workdir"
+                    f"the checkpoint {path} does not fit these networks, or is damaged: use another ",
+                    Option("workdir"),
                 ) from error
         return int(self._step), json.loads(self._history.numpy())
 

@@ -13,7 +13,7 @@ from artifact_remover.config import Schedule
 from artifact_remover.training.checkpoints import Checkpoints
 from artifact_remover.training.monitoring import Monitor
 from artifact_remover.training.optimizers import Muon
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 
 
 class Interrupted(Exception):
@@ -116,8 +116,11 @@ def _stop_on_nan(scalars, step):
         names.remove("gradient_norm")  # the generator took no step, so that there is none
     if not all(math.isfinite(scalars[name]) for name in names):
         raise InputError(
-            f"training diverged at step {step}, its gradient is not a number: use a new --workdir with a lower "
-            "learning rate or --precision float32"
+            f"training diverged at step {step}, its gradient is not a number: use a new ",
+            Option("workdir"),
+            " with a lower learning rate or ",
+            Option("precision"),
+            " float32",
         )
 
 

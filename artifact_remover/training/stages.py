@@ -31,7 +31,7 @@ from artifact_remover.training.loop import make_optimizer, train
 from artifact_remover.training.monitoring import Monitor
 from artifact_remover.training.validation import CHANNELS, Validation
 from artifact_remover.training.vgg import PerceptualNetwork
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 from data_prep.files import write_whole
 from data_prep.pipeline import training_batches, validation_batches
 from data_prep.sources import Photographs
@@ -327,8 +327,9 @@ def _refuse_other_settings(before, now, folder, stage):
     changed = [f"{name} {before.get(name)}, now {now.get(name)}" for name in now if before.get(name) != now[name]]
     if changed:
         raise InputError(
-            f"{folder} holds {stage} with other settings ({'; '.join(changed)}): choose another --workdir, or give the "
-            "settings of before"
+            f"{folder} holds {stage} with other settings ({'; '.join(changed)}): choose another ",
+            Option("workdir"),
+            ", or give the settings of before",
         )
 
 

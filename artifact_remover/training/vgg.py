@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 
 WEIGHTS_URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
@@ -85,7 +85,9 @@ def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: 
     vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
     convolutions = [each.name for each in vgg.layers if isinstance(each, keras.layers.Conv2D)]
     if layer not in convolutions:
-        raise InputError(f"no such VGG19 layer; --perceptual-layer is one of {', '.join(convolutions)}: {layer}")
+        raise InputError(
+            "no such VGG19 layer; ", Option("perceptual_layer"), f" is one of {', '.join(convolutions)}: {layer}"
+        )
     source = Path(weights) if weights else _cached_or_downloaded()
     _load_weights(vgg, convolutions, layer, source)
     return PerceptualNetwork(_frozen_up_to(vgg, layer, dtype), layer, str(source))
@@ -126,7 +128,9 @@ def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source:
     if layer not in loaded:
         last = loaded[-1]
         raise InputError(
-            f"VGG19 weights end at {last}, before {layer}: use --perceptual-layer {last} or another file: {source}"
+            f"VGG19 weights end at {last}, before {layer}: use ",
+            Option("perceptual_layer"),
+            f" {last} or another file: {source}",
         )
 
 

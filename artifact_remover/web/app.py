@@ -1,6 +1,6 @@
-"""The web page and the HTTP API behind it: a picture in, the restored picture out, nothing of it kept.
+"""The web page and the HTTP API behind it, which restores pictures and keeps nothing of them.
 
-A request carries the picture itself as its body, so that nothing is spooled to disk, and no name of it.
+A request's body is the picture itself. A form would be spooled to disk, and would carry the name of the file.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from artifact_remover.options import ServeConfig
 from artifact_remover.pictures.picture import FORMATS, check_format
 from artifact_remover.restoration import Restorer
 from artifact_remover.web.guard import DOCS, Guard, ReadToEnd
-from artifact_remover.web.queue import Inspection, Job, Options, Workshop, in_terms_of_the_api
+from artifact_remover.web.queue import HeldPlace, Inspection, RestoreParameters, RestoreQueue, word_for_api
 from data_prep.errors import InputError
 
 _PAGE = Path(__file__).parent / "page"
@@ -55,7 +55,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         config: All options.
 
     Returns:
-        An ASGI application, whose `state.workshop` is to be closed when it ends.
+        An ASGI application, whose `state.queue` is to be closed when it ends.
     """
     app = FastAPIOffline(
         docs_url=DOCS,
@@ -65,7 +65,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         description="Restores JPEGs. The picture is the request's body; nothing of it is kept or logged.",
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.workshop = workshop = Workshop(restorer, config)
+    app.state.queue = queue = RestoreQueue(restorer, config)
     app.add_middleware(ReadToEnd, most=2 * int(config.max_megabytes * 1e6))
     app.add_middleware(Guard, names={"localhost", *map(str.lower, (config.host, socket.gethostname(), *config.name))})
     app.add_exception_handler(StarletteHTTPException, _answer_refusal)
@@ -73,11 +73,11 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
 
     async def take_place(
         job: Annotated[str | None, Query(pattern=r"^[\w-]{16,64}$", description="For GET /api/jobs/{job}.")] = None,
-    ) -> AsyncIterator[Job]:
-        async with workshop.place(job) as held:
-            yield held
+    ) -> AsyncIterator[HeldPlace]:
+        async with queue.take_place(job) as place:
+            yield place
 
-    Place = Annotated[Job, Depends(take_place)]
+    Place = Annotated[HeldPlace, Depends(take_place)]
 
     @app.post(
         "/api/restore",
@@ -101,27 +101,27 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         try:
             check_format(format, quality)
         except InputError as error:
-            raise HTTPException(422, str(error)) from error
-        content = await workshop.read(request, place)
-        options = Options(strength, blend, format, quality, force, allow_truncated)
-        restored = await workshop.restore(request, place, content, options)
-        headers = {"Content-Length": str(len(restored.content))}
-        if restored.quality_estimate:
-            headers["X-Quality-Estimate"] = str(restored.quality_estimate)
-        if restored.notes:
-            headers["X-Notes"] = in_terms_of_the_api("; ".join(restored.notes)).encode("ascii", "replace").decode()
-        return _Delivery(config.time_limit, restored.content, headers, f"image/{format}")
+            raise HTTPException(422, word_for_api(error)) from error
+        content = await queue.read(request, place)
+        parameters = RestoreParameters(strength, blend, format, quality, force, allow_truncated)
+        answer = await queue.restore(request, place, content, parameters)
+        headers = {"Content-Length": str(len(answer.content))}
+        if answer.quality_estimate:
+            headers["X-Quality-Estimate"] = str(answer.quality_estimate)
+        if answer.notes:
+            headers["X-Notes"] = "; ".join(map(word_for_api, answer.notes)).encode("ascii", "replace").decode()
+        return _Delivery(config.time_limit, answer.content, headers, f"image/{format}")
 
     @app.post("/api/inspect", openapi_extra=_BODY, responses=_ERROR_RESPONSES)
     async def inspect(request: Request, place: Place) -> Inspection:
         """Tells what a picture says of itself and of its compression."""
-        content = await workshop.read(request, place)
-        return await workshop.inspect(request, place, content)
+        content = await queue.read(request, place)
+        return await queue.inspect(request, place, content)
 
     @app.get("/api/jobs/{job}", responses={404: {"description": "Not there, or no more.", "content": _ERROR}})
     async def describe(job: str):
         """Tells how far a request is: how many are `before` it, and how much of it is `done`, 0 to 1."""
-        state = workshop.describe(job)
+        state = queue.describe(job)
         if not state:
             raise HTTPException(404, "there is no such job, or it is finished")
         return state
@@ -135,7 +135,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
             "blends": restorer.blends,
             "trained_quality": restorer.trained_quality,
             "places": config.places,
-            "taken": workshop.taken,
+            "taken": queue.taken,
             "max_megabytes": config.max_megabytes,
             "max_megapixels": config.max_megapixels,
             "time_limit": config.time_limit,
@@ -150,10 +150,10 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
 
 
 class Server(uvicorn.Server):
-    """A server that keeps no log of who asks for what, and does not wait for what is not finished when it ends."""
+    """A server that logs no requests; when it ends, those that are not finished are answered with status 503."""
 
     def __init__(self, app: FastAPI):
-        """Prepares it.
+        """Prepares the server, which `run` starts.
 
         Args:
             app: From `create_app`.
@@ -169,16 +169,16 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=5,
             )
         )
-        self._workshop = app.state.workshop
+        self._queue = app.state.queue
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends it."""
-        self._workshop.close()
+        """Ends the server."""
+        self._queue.close()
         await super().shutdown(sockets)
 
 
 class _Delivery(StreamingResponse):
-    """Sends a picture piece by piece, to a client that takes it in time."""
+    """Sends a picture piece by piece, and gives up on a client that does not receive it in time."""
 
     def __init__(self, time_limit, content, headers, media_type):
         super().__init__(_in_pieces(content), headers=headers, media_type=media_type)

@@ -1,4 +1,4 @@
-"""What stands before the web page's application: keeps other web sites out, and has early answers arrive."""
+"""Middleware of the web page: refuses requests from other web sites, and delays answers until they can be read."""
 
 import asyncio
 import ipaddress
@@ -13,24 +13,27 @@ DOCS = "/docs"
 _PATIENCE = 30  # seconds
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
 _CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-# Swagger's page starts itself by a script of its own and draws with styles of its own.
+# Swagger's page holds an inline script and inline styles.
 _POLICY_OF_DOCS = _POLICY.replace("-src 'self';", "-src 'self' 'unsafe-inline';", 2)
 
 
 class ReadToEnd:
-    """Keeps an early answer back until the client has sent its picture; most read no answer before."""
+    """Delays an answer until the client has sent its whole picture.
+
+    A picture may be refused after its first bytes. Most clients read an answer only after they have sent everything.
+    """
 
     def __init__(self, app: Callable, most: int):
         """Wraps an ASGI application.
 
         Args:
             app: The application.
-            most: Bytes after which it is answered all the same.
+            most: Bytes of a request's body after which it is answered without waiting for more.
         """
         self._app, self._most = app, most
 
     async def __call__(self, scope, receive, send):
-        """Answers a request, late if need be."""
+        """Answers a request as the application does, but not before its body has arrived."""
         if scope["type"] != "http" or (b"expect", b"100-continue") in scope["headers"]:
             return await self._app(scope, receive, send)
         more, left = True, self._most
@@ -53,10 +56,11 @@ class ReadToEnd:
 
 
 class Guard:
-    """Keeps other web sites out, and tells browsers to be as strict.
+    """Refuses requests that other web sites cause, and sets the headers that make browsers refuse them too.
 
-    A site can neither send a picture from a visitor's browser, as that needs a Content-Type that browsers ask about
-    first, nor, by pointing a name of its own here (DNS rebinding), pass for this server.
+    Two attacks are prevented. A site may have its visitor's browser send a picture here: the browser says so in
+    Sec-Fetch-Site, and asks first (CORS preflight), as the Content-Type is none of a form's. A site may point its own
+    name to this machine (DNS rebinding): the Host of such a request is not among the server's names.
     """
 
     def __init__(self, app: Callable, names: set[str]):
@@ -64,7 +68,7 @@ class Guard:
 
         Args:
             app: The application.
-            names: What the server is called, beside any address.
+            names: Host names that the server is reached by, in lower case; addresses are always accepted.
         """
         self._app, self._names = app, names
 

@@ -1,14 +1,13 @@
-"""Where the server's pictures are restored: a few places, a line, and one thread.
+"""The queue of the server: a few places for requests, and one thread that restores their pictures in turn.
 
-A request holds a place from before its body is read until its answer is sent, which bounds the memory; one thread
-restores, as the network does one picture at a time anyway.
+A request holds a place from before its body is read until its answer is sent, which bounds the memory. More threads
+would restore no faster, as the network uses all cores for one picture.
 """
 
 import asyncio
 import dataclasses
 import io
 import math
-import re
 import sys
 import threading
 import time
@@ -20,20 +19,20 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
+from artifact_remover.decision import decide
 from artifact_remover.options import ServeConfig
-from artifact_remover.pictures.jpeg_header import is_left_alone
 from artifact_remover.pictures.picture import (
-    FORMATS,
     DamagedError,
     TooLargeError,
     decode_picture,
-    encode_picture,
     inspect_picture,
+    matching_format,
 )
 from artifact_remover.restoration import Restorer
-from data_prep.errors import InputError, to_one_line
+from artifact_remover.restore_picture import write_restored
+from data_prep.errors import InputError, to_one_line, word
 
-_GONE = 499  # as nginx notes down clients that did not wait; nobody receives it
+_GONE = 499  # nginx's status for a client that left before the answer; nobody receives it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +49,8 @@ class Inspection:
         quality: Of a JPEG, the estimated quality factor, 1..100.
         standard_tables: Of a JPEG, whether its tables are exactly those of that quality.
         chroma_subsampling: Of a JPEG, such as "4:2:0".
-        left_alone: Whether it is practically uncompressed, so that it is not restored unless that is forced.
-        writable_as: What to give as `format` to get the same one, if it can be written.
+        left_alone: Whether it is not restored, unless `force` is given.
+        writable_as: The `format` that gives the picture's own format again; None where that cannot be written.
     """
 
     format: str
@@ -68,8 +67,8 @@ class Inspection:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What is wanted of a picture; named as on the command line."""
+class RestoreParameters:
+    """The query parameters of a request to restore a picture; they mean what the options of `restore` mean."""
 
     strength: float
     blend: float
@@ -80,13 +79,13 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Restored:
-    """What is answered.
+class Answer:
+    """The answer to a request to restore a picture.
 
     Attributes:
         content: The picture as a file.
-        quality_estimate: Of a JPEG, what its quality was.
-        notes: What there is to say, each a short clause.
+        quality_estimate: Of a JPEG, the estimated quality factor before restoring, 1..100.
+        notes: What the user should be told, each a short clause.
     """
 
     content: bytes
@@ -95,36 +94,40 @@ class Restored:
 
 
 class _StoppedError(Exception):
-    """Nobody waits for this picture any longer."""
+    """The client has left or time has run out, so that the picture need not be restored."""
 
 
-class Job:
-    """A request that holds a place.
+class HeldPlace:
+    """A place in the queue, held by one request.
 
     Attributes:
-        deadline: When it must be done, by the event loop's clock.
-        total: Pixels of the picture, once they are known.
+        deadline: When the request must be answered, in seconds of the event loop's clock.
+        total: Pixels of its picture; 0 until they are known.
         done: How many of them are restored.
     """
 
     def __init__(self, deadline: float):
-        """Begins it."""
+        """Begins to hold it."""
         self.deadline = deadline
         self.total = self.done = 0
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Has it end with its present step."""
+        """Ends the restoring of the picture after the step that is running."""
         self._stopped.set()
 
     def advance(self, pixels: int) -> None:
-        """Counts pixels that are done, and ends it if nobody waits for it any longer."""
+        """Counts pixels that are restored.
+
+        Raises:
+            _StoppedError: After `stop`.
+        """
         if self._stopped.is_set():
             raise _StoppedError
         self.done += pixels
 
 
-class Workshop:
+class RestoreQueue:
     """The places, and the thread that restores.
 
     Attributes:
@@ -132,7 +135,7 @@ class Workshop:
     """
 
     def __init__(self, restorer: Restorer, config: ServeConfig):
-        """Opens it.
+        """Starts with all places free.
 
         Args:
             restorer: Loaded with a `blend` if there are two models.
@@ -141,36 +144,39 @@ class Workshop:
         self.taken = 0
         self._restorer, self._config = restorer, config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="restoring")
-        self._line: list[Job] = []  # what the thread has to do, in order
-        self._named: dict[str, Job] = {}
+        self._waiting: list[HeldPlace] = []  # what the thread has to do, in order
+        self._named: dict[str, HeldPlace] = {}
         self._closing = asyncio.Event()
-        self._seconds = 1.0  # a picture takes, on average of late
+        self._seconds = 1.0  # that a picture takes, as a running average
 
     @asynccontextmanager
-    async def place(self, name: str | None) -> AsyncIterator[Job]:
-        """Holds a place.
+    async def take_place(self, name: str | None) -> AsyncIterator[HeldPlace]:
+        """Holds a place while the context lasts.
 
         Args:
-            name: By which the client asks how far its picture is, unknown to others.
+            name: A name that the client chose, with which it asks how far its picture is.
+
+        Raises:
+            HTTPException: If all places are taken, or the server is stopping.
         """
         self._check_open()
         if self.taken >= self._config.places:
             seconds = min(60, math.ceil(self._seconds))
             raise HTTPException(429, "all places are taken: try again later", {"Retry-After": str(seconds)})
-        job = Job(asyncio.get_running_loop().time() + self._config.time_limit)
+        place = HeldPlace(asyncio.get_running_loop().time() + self._config.time_limit)
         self.taken += 1
         if name:
-            self._named[name] = job
+            self._named[name] = place
         try:
-            yield job
+            yield place
         finally:
-            job.stop()
+            place.stop()
             self.taken -= 1
-            if self._named.get(name) is job:
+            if self._named.get(name) is place:
                 del self._named[name]
 
-    async def read(self, request: Request, job: Job) -> bytes:
-        """Takes in a picture.
+    async def read(self, request: Request, place: HeldPlace) -> bytes:
+        """Receives a picture.
 
         Raises:
             HTTPException: If it is too large, too slow, or not sent as a picture.
@@ -186,7 +192,7 @@ class Workshop:
             raise too_large
         content = bytearray()
         try:
-            async with asyncio.timeout_at(job.deadline), aclosing(request.stream()) as stream:
+            async with asyncio.timeout_at(place.deadline), aclosing(request.stream()) as stream:
                 async for chunk in stream:
                     content += chunk
                     if len(content) > most:
@@ -197,36 +203,46 @@ class Workshop:
             raise HTTPException(_GONE) from None
         return bytes(content)
 
-    async def restore(self, request: Request, job: Job, content: bytes, options: Options) -> Restored:
+    async def restore(
+        self, request: Request, place: HeldPlace, content: bytes, parameters: RestoreParameters
+    ) -> Answer:
         """Restores a picture when it is its turn, unless the client leaves or time runs out.
 
         Raises:
-            HTTPException: With the status and the line that say why it is not.
+            HTTPException: With a status, and a line that says why it is not restored.
         """
         self._check_open()
-        self._line.append(job)
-        work = asyncio.wrap_future(self._thread.submit(self._work, job, content, options))
-        work.add_done_callback(lambda _: self._line.remove(job))
-        return await self._finish(request, job, work)
+        self._waiting.append(place)
+        work = asyncio.wrap_future(self._thread.submit(self._work, place, content, parameters))
+        work.add_done_callback(lambda _: self._waiting.remove(place))
+        return await self._finish(request, place, work)
 
-    async def inspect(self, request: Request, job: Job, content: bytes) -> Inspection:
+    async def inspect(self, request: Request, place: HeldPlace, content: bytes) -> Inspection:
         """Reads what a picture says of itself.
 
         Raises:
             HTTPException: As of `restore`.
         """
-        return await self._finish(request, job, asyncio.ensure_future(asyncio.to_thread(_inspect, content)))
+        return await self._finish(request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, content)))
 
     def describe(self, name: str) -> dict | None:
-        """Tells how far a request is: how many are before it, and how much of it is done."""
-        job = self._named.get(name)
-        if not job:
+        """Tells how far a request is: how many are before it, and how much of it is done.
+
+        Args:
+            name: As given to `take_place`.
+
+        Returns:
+            None where no request has that name; otherwise `before`, None while the picture is being received, and
+            `done`, 0 to 1.
+        """
+        place = self._named.get(name)
+        if not place:
             return None
-        before = self._line.index(job) if job in self._line else None
-        return {"before": before, "done": min(1.0, job.done / job.total) if job.total else 0.0}
+        before = self._waiting.index(place) if place in self._waiting else None
+        return {"before": before, "done": min(1.0, place.done / place.total) if place.total else 0.0}
 
     def close(self) -> None:
-        """Sends everybody home; to be called in the event loop."""
+        """Answers all requests that the server is stopping; to be called in the event loop."""
         self._closing.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -234,9 +250,9 @@ class Workshop:
         if self._closing.is_set():
             raise HTTPException(503, "the server is stopping")
 
-    async def _finish(self, request, job, work):
+    async def _finish(self, request, place, work):
         others = [asyncio.ensure_future(each) for each in (_wait_until_gone(request), self._closing.wait())]
-        left = job.deadline - asyncio.get_running_loop().time()
+        left = place.deadline - asyncio.get_running_loop().time()
         try:
             await asyncio.wait([work, *others], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             self._check_open()
@@ -250,43 +266,38 @@ class Workshop:
         except Exception as error:
             raise _to_answer(error) from error
         finally:
-            job.stop()
+            place.stop()
             for each in (work, *others):
                 each.cancel()
 
-    def _work(self, job, content, options):
+    def _work(self, place, content, parameters):
         began = time.monotonic()
         try:
-            job.advance(0)  # nobody may be waiting any more
-            return _restore(self._restorer, job, content, options, self._config)
+            place.advance(0)  # ends here if the client has left meanwhile
+            return _restore(self._restorer, place, content, parameters, self._config)
         finally:
             self._seconds += (time.monotonic() - began - self._seconds) / 4
 
 
-def _restore(restorer, job, content, options, config) -> Restored:
-    """What the command line does with a file, done with bytes."""
-    picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=options.allow_truncated)
-    job.total = picture.pixels.shape[0] * picture.pixels.shape[1]
-    header = picture.header
+def _restore(restorer, place, content, wanted, config) -> Answer:
+    """Restores a picture as the command `restore` does, with the same bytes as the result."""
+    picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=wanted.allow_truncated)
+    place.total = picture.pixels.shape[0] * picture.pixels.shape[1]
     if restorer.blends:
-        restorer.reblend(options.blend)
+        restorer.reblend(wanted.blend)
     try:
-        picture = restorer.restore_picture(picture, options.strength, options.force, job.advance)
+        picture = restorer.restore_picture(picture, wanted.strength, wanted.force, place.advance)
     except InputError as error:  # of the memory or the model
-        raise HTTPException(503, str(error)) from error
-    job.advance(0)
-    estimate = header.quality if header else None
-    if is_left_alone(header, options.force) and options.format == "jpeg" and options.quality is None:
-        return Restored(content, estimate, picture.notes[-1:])  # coded once more, it would not be what it was
+        raise HTTPException(503, word_for_api(error)) from error
+    place.advance(0)
     file = io.BytesIO()
-    notes = picture.notes + encode_picture(picture, file, options.format, options.quality)
-    return Restored(file.getvalue(), estimate, notes)
+    notes = write_restored(picture, content, file, wanted.format, wanted.quality)
+    return Answer(file.getvalue(), picture.header.quality if picture.header else None, notes)
 
 
 def _inspect(content) -> Inspection:
     summary = inspect_picture(io.BytesIO(content))
     header = summary.header
-    writable = {"MPO": "jpeg"}.get(summary.format, summary.format.lower())
     return Inspection(
         summary.format,
         summary.width,
@@ -297,17 +308,16 @@ def _inspect(content) -> Inspection:
         header.quality if header else None,
         header.standard_tables if header else None,
         header.chroma_subsampling if header else None,
-        is_left_alone(header, force=False),
-        writable if writable in FORMATS else None,
+        not decide(summary).restore,
+        matching_format(summary.format),
     )
 
 
 def _to_answer(error) -> HTTPException:
-    """What goes wrong with a picture, as a status and one line."""
-    if isinstance(error, TooLargeError):
-        return HTTPException(413, str(error))
+    """Turns an error into a status and one line."""
     if isinstance(error, InputError):
-        return HTTPException(400 if isinstance(error, DamagedError) else 415, in_terms_of_the_api(str(error)))
+        status = {TooLargeError: 413, DamagedError: 400}.get(type(error), 415)
+        return HTTPException(status, word_for_api(error))
     if isinstance(error, MemoryError):
         return HTTPException(503, "not enough memory: try again later, or a smaller picture")
     # Where it happened, without the message, which may hold something of the picture.
@@ -316,12 +326,14 @@ def _to_answer(error) -> HTTPException:
     return HTTPException(500, f"a defect, {type(error).__name__}: please report it")
 
 
-def in_terms_of_the_api(text: str) -> str:
-    """Puts a message, which names the command line's options, in those of the API, where they are nearly the same."""
-    names = {field.name.replace("_", "-") for field in dataclasses.fields(Options)}
-    return re.sub(
-        r"--([\w-]+)", lambda found: found[1].replace("-", "_") if found[1] in names else found[0], to_one_line(text)
-    )
+def word_for_api(said: str | InputError) -> str:
+    """Names the options of a message as query parameters; those that are none as options of the command `serve`."""
+    parameters = {field.name for field in dataclasses.fields(RestoreParameters)}
+
+    def name_option(name):
+        return name if name in parameters else f"--{name.replace('_', '-')}"
+
+    return to_one_line(word(said, name_option))
 
 
 async def _wait_until_gone(request):

@@ -1,0 +1,45 @@
+"""The decision whether a picture is restored; every front door asks here."""
+
+import dataclasses
+
+from artifact_remover.pictures.picture import Picture, Summary
+from data_prep.errors import Message, Option
+
+NEARLY_UNCOMPRESSED = 95
+"""JPEGs estimated at or above this quality are left alone by default: every known network makes them worse."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is done with a picture.
+
+    Attributes:
+        restore: Whether it is restored. A picture that is not keeps its pixels, and its file is handed back byte for
+            byte where the wanted format is that of the file.
+        why: The reason why it is not restored; empty where it is.
+    """
+
+    restore: bool
+    why: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user is told."""
+        return () if self.restore else (Message("left alone, as ", self.why),)
+
+
+def decide(picture: Picture | Summary, force: bool = False) -> Decision:
+    """Decides whether a picture is restored.
+
+    Args:
+        picture: From `decode_picture`; or from `inspect_picture`, where nothing is decoded.
+        force: Whether it is to be restored in any case.
+
+    Returns:
+        The decision, and the reason for it.
+    """
+    header = picture.header
+    if force or header is None or header.quality < NEARLY_UNCOMPRESSED:
+        return Decision(restore=True)
+    why = Message(f"practically uncompressed: quality {header.quality}, ", Option("force"), " restores it")
+    return Decision(restore=False, why=why)

@@ -1,0 +1,274 @@
+"""From image files to pixels: opening with Pillow, decoding 8 and 16 bits, and noticing what is damaged."""
+
+import io
+import logging
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageFile
+
+from artifact_remover.pictures.jpeg_header import JpegHeader
+from artifact_remover.pictures.writers import BAND
+from data_prep.errors import InputError, Message, Option, to_one_line
+from data_prep.photographs import cmyk_to_srgb
+
+_READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
+_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
+
+# Pillow keeps its limits in module variables, and so does `warnings`: they are changed under this lock, then put back.
+_LOCK = threading.RLock()
+
+
+class DamagedError(InputError):
+    """The file ends early or is damaged; part of it may still be decoded."""
+
+
+@contextmanager
+def open_image(
+    source: Path | bytes | BinaryIO, allow_truncated: bool = False
+) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Opens an image file with Pillow, and words what goes wrong while it is open.
+
+    Args:
+        source: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF: its path, its content, or an open file that can seek.
+        allow_truncated: Whether Pillow decodes a truncated file as far as it goes.
+
+    Yields:
+        Pillow's picture, of which no pixel is decoded yet, and the file.
+
+    Raises:
+        InputError: If it cannot be read, is no such picture, or does not fit in the memory.
+        DamagedError: If it is truncated or damaged.
+    """
+    name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
+    advice = "mend or remove it" if allow_truncated else Message("mend it or give ", Option("allow_truncated"))
+    start = b""
+    try:
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise InputError("no file but a folder or device: give a picture")  # opening a pipe would wait forever
+        with _LOCK, _pillow_limits(allow_truncated), _binary(source) as file:
+            start = file.read(16)
+            if not start:
+                raise InputError("empty: give a picture")
+            file.seek(0)
+            Image.init()  # an older Pillow may know no AVIF
+            with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
+                if comments := [content for name, content in getattr(image, "applist", ()) if name == "COM"]:
+                    image.info["comment"] = b"\n".join(comments)  # Pillow keeps only the last one
+                yield image, file
+    except InputError as error:
+        raise type(error)(f"{name} is ", error.message) from error
+    except FileNotFoundError as error:
+        raise InputError(f"{name} is missing: check the path") from error
+    except Image.UnidentifiedImageError as error:
+        if _SIGNATURES.match(start):
+            raise DamagedError(f"{name} is truncated or damaged, or of a kind that cannot be read, ", advice) from error
+        raise InputError(
+            f"{name} is no picture that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
+        ) from error
+    except MemoryError as error:
+        raise InputError(f"{name} is too large for the memory of this machine: reduce it") from error
+    # Pillow's decoders raise whatever a damaged file leads them to, from KeyError to RecursionError.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
+        reason = to_one_line(error) or type(error).__name__
+        raise DamagedError(f"{name} is truncated or damaged, ", advice, f": {reason}") from error
+
+
+@contextmanager
+def _pillow_limits(allow_truncated):
+    logger = logging.getLogger("PIL")
+    level, limits = logger.level, (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    try:
+        logger.setLevel(logging.CRITICAL)  # it would print the error's text as well
+        # `max_megapixels` is checked instead of Pillow's own limit, which today's cameras exceed.
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, allow_truncated
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
+        logger.setLevel(level)
+
+
+def _binary(source):
+    if isinstance(source, Path):
+        return source.open("rb")
+    return nullcontext(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
+    """Decodes a picture of up to 8 bits per channel, or one that Pillow reduces to 8.
+
+    Args:
+        image: From `open_image`.
+
+    Returns:
+        Pixels, uint8 [H, W, C] in 0..255, C 1 (gray) or 3 (RGB); alpha, uint8 [H, W] in 0..255, or None; what Pillow
+        says of the picture; and notes on the colours, each a short clause.
+
+    Raises:
+        InputError: If it is of a kind that has no 8 bits, such as 32 bits of gray.
+    """
+    image.load()
+    info, notes = image.info, []
+    if image.mode == "CMYK":
+        converted = cmyk_to_srgb(image)
+        notes.append("CMYK converted to sRGB" + ("" if converted else " without a profile"))
+        image = converted or image.convert("RGB")
+        info = {**info, "icc_profile": _srgb_profile() if converted else None}
+    if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
+        raise InputError(f"of Pillow's mode {image.mode}: save it in gray or RGB with 8 or 16 bits per channel")
+    mode = ("L" if is_gray(image) else "RGB") + ("A" if image.has_transparency_data else "")
+    if image.mode != mode:
+        image = image.convert(mode)
+    channels = len(mode) - (mode[-1] == "A")
+    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    alpha = np.empty(pixels.shape[:2], np.uint8) if mode[-1] == "A" else None
+    for rows, band in _bands(image):
+        pixels[rows] = band[..., :channels]
+        if alpha is not None:
+            alpha[rows] = band[..., channels]
+    return pixels, alpha, info, notes
+
+
+def decode_16_bits(image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
+    """Decodes a picture of 16 bits per channel.
+
+    Args:
+        image: From `open_image`.
+        file: From `open_image`; it is read again.
+
+    Returns:
+        Pixels, uint16 [H, W, C] in 0..65535, C 1 (gray) or 3 (RGB); alpha, uint16 [H, W] in 0..65535, or None; what
+        Pillow says of the picture; and no notes.
+
+    Raises:
+        InputError: If Pillow cannot be made to read both bytes of a channel.
+    """
+    # Where there are several channels, Pillow keeps the upper byte of each only, or the lower one if it is given the
+    # wrong byte order. So such a picture is decoded twice.
+    rawmode, mode = _rawmode(image.tile[0]), image.mode
+    if mode.startswith("I"):
+        passes = [(rawmode, 0)]
+    elif rawmode == "LA;16B":
+        passes = [("RGBA", 0)]  # two bytes of gray and two of alpha, taken for four channels
+    elif mode in ("RGB", "RGBA") and rawmode.startswith(f"{mode};16") and not _is_planar(image):
+        big_endian = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
+        passes = [(f"{mode};16B", 8 if big_endian else 0), (f"{mode};16L", 0 if big_endian else 8)]
+    else:
+        raise InputError("of 16 bits per channel in an unusual arrangement: save it as a PNG")
+    stored = np.zeros((*image.size[::-1], 1 if mode.startswith("I") else len(mode)), np.uint16)
+    for rawmode, shift in passes:
+        file.seek(0)
+        with Image.open(file, formats=[image.format]) as each:
+            each.tile = [_with_rawmode(tile, rawmode) for tile in each.tile]
+            each.load()
+            info = {**image.info, **each.info}
+            for rows, band in _bands(each):
+                stored[rows] |= band.astype(np.uint16) << shift
+    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        stored = 65535 - stored  # zero is white, which Pillow heeds for 8 bits only
+    if passes[0][0] == "RGBA":
+        stored = stored[..., ::2] << 8 | stored[..., 1::2]
+    if stored.shape[2] in (2, 4):
+        return stored[..., :-1], stored[..., -1], info, []
+    transparent = info.get("transparency")
+    if transparent is None:
+        return stored, None, info, []
+    return stored, np.where((stored == transparent).all(-1), 0, 65535).astype(np.uint16), info, []
+
+
+def _is_planar(image) -> bool:
+    # Each channel is stored by itself; of these, Pillow keeps the upper byte with either byte order.
+    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PlanarConfiguration) == 2
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
+    height = max(1, BAND // image.width)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        band = np.asarray(image.crop((0, top, image.width, bottom)))
+        yield slice(top, bottom), band.reshape(*band.shape[:2], -1)
+
+
+def _rawmode(tile) -> str:
+    return tile.args if isinstance(tile.args, str) else tile.args[0]
+
+
+def _with_rawmode(tile, rawmode):
+    return tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:]))
+
+
+def is_gray(image: Image.Image) -> bool:
+    """Tells whether a picture is gray, with or without transparency."""
+    # Pillow opens a PNG of gray and alpha in 16 bits in a mode for colors.
+    in_16_bits = image.format == "PNG" and image.tile and _rawmode(image.tile[0]) == "LA;16B"
+    return bool(in_16_bits) or image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F"))
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Tells width and height in pixels, as stored."""
+    # Pillow gives the size of a TIFF as it is after turning it upright.
+    turned = image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return image.size[::-1] if turned else image.size
+
+
+def breaks_off(header: JpegHeader, file: BinaryIO) -> bool:
+    """Tells whether a JPEG's data end before its last row, although it has an end marker.
+
+    The decoder fills such a picture up with gray and says nothing. So it is decoded once more with a mark in its last
+    row and a few zeros for the end marker: a whole picture overwrites the mark, one that breaks off keeps it.
+
+    Args:
+        header: The JPEG's.
+        file: At its first scan, where reading the header has left it.
+    """
+    if (header.process, header.entropy_coding) not in (("baseline", "Huffman"), ("extended", "Huffman")):
+        return False  # of the others, the decoder writes nothing before the end
+    start = file.tell()
+    file.seek(0)
+    content = file.read()
+    end = content.find(b"\xff\xd9", start)
+    return end >= 0 and all(_keeps_last_row(content[:end] + bytes(16), content[start + 2], mark) for mark in (85, 170))
+
+
+def _keeps_last_row(content, channels, mark) -> bool:
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        if len(image.getbands()) != channels:
+            return False  # in several scans, of which the decoder writes nothing before the last one ends
+        image.draft(image.mode, (1, 1))  # an eighth of the size costs less
+        image.load_prepare()
+        row = 0, image.height - 1, image.width, image.height
+        image.im.paste((mark,) * channels if channels > 1 else mark, row)
+        with suppress(OSError):
+            image.load()
+        image.tile = []  # or Pillow would load it again
+        return bool((np.asarray(image.crop(row)) == mark).all())
+
+
+def bit_depth(image: Image.Image, file: BinaryIO) -> int:
+    """Tells how many bits the file stores per channel, from its header where Pillow does not say."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+    if image.format not in ("PNG", "AVIF"):
+        return 8
+    file.seek(0)
+    start = file.read(4096)
+    if image.format == "PNG":
+        return start[24]  # of IHDR, the first chunk
+    property_of_pixels = re.search(rb"pixi\0{4}[\1-\4](.)", start, re.DOTALL)  # ISO/IEC 23008-12, 6.5.6
+    return property_of_pixels[1][0] if property_of_pixels else 8
+
+
+def _srgb_profile() -> bytes:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + bytes(12) + profile[36:]  # without the date, so that the same input gives the same file

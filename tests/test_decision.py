@@ -1,0 +1,102 @@
+"""The decision, and that every front door acts on it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+
+from artifact_remover import restore, tf_serving_client
+from artifact_remover.decision import decide
+from artifact_remover.pictures.picture import decode_picture, inspect_picture
+from artifact_remover.restoration import Restorer
+from artifact_remover.tf_serving_client import RemoteRestorer
+from tests.test_restoration import to_jpeg
+from tests.test_serve import serving
+
+PHOTO = skimage_data.astronaut()[:96, :100]
+FINE, POOR = to_jpeg(PHOTO, 97), to_jpeg(PHOTO, 10)
+
+
+def brighter(pictures):
+    return np.clip(pictures + 1 / 255, 0, 1)
+
+
+RESTORER = Restorer(brighter, 16)
+
+
+def to_png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def restore_bytes(content, format, **options):
+    return RESTORER.restore_bytes(content, format=format, **options)
+
+
+def restore_file(content, format, **options):
+    Path("in.jpg").write_bytes(content)
+    return RESTORER.restore_file("in.jpg", f"out.{format}", overwrite=True, **options).read_bytes()
+
+
+def restore_by_command(content, format, *options, force=False, quality=None):
+    Path("in.jpg").write_bytes(content)
+    arguments = ["--force"] * force + (["--quality", str(quality)] if quality else [])
+    assert restore.main(["in.jpg", "-o", f"out.{format}", "--overwrite", *options, *arguments]) == 0
+    return Path(f"out.{format}").read_bytes()
+
+
+@pytest.fixture(params=["restore_bytes", "restore_file", "command", "command with a server", "web"])
+def door(request, tmp_path, monkeypatch):
+    """Restores a file's content by one front door: `door(content, format, force=False, quality=None)`."""
+    monkeypatch.chdir(tmp_path)
+    doors = {"restore_bytes": restore_bytes, "restore_file": restore_file, "command": restore_by_command}
+    if request.param in doors:
+        monkeypatch.setattr(restore, "_load", lambda config: RESTORER)
+        yield doors[request.param]
+    elif request.param == "web":
+        with serving(RESTORER) as client:
+            yield lambda content, format, **query: client.post(content, format=format, **query).content
+    else:
+        remote = RemoteRestorer(lambda content: to_png(RESTORER.restore(decode_picture(content).pixels)), "a server")
+        monkeypatch.setattr(tf_serving_client.RemoteRestorer, "connect", lambda url: remote)
+        yield lambda content, format, **options: restore_by_command(
+            content, format, "--server", "http://host:8501", **options
+        )
+
+
+def test_a_jpeg_that_is_left_alone_comes_back_byte_for_byte(door):
+    assert door(FINE, "jpeg") == FINE
+
+
+def test_a_jpeg_that_is_left_alone_is_converted_where_another_file_is_wanted(door):
+    np.testing.assert_array_equal(decode_picture(door(FINE, "png")).pixels, decode_picture(FINE).pixels)
+    smaller = door(FINE, "jpeg", quality=60)
+    assert decode_picture(smaller).header.quality == 60 and len(smaller) < len(FINE)
+
+
+def test_forced_or_poor_it_is_restored(door):
+    for content, options in ((FINE, {"force": True}), (POOR, {})):
+        before, after = (decode_picture(each).pixels for each in (content, door(content, "png", **options)))
+        np.testing.assert_array_equal(after, np.minimum(before, 254) + 1)
+
+
+@pytest.mark.parametrize(("quality", "force", "restored"), [(94, False, True), (95, False, False), (95, True, True)])
+def test_the_decision_is_the_same_before_decoding_and_after(quality, force, restored):
+    content = to_jpeg(PHOTO, quality)
+    decision = decide(decode_picture(content), force)
+    assert decision == decide(inspect_picture(io.BytesIO(content)), force)
+    assert decision.restore == restored and bool(decision.why) == bool(decision.notes) == (not restored)
+
+
+def test_the_reason_names_the_quality_and_the_option():
+    assert decide(decode_picture(FINE)).notes == (
+        "left alone, as practically uncompressed: quality 97, force restores it",
+    )
+
+
+def test_what_is_no_jpeg_is_restored():
+    assert decide(decode_picture(to_png(PHOTO))).restore
