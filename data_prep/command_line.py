@@ -11,6 +11,15 @@ import tyro
 Options = TypeVar("Options")
 
 
+def optional(metavar: str) -> object:
+    """Makes the annotation of an option whose default is None: its help text says what that means.
+
+    Args:
+        metavar: What the help puts behind the option, such as `DIR`.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 def parse_options(kind: type[Options], arguments: list[str] | None, **settings) -> Options:
     """Parses a command line with tyro.
 
