@@ -85,7 +85,7 @@ def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: 
     vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
     convolutions = [each.name for each in vgg.layers if isinstance(each, keras.layers.Conv2D)]
     if layer not in convolutions:
-        raise InputError(f"no such VGG19 layer; --perceptual-layer is one of {', '.join(convolutions)}: {layer}")
+        raise InputError(f"no such VGG19 layer, it is one of {', '.join(convolutions)}: {layer}")
     source = Path(weights) if weights else _cached_or_downloaded()
     _load_weights(vgg, convolutions, layer, source)
     return PerceptualNetwork(_frozen_up_to(vgg, layer, dtype), layer, str(source))
@@ -125,9 +125,7 @@ def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source:
         raise InputError(f"not the weights of VGG19, or not from its first layer on: {source}")
     if layer not in loaded:
         last = loaded[-1]
-        raise InputError(
-            f"VGG19 weights end at {last}, before {layer}: use --perceptual-layer {last} or another file: {source}"
-        )
+        raise InputError(f"VGG19 weights end at {last}, before {layer}: use another file: {source}")
 
 
 def _assign_npz(vgg: keras.Model, convolutions: list[str], source: Path) -> None:
