@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 from data_prep.command_line import optional
 
+GRID = 16
+"""Side in pixels of the smallest unit of a 4:2:0 JPEG: 8x8 blocks of chroma cover 16x16 pixels."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DegradationConfig:
