@@ -94,7 +94,7 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What the generator is trained on. Each term is logged apart.
+    """Loss of the generator. Each term is logged apart.
 
     Attributes:
         pixel: Weight of the pixel loss.
@@ -127,9 +127,9 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GanLossConfig(LossConfig):
-    """What the generator is trained on in the GAN stage.
+    """Loss of the generator in the GAN stage.
 
-    Whatever drowns the pixel term lets colours drift. After stage 1 of `quick` the perceptual term has 0.3, and the
+    Colours drift where other terms drown the pixel term. After stage 1 of `quick` the perceptual term has 0.3, and the
     adversarial term 0.7, of the pixel term's gradient.
 
     Attributes:
@@ -152,7 +152,7 @@ class GanLossConfig(LossConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage trains: linear warm-up, then cosine decay to a hundredth.
+    """Length and speed of a stage: linear warm-up, then cosine decay to a hundredth.
 
     Attributes:
         steps: Training steps, one batch each.
@@ -183,7 +183,7 @@ DISCRIMINATOR_CLIP_NORM = 1.0
 """Norm that its gradients are clipped to there."""
 
 MAX_COLOUR_SHIFT = 0.5
-"""How far the mean of a channel of the GAN stage's patches may lie from stage 1's to be picked, in 8-bit levels."""
+"""Largest distance from stage 1, in 8-bit levels, of the mean of any channel where the GAN stage is stopped."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover.config import GanLossConfig, LossConfig
-from artifact_remover.discriminator import show
+from artifact_remover.discriminator import crop_and_add_grain
 from artifact_remover.judging.metrics import discriminator_accuracy
 from artifact_remover.training import losses
 from artifact_remover.training.perceptual import Distance, cut_alike
@@ -133,7 +133,7 @@ class ArtifactRemovalGAN(keras.Model):
         with tf.GradientTape() as tape:
             step, restored = self.optimizer.iterations.value, self.generator(degraded, training=True)
             # Not in training mode, in which spectral normalisation would change the discriminator's weights.
-            logits = self.discriminator(show(restored, step), training=False)
+            logits = self.discriminator(crop_and_add_grain(restored, step), training=False)
             terms = self.objective(clean, restored, step, logits)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)
         self._average_weights()
@@ -217,7 +217,7 @@ class GeneratorObjective:
 
 
 class _Patches(NamedTuple):
-    """What a term of the generator's loss may look at; as in `GeneratorObjective.__call__`."""
+    """Arguments of the generator's terms, as in `GeneratorObjective.__call__`."""
 
     clean: tf.Tensor
     restored: tf.Tensor
@@ -228,7 +228,7 @@ class _Patches(NamedTuple):
 def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, tf.Tensor]:
     """Trains the discriminator one step on clean against restored patches, float32 [N, H, W, 3] in [0, 1]."""
     # Drawn from the step's number, so that a resumed run goes on as it would have gone.
-    patches = show(tf.concat([clean, restored], axis=0), optimizer.iterations.value)
+    patches = crop_and_add_grain(tf.concat([clean, restored], axis=0), optimizer.iterations.value)
     with tf.GradientTape() as tape:
         logits = discriminator(patches, training=True)
         clean_logits, restored_logits = tf.split(logits, 2)

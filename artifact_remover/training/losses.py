@@ -1,4 +1,4 @@
-"""What the two networks are trained to make small.
+"""The losses of both networks.
 
 Pure functions: tensors in, one `float32` number out, computed in float32 whatever the inputs' precision,
 because a mean over many small squares drowns in half precision. What they do not know: networks, weights of
@@ -102,13 +102,13 @@ def rmse_loss(clean: tf.Tensor, restored: tf.Tensor, floor: float = 1e-4) -> tf.
 
 
 def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Mean square of what the errors all over a patch have in common: a tint, a checkerboard, the block grid.
+    """Mean square of each patch's average error block: a tint, a checkerboard, the block grid.
 
-    The error `restored - clean` is averaged over the 8 x 8 blocks of each patch: what remains, one number for each
-    position in a block and each channel, is no guess about content gone wrong but a habit. The pixel loss hardly minds
-    it (one level of tint is 1 % of what a JPEG of quality 10 costs), the discriminator may even ask for it, as a
-    regular grid is the cheapest way to look sharp, and the eye sees it at once. Patches are not averaged: a tint of
-    low qualities would hide behind the opposite one of high qualities.
+    The error `restored - clean` is averaged over all 8 x 8 blocks of a patch. Wrong guesses about content cancel; what
+    repeats in every block remains, one number for each position in a block and each channel. The pixel loss hardly
+    minds it: one level of tint is 1 % of what a JPEG of quality 10 costs. The discriminator may even ask for it, as a
+    regular grid is the cheapest way to look sharp. The eye sees it at once. Patches are not averaged: a tint of low
+    qualities would hide behind the opposite one of high qualities.
 
     >>> round(float(drift_loss(tf.zeros([2, 16, 16, 3]), tf.fill([2, 16, 16, 3], 0.1))), 4)
     0.01

@@ -12,7 +12,7 @@ from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vg
 from data_prep.errors import InputError
 
 Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Of clean and restored patches, float32 [N, H, W, 3] in [0, 1], to float32 []; 0 for equal ones."""
+"""From clean and restored patches, float32 [N, H, W, 3] in [0, 1], to a loss, float32 []; 0 for equal ones."""
 
 
 @dataclasses.dataclass(frozen=True)

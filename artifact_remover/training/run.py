@@ -43,7 +43,7 @@ _NETWORKS_AND_LOSSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What all stages of a run share.
+    """Everything that the stages of a run share.
 
     Attributes:
         config: Every number.

@@ -1,9 +1,9 @@
-"""How good the networks are on the fixed validation patches, beside the JPEGs that these were made of."""
+"""Scores of the networks on the fixed validation patches, beside those of the JPEGs themselves."""
 
 import numpy as np
 import tensorflow as tf
 
-from artifact_remover.discriminator import show
+from artifact_remover.discriminator import crop_and_add_grain
 from artifact_remover.judging import metrics
 from artifact_remover.training.perceptual import Distance
 
@@ -63,7 +63,9 @@ class Validation:
         """
         clean_right, restored_right = [], []
         for number, (degraded, clean) in enumerate(self._batches):
-            clean_logits, restored_logits = (discriminator(show(each, number)) for each in (clean, generator(degraded)))
+            clean_logits, restored_logits = (
+                discriminator(crop_and_add_grain(each, number)) for each in (clean, generator(degraded))
+            )
             clean_right.append(metrics.discriminator_accuracy(clean_logits, clean=True))
             restored_right.append(metrics.discriminator_accuracy(restored_logits, clean=False))
         return {

@@ -58,7 +58,7 @@ class PerceptualNetwork:
 
 
 def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: str = "float32") -> PerceptualNetwork:
-    """Load VGG19 up to a layer, frozen, with its preprocessing inside (Simonyan and Zisserman, 2015).
+    """Loads VGG19 up to a layer, frozen, with its preprocessing inside (Simonyan and Zisserman, 2015).
 
     The preprocessing is that of `keras.applications.vgg19.preprocess_input`: to 0..255, RGB to BGR, less
     ImageNet's mean. Without `weights` the file comes from Keras's cache, or is downloaded into it (80 MB,
@@ -106,7 +106,7 @@ def _frozen_up_to(vgg: keras.Model, layer: str, dtype: str) -> keras.Model:
 
 
 def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source: Path) -> None:
-    """Load a file up to `layer` at least; every weight is NaN before, so none can stay random."""
+    """Loads a file up to `layer` at least; every weight is NaN before, so none can stay random."""
     vgg.set_weights([np.full(weight.shape, np.nan, "float32") for weight in vgg.weights])
     try:
         if source.suffix == ".npz":
@@ -168,7 +168,7 @@ def _md5(path: Path) -> str:
 
 
 def _why_unreachable(url: str) -> str | None:
-    """Ask for a file's header: None if the answer comes soon, else why not.
+    """Asks for a file's header: None if the answer comes soon, else why not.
 
     Keras's download has no time limit of its own, and neither has the lookup of a host's name, hence the
     thread.
