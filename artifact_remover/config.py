@@ -101,8 +101,8 @@ class LossConfig:
         pixel_loss: `mse`, the mean squared error of pixels in [0, 1]; `log_mse`, its logarithm for each patch, to which
             every quality counts the same; `rmse`, its root for each patch, which lies between the two; or `l1`, the
             mean absolute error. 0.06 of the last two weighs as much as `mse`.
-        floor: Mean squared error below which a patch counts less, for `log_mse` and `rmse`; 1e-4 is a PSNR of 40 dB. The
-            published models are trained with 1e-5.
+        floor: Mean squared error below which a patch counts less, for `log_mse` and `rmse`; 1e-4 is a PSNR of 40 dB.
+            The published models are trained with 1e-5.
         perceptual: Weight of the perceptual loss.
         perceptual_patches: Patches of a batch on which the perceptual loss is computed (all, where the batch is
             smaller): its network costs more per patch than a small generator does.
