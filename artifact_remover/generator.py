@@ -55,7 +55,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
 
 
 def receptive_field(config: GeneratorConfig) -> int:
-    """How far a generator sees, in pixels: no restored pixel depends on anything further from it."""
+    """Computes how far a generator sees, in pixels: no restored pixel depends on anything further from it."""
     pixels = config.coarsest_scale * (15 * config.blocks + 1)
     for level, blocks in enumerate(config.residual_blocks_of_levels):
         pixels += config.scale * 2**level * 2 * 2 * blocks  # two convolutions each, down and up
@@ -64,9 +64,10 @@ def receptive_field(config: GeneratorConfig) -> int:
 
 
 def memory_per_pixel(config: GeneratorConfig) -> int:
-    """Bytes that restoring takes for each pixel of a picture, in float32: of five of the widest values between layers.
+    """Estimates the bytes of memory that restoring in float32 takes for each pixel of a picture.
 
-    Five was measured, with generators of one level and of three.
+    These are five times the bytes of the widest layer's output. The factor was measured, with generators of one level
+    and of three.
     """
     widths = [config.features + 4 * config.growth, *reversed(config.finer)]  # of the dense blocks, then finer and finer
     sides = [config.coarsest_scale // 2**level for level in range(len(widths))]
@@ -74,7 +75,7 @@ def memory_per_pixel(config: GeneratorConfig) -> int:
 
 
 def is_of_residual_block(path: str) -> bool:
-    """Whether the weight of this path, such as `up1_block3_first/kernel`, belongs to a residual block.
+    """Tells whether the weight of this path, such as `up1_block3_first/kernel`, belongs to a residual block.
 
     Until it is trained such a block returns what it is given, so that a trained generator can be given more of them
     (Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016).

@@ -16,8 +16,8 @@ class SpaceToDepth(keras.layers.Layer):
 
     Args:
         scale: Side of a block in pixels, 1 or more.
-        multiple: What the sides are mirrored up to multiples of, itself a multiple of `scale`, which it is when not
-            given.
+        multiple: Number that height and width are made divisible by, through mirroring; a multiple of `scale`, and
+            `scale` itself when not given.
 
     Input: float [N, H, W, C], any H, W from 1 up.
     Output: float [N, H' / scale, W' / scale, C * scale**2], H' and W' being H and W rounded up to `multiple`.
@@ -38,13 +38,13 @@ class SpaceToDepth(keras.layers.Layer):
         return ops.reshape(ops.transpose(blocks, [0, 1, 3, 2, 4, 5]), [-1, height // s, width // s, s * s * channels])
 
     def compute_output_shape(self, input_shape):
-        """The output's shape, `None` where the input's is."""
+        """Computes the output's shape, `None` where the input's is."""
         batch, height, width, channels = input_shape
         s, m = self.scale, self.multiple
         return batch, height and -(-height // m) * m // s, width and -(-width // m) * m // s, channels * s * s
 
     def get_config(self):
-        """What the constructor needs."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "scale": self.scale, "multiple": self.multiple}
 
 
@@ -75,12 +75,12 @@ class DepthToSpace(keras.layers.Layer):
         return image[:, : ops.shape(picture)[1], : ops.shape(picture)[2]]
 
     def compute_output_shape(self, input_shapes):
-        """The output's shape, `None` where the picture's is."""
+        """Computes the output's shape, `None` where the picture's is."""
         folded, picture = input_shapes
         return (*picture[:3], folded[-1] // self.scale**2)
 
     def get_config(self):
-        """What the constructor needs."""
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "scale": self.scale}
 
 

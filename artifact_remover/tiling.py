@@ -1,4 +1,6 @@
-"""Any size, cut into overlapping tiles, so that the memory a picture takes does not grow with it.
+"""Overlapping tiles, so that the memory that restoring takes does not grow with the picture.
+
+Tiles start at multiples of `GRID`, so that each sees the blocks of JPEG, and of 4:2:0, as in training.
 
 A network that is nothing but convolutions sees a bounded surrounding of each pixel. Where tiles overlap by that much,
 what they give is what the whole picture would; the far parts of the surrounding count for so little that a smaller
@@ -11,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from artifact_remover.options import SMALLEST_TILE
-
-GRID = 16
-"""Tiles start at multiples of this many pixels, so that each sees the blocks of JPEG, and of 4:2:0, as in training."""
+from data_prep.config import GRID
 
 _LEVEL = 1 / 255
 _TOLERANCE = 0.25 * _LEVEL
@@ -65,8 +65,8 @@ def plan_tiles(
 
     Args:
         shape: Height and width of the picture.
-        side: Most pixels a tile may have in height or width with its surroundings; those that the overlap leaves less
-            than `GRID` pixels of are larger.
+        side: Most pixels in height or width of a tile with its surroundings. It is exceeded where the overlap would
+            leave less than `GRID` pixels for the tile itself.
         overlap: Pixels of surroundings on each side, a multiple of `GRID`.
         region: Part of the picture to tile, all of it when not given; starts at multiples of `GRID`.
 
@@ -98,7 +98,7 @@ def measure_overlap(restore: Callable[[np.ndarray], np.ndarray], largest: int) -
 
     Args:
         restore: The network, float32 [1, H, W, 3] in [0, 1] to the same.
-        largest: From how many pixels a network cannot see, which ends the search.
+        largest: Receptive field in pixels: a pixel further away changes nothing, so that the search ends there.
 
     Returns:
         Pixels, a multiple of `GRID`.

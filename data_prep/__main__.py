@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from artifact_remover import __version__
-from data_prep.command_line import parse_options, run_command
+from data_prep.command_line import optional, parse_options, run_command
 from data_prep.config import DataConfig
 from data_prep.quiet import quiet_tensorflow
 
@@ -27,8 +27,8 @@ class Options:
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME_OR_PATH")]
-    data_dir: Path | None = None
-    exclude: Path | None = None
+    data_dir: Annotated[Path | None, optional("DIR")] = None
+    exclude: Annotated[Path | None, optional("DIR")] = None
 
 
 def main(arguments: list[str] | None = None) -> int:

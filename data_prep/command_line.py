@@ -16,6 +16,15 @@ from data_prep.errors import InputError, to_one_line, word
 Options = TypeVar("Options")
 
 
+def optional(metavar: str) -> object:
+    """Makes the annotation of an option whose default is None: its help text says what that means.
+
+    Args:
+        metavar: What the help puts behind the option, such as `DIR`.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
 def parse_options(kind: type[Options], arguments: list[str] | None, version: str | None = None, **settings) -> Options:
     """Parses a command line with tyro.
 

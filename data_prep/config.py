@@ -6,7 +6,12 @@ Plain Python, so that a command line can be built from it before TensorFlow is i
 import dataclasses
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from data_prep.command_line import optional
+
+GRID = 16
+"""Side in pixels of the smallest unit of a 4:2:0 JPEG: 8x8 blocks of chroma cover 16x16 pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,8 @@ class DataConfig:
     """
 
     data: str = "sample_photos"
-    data_dir: Path | None = None
-    exclude: Path | None = None
+    data_dir: Annotated[Path | None, optional("DIR")] = None
+    exclude: Annotated[Path | None, optional("DIR")] = None
     patch_size: int = 96
     patches_per_photo: int = 8
     batch_size: int = 8

@@ -5,7 +5,6 @@ upsampling. This gives pixels equal to Pillow's and to what browsers show; Tenso
 is up to 3 levels off.
 """
 
-import numpy as np
 import tensorflow as tf
 
 from data_prep.config import DegradationConfig
@@ -63,20 +62,6 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
         draw_share(4, config.clean_share),
     )
     return tf.map_fn(degrade_one, drawn, fn_output_signature=tf.TensorSpec(patches.shape[1:], tf.uint8))
-
-
-def jpeg_photograph(photo: np.ndarray, quality: int, chroma_subsampling: str = "4:2:0") -> np.ndarray:
-    """Compress a whole photograph as JPEG and decode it again.
-
-    Args:
-        photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255.
-        quality: Quality factor, 1..100.
-        chroma_subsampling: `4:2:0` or `4:4:4`.
-
-    Returns:
-        The photograph with JPEG's artifacts, `uint8 [H, W, 3]`, RGB, 0..255.
-    """
-    return _code(tf.convert_to_tensor(photo), quality, chroma_subsampling).numpy()
 
 
 def _code(image: tf.Tensor, quality: int, chroma_subsampling: str) -> tf.Tensor:

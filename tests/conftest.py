@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,7 +19,8 @@ from artifact_remover import fit
 from artifact_remover.config import PRESETS, DiscriminatorConfig, FitConfig
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.saved_model import export_discriminator, export_generator
-from artifact_remover.training.stages import Run
+from artifact_remover.training import gan
+from artifact_remover.training.run import Run
 from data_prep.sources import open_photographs
 
 # No perceptual term, or a test's outcome would depend on whether VGG19 can be downloaded.
@@ -29,8 +31,9 @@ TINY = """
     --pretrain-generator.steps 10 --pretrain-generator.warmup-steps 2 --pretrain-generator.validate-every 5
     --pretrain-discriminator.steps 10 --pretrain-discriminator.warmup-steps 2
     --pretrain-discriminator.validate-every 5
-    --train-gan.steps 10 --train-gan.warmup-steps 2 --train-gan.validate-every 5 --train-gan.gate 10
+    --train-gan.steps 10 --train-gan.warmup-steps 2 --train-gan.validate-every 5
 """.split()  # noqa: SIM905
+gan.GATE = 10.0  # or networks as small as these would never get under it
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
 
 
@@ -99,6 +102,13 @@ def finished_run(tiny_options, tmp_path_factory) -> FinishedRun:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         code = fit.main(options)
     return FinishedRun(folder, code, printed.getvalue(), options)
+
+
+@pytest.fixture
+def copied_run(finished_run, make_run, tmp_path):
+    """A finished run that may be changed."""
+    shutil.copytree(finished_run.folder, tmp_path / "run")
+    return make_run(tmp_path / "run")
 
 
 def describe(folder):

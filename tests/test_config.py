@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from artifact_remover import fit
+import data_prep.__main__
+from artifact_remover import evaluate, fit, restore, serve
 from artifact_remover.config import (
     PRESETS,
     STAGES,
@@ -33,16 +34,14 @@ from artifact_remover.config import (
         (GanLossConfig(), "adversarial", -1e-9),
         (GanLossConfig(), "perceptual", -0.1),
         (LossConfig(), "perceptual_patches", 0),
+        (LossConfig(), "perceptual_crop", 15),
+        (LossConfig(), "floor", 0.0),
         (Schedule(10, 1e-3), "steps", 0),
         (Schedule(10, 1e-3), "learning_rate", 0.0),
         (Schedule(10, 1e-3), "clip_norm", 0.0),
         (Schedule(10, 1e-3), "validate_every", 0),
         (Schedule(10, 1e-3), "warmup_steps", 10),
         (Schedule(10, 1e-3), "warmup_steps", -1),
-        (GanSchedule(10, 1e-3), "discriminator_learning_rate", 0.0),
-        (GanSchedule(10, 1e-3), "discriminator_steps", 0),
-        (GanSchedule(10, 1e-3), "gate", 0.0),
-        (GanSchedule(10, 1e-3), "ema", 1.0),
         (GanSchedule(10, 1e-3), "warmup_steps", 10),
     ],
 )
@@ -93,8 +92,8 @@ def test_presets_hold_a_schedule_for_every_stage_and_a_short_gan(preset):
 
 def test_each_network_of_the_gan_stage_has_its_own_optimizer():
     schedule = GanSchedule(10, 1e-4, optimizer="adam", discriminator_optimizer="muon")
-    assert (schedule.of_generator.optimizer, schedule.of_discriminator.optimizer) == ("adam", "muon")
-    assert (schedule.of_generator.learning_rate, schedule.of_discriminator.learning_rate) == (1e-4, 2e-4)
+    assert (schedule.optimizer, schedule.of_discriminator.optimizer) == ("adam", "muon")
+    assert (schedule.learning_rate, schedule.of_discriminator.learning_rate) == (1e-4, 2e-4)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -122,8 +121,18 @@ def test_help_shows_the_options_by_their_plain_names(capsys):
         fit.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out.split()
-    assert {"--data", "--quality", "--vgg-weights", "--perceptual-layer"} <= set(shown)
+    assert {"--data", "--quality", "--vgg-weights", "--perceptual-features"} <= set(shown)
     assert {"--stage", "--init", "--precision", "--workdir", "--seed", "--batch-size"} <= set(shown)
+
+
+@pytest.mark.parametrize("command", [fit, restore, evaluate, serve, data_prep.__main__])
+def test_help_reads_well(command, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "None" not in shown and "(default: )" not in shown
+    if command is fit:
+        assert "`blind` is the preset of the published models" in shown
 
 
 @pytest.mark.parametrize(

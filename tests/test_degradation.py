@@ -8,7 +8,7 @@ from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
 from data_prep.config import DegradationConfig
-from data_prep.degradation import degrade, jpeg_photograph
+from data_prep.degradation import degrade
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,6 @@ def test_pixels_equal_pillows(patches, quality, chroma_subsampling):
     config = DegradationConfig(str(quality), chroma_subsampling)
     expected = [pillow_jpeg(patch, quality, chroma_subsampling) for patch in patches]
     np.testing.assert_array_equal(degrade(patches, 1, config), expected)
-
-
-@pytest.mark.parametrize("chroma_subsampling", ["4:2:0", "4:4:4"])
-def test_whole_photograph_of_odd_size_equals_pillows(chroma_subsampling):
-    photo = data.chelsea()[:101, :77]
-    expected = pillow_jpeg(photo, 10, chroma_subsampling)
-    np.testing.assert_array_equal(jpeg_photograph(photo, 10, chroma_subsampling), expected)
 
 
 def test_lower_quality_is_further_from_the_photograph(patches):

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from artifact_remover.config import DiscriminatorConfig
-from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors, show
+from artifact_remover.discriminator import build_discriminator, crop_and_add_grain, recover_spectral_vectors
 
 TINY = DiscriminatorConfig(features=4)
 dtypes = pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
@@ -121,16 +121,16 @@ def test_a_logit_sees_its_block_and_what_surrounds_it():
 def test_patches_are_shown_from_every_place_of_the_grid():
     rows, columns = np.meshgrid(np.arange(24.0, dtype=np.float32), np.arange(24.0, dtype=np.float32), indexing="ij")
     places = tf.constant(np.stack([rows, columns, rows], axis=-1)[np.newaxis])
-    shown = [show(places, seed).numpy() for seed in range(1000)]
+    shown = [crop_and_add_grain(places, seed).numpy() for seed in range(1000)]
     assert all(each.shape == (1, 16, 16, 3) for each in shown)
     corners = {tuple(np.round(each[0, 0, 0, :2]) % 8) for each in shown}
     assert corners == {(top, left) for top in range(8) for left in range(8)}
-    np.testing.assert_array_equal(show(places, 7), shown[7])
+    np.testing.assert_array_equal(crop_and_add_grain(places, 7), shown[7])
 
 
 def test_patches_are_shown_under_grain_of_two_levels_of_their_own():
     gray = tf.fill([2, 72, 72, 3], 0.5)
-    grain = (show(gray, 0) - 0.5).numpy() * 255
+    grain = (crop_and_add_grain(gray, 0) - 0.5).numpy() * 255
     assert np.std(grain) == pytest.approx(2, rel=0.03) and abs(np.mean(grain)) < 0.1
     assert abs(np.corrcoef(grain[0].ravel(), grain[1].ravel())[0, 1]) < 0.05
-    assert abs(np.corrcoef(grain.ravel(), ((show(gray, 1) - 0.5).numpy() * 255).ravel())[0, 1]) < 0.05
+    assert abs(np.corrcoef(grain.ravel(), ((crop_and_add_grain(gray, 1) - 0.5).numpy() * 255).ravel())[0, 1]) < 0.05

@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import io
 import json
 import os
 import re
@@ -15,14 +16,16 @@ import pytest
 import tensorflow as tf
 import tyro
 from PIL import Image
+from rich.console import Console
 
 from artifact_remover import fit
 from artifact_remover.config import PRESETS, FitConfig
-from artifact_remover.training import gan, stages, vgg
-from artifact_remover.training.stages import StageResult, find_result
+from artifact_remover.training import gan, run, stages, vgg
+from artifact_remover.training.run import StageResult, find_result
 from tests.conftest import STAGES, describe
 
-GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights" / "vgg19_conv1_1_to_conv3_4.npz"
+WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"
+VGG19, LPIPS = WEIGHTS / "vgg19_conv1_1_to_conv3_4.npz", WEIGHTS / "lpips_vgg16_float16.npz"
 PERCEPTUAL = ["--generator-loss.perceptual", "0.001"]
 SHORT = ["--pretrain-generator.steps", "2", "--pretrain-generator.warmup-steps", "0"]
 
@@ -94,9 +97,14 @@ def test_the_same_command_again_trains_nothing(finished_run, no_training, capsys
     assert "stage 3" in capsys.readouterr().out
 
 
-def test_a_run_without_vgg_says_so_loudly(finished_run):
-    for stage in ("stage 1", "stage 3"):
-        assert f"NO PERCEPTUAL LOSS in {stage}" in finished_run.printed
+def test_a_run_without_vgg_says_so_loudly_of_the_stages_that_want_it(finished_run):
+    assert "NO PERCEPTUAL LOSS" not in finished_run.printed  # its weights are 0
+    stages = read_report(finished_run.folder)["stages"]
+    stages["stage 3"]["settings"]["gan_loss"]["perceptual"] = 0.1
+    console = Console(file=io.StringIO(), width=200)
+    fit._say_what_was_missing(stages, console)
+    assert console.file.getvalue().startswith("NO PERCEPTUAL LOSS in stage 3: none, trained without")
+    assert console.file.getvalue().count("\n") == 1
     manifests = [*read_report(finished_run.folder)["stages"].values()]
     manifests += [find_result(finished_run.folder, stage).manifest for stage in STAGES]
     for manifest in manifests:
@@ -110,19 +118,39 @@ def test_without_a_network_training_goes_on_and_says_why(options, loss, tmp_path
     runs = []
     monkeypatch.setattr(fit, "_run_stages", runs.append)
     assert fit.main([*options, f"--{loss}.perceptual", "0.001"]) == 0
-    assert not runs[0].features and "the moon is in the way" in runs[0].perceptual
+    assert not runs[0].perceptual_distance and "the moon is in the way" in runs[0].perceptual
     printed = capsys.readouterr().out
     assert printed.count("NO PERCEPTUAL LOSS") == 1 and "--vgg-weights FILE brings it back" in printed
 
 
-@pytest.mark.skipif(not GENUINE.is_file(), reason=f"no {GENUINE}")
-def test_with_genuine_vgg_weights_the_perceptual_term_is_trained_on_and_logged(options, tmp_path, capsys):
-    steps = ["--pretrain-generator.steps", "10", "--pretrain-generator.validate-every", "10"]
-    features = ["--perceptual-layer", "block2_conv2", "--vgg-weights", str(GENUINE)]
+def test_a_stage_that_wants_no_features_is_not_told_that_there_are_none(options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(vgg, "_why_unreachable", lambda url: "the moon is in the way")
+    monkeypatch.setattr(fit, "_run_stages", lambda run: None)
+    assert fit.main([*options, "--gan-loss.perceptual", "0.1", "--stage", "pretrain_generator"]) == 0
+    assert "NO PERCEPTUAL LOSS" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (VGG19.is_file() and LPIPS.is_file()), reason=f"no weights in {WEIGHTS}")
+@pytest.mark.parametrize(
+    ("features", "description"),
+    [
+        (["--vgg-weights", str(VGG19)], {"network": "vgg19", "layer": "block3_conv4", "source": str(VGG19)}),
+        (
+            ["--perceptual-features", "lpips", "--perceptual-weights", str(WEIGHTS)],
+            {"network": "lpips v0.1, vgg16", "source": str(LPIPS)},
+        ),
+    ],
+    ids=["vgg19", "lpips"],
+)
+def test_with_genuine_weights_the_perceptual_term_is_trained_on_and_logged(
+    options, features, description, tmp_path, capsys
+):
+    steps = ["--pretrain-generator.steps", "10", "--pretrain-generator.validate-every", "10"]  # every tenth is logged
     assert fit.main([*options, "--stage", "pretrain_generator", *steps, *PERCEPTUAL, *features]) == 0
     assert "NO PERCEPTUAL LOSS" not in capsys.readouterr().out
     manifest = find_result(tmp_path / "run", "pretrain_generator").manifest
-    assert manifest["perceptual_features"] == {"layer": "block2_conv2", "source": str(GENUINE)}
+    assert manifest["perceptual_features"] == description
     [events] = (tmp_path / "run" / "tensorboard" / "pretrain_generator" / "train").iterdir()
     values = [value for event in tf.compat.v1.train.summary_iterator(str(events)) for value in event.summary.value]
     logged = {value.tag: float(tf.make_ndarray(value.tensor)) for value in values}
@@ -148,14 +176,14 @@ def test_stages_run_from_the_one_before(tiny_options, make_run, monkeypatch, fin
     def result(stage):
         return StageResult(stage, Path(numbers[stage]), {})
 
-    def record(stage, run, *parents):
+    def record(stage, _run, *parents):
         calls.append((numbers[stage], *(str(parent) for parent in parents if parent)))
         return result(stage)
 
     for stage in STAGES:
         monkeypatch.setattr(stages, stage, functools.partial(record, stage))
     found = {stage: result(stage) for stage in STAGES if numbers[stage] in finished}
-    monkeypatch.setattr(stages, "find_result", lambda folder, stage: found.get(stage))
+    monkeypatch.setattr(run, "find_result", lambda folder, stage: found.get(stage))
     config = tyro.cli(FitConfig, args=[*tiny_options, *options], default=PRESETS["quick"])
     fit._run_stages(make_run(".", stage=config.stage, init=config.init))
     assert calls == called
@@ -212,7 +240,10 @@ BAD = {
         "no such VGG19 weights file: .*vgg.npz",
     ),
     "text as vgg": (lambda tmp, run: [*PERCEPTUAL, "--vgg-weights", __file__], "VGG19 weights: .*test_fit.py"),
-    "no such layer": (lambda tmp, run: [*PERCEPTUAL, "--perceptual-layer", "conv7"], "no such VGG19 layer"),
+    "no lpips weights": (
+        lambda tmp, run: [*PERCEPTUAL, "--perceptual-features", "lpips", "--perceptual-weights", str(tmp / "none")],
+        "no such folder with the weights",
+    ),
     "workdir below a file": (lambda tmp, run: ["--workdir", f"{__file__}/run"], "Not a directory: .*another --workdir"),
     "workdir in /proc": (lambda tmp, run: ["--workdir", "/proc/run"], ": /proc/run; .*another --workdir"),
     "workdir is a file": (lambda tmp, run: ["--workdir", __file__], "File exists: .*another --workdir"),
@@ -236,7 +267,7 @@ def test_a_text_file_named_jpg_is_named_and_then_nothing_is_left(options, tmp_pa
     assert not final_files(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--train-gan.ema", "2"], ["dvi2k"]])
+@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--gan-loss.grid", "-1"], ["dvi2k"]])
 def test_a_wrong_option_is_exit_code_2(wrong, capfd):
     with pytest.raises(SystemExit) as stop:
         fit.main(wrong)
@@ -318,8 +349,9 @@ import sys
 from artifact_remover import fit
 from data_prep.quiet import quiet_tensorflow
 with quiet_tensorflow():
-    from artifact_remover.training import checkpoints
+    from artifact_remover.training import checkpoints, gan
 checkpoints.SECONDS_BETWEEN = 0
+gan.GATE = 10.0
 sys.exit(fit.main(sys.argv[1:]))
 """
 
@@ -363,9 +395,9 @@ def test_ctrl_c_outside_of_training_is_one_line(options, monkeypatch, capsys):
 def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options, tmp_path, capsys):
     without_last_stage(finished_run.folder, tmp_path / "run")
     finished = [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]]
-    longer = [*options, "--train-gan.steps", "60", "--train-gan.validate-every", "20"]
+    longer = [*options, "--train-gan.steps", "30", "--train-gan.validate-every", "10"]
     process = start([*longer, "--stage", "train_gan"])
-    wait_for_checkpoint(process, tmp_path / "run" / "checkpoints" / "train_gan", 15)
+    wait_for_checkpoint(process, tmp_path / "run" / "checkpoints" / "train_gan", 6)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -373,10 +405,10 @@ def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options,
 
     assert fit.main(longer) == 0
     printed = capsys.readouterr().out
-    assert int(printed.partition("going on from step ")[2].partition(" of 60")[0]) >= 14
+    assert int(printed.partition("going on from step ")[2].partition(" of 30")[0]) >= 5
     curve = find_result(tmp_path / "run", "train_gan").manifest["curve"]
-    assert [entry["step"] for entry in curve] == [0, 20, 40, 60]
-    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "train_gan")).endswith("ckpt-60")
+    assert [entry["step"] for entry in curve] == [0, 10, 20, 30]
+    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "train_gan")).endswith("ckpt-30")
     assert [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]] == finished
     seconds = [entry["seconds"] for entry in curve]
     assert np.all(np.diff(seconds) > 0)

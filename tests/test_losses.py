@@ -8,15 +8,15 @@ import tensorflow as tf
 from artifact_remover.training import losses
 from artifact_remover.training.losses import (
     adversarial_loss,
-    charbonnier_loss,
     discriminator_loss,
+    l1_loss,
     log_mse_loss,
     perceptual_loss,
     pixel_loss,
     rmse_loss,
 )
 
-REGRESSIONS = [pixel_loss, rmse_loss, log_mse_loss, charbonnier_loss, perceptual_loss]
+REGRESSIONS = [pixel_loss, l1_loss, rmse_loss, log_mse_loss, perceptual_loss]
 half_precisions = pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 
 
@@ -71,11 +71,19 @@ def test_a_loss_of_each_patch_weighs_as_much_as_the_mean_squared_error_where_tha
     np.testing.assert_allclose(weight * slopes[0], slopes[1], rtol=0.1)
 
 
-def test_charbonnier_loss_is_nearly_the_mean_absolute_error():
+def test_l1_loss_is_the_mean_absolute_error():
     clean, restored = random(2, 9, 7, 3), random(2, 9, 7, 3, seed=1)
-    assert float(charbonnier_loss(clean, restored)) == pytest.approx(np.mean(abs(clean - restored)), abs=1.1e-3)
-    small = gradient(lambda value: charbonnier_loss(clean, value), clean + np.float32(1e-5))
-    assert abs(small).max() < 0.05 / clean.size  # where the absolute error's would be 1 / size
+    assert float(l1_loss(clean, restored)) == pytest.approx(np.mean(abs(clean - restored)), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [log_mse_loss, rmse_loss])
+def test_below_the_floor_an_error_counts_as_in_a_mean_square(loss):
+    def slope(error, floor):
+        restored = np.full([1, 8, 8, 3], error, np.float32)
+        return gradient(lambda value: loss(0 * value, value, floor), restored)[0, 0, 0, 0]
+
+    assert slope(2e-4, 1e-4) / slope(1e-4, 1e-4) == pytest.approx(2, rel=0.01)  # 74 and 80 dB: far below
+    assert slope(1e-2, 1e-5) > 1.3 * slope(1e-2, 1e-4)  # 40 dB is below the one floor and above the other
 
 
 def test_perceptual_loss_is_the_error_relative_to_the_clean_features():

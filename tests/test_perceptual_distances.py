@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import correlate
 
 from artifact_remover.judging import perceptual_distances
-from artifact_remover.judging.perceptual_distances import find_distances
+from artifact_remover.judging.perceptual_distances import find_distances, find_lpips_vgg16, load_lpips_vgg16
 from data_prep.errors import InputError
 
 GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"
@@ -171,6 +171,26 @@ def lpips_in_numpy(clean, restored, arrays):
     )
 
 
+def lpips_of_vgg16_in_numpy(clean, restored, arrays):
+    """LPIPS by its paper and torchvision's VGG16."""
+
+    def features(image):
+        value = (2 * np.float64(image) - 1 - [-0.030, -0.088, -0.188]) / [0.458, 0.448, 0.450]
+        for block, channels in enumerate(BLOCKS, start=1):
+            if block > 1:
+                value = sliding_window_view(value, (2, 2), axis=(1, 2))[:, ::2, ::2].max(axis=(4, 5))
+            for number in range(1, len(channels)):
+                name = f"block{block}_conv{number}"
+                value = convolve(value, arrays[f"{name}/kernel"], arrays[f"{name}/bias"], stride=1, padding=1)
+            yield value / (np.sqrt(np.sum(value**2, axis=-1, keepdims=True)) + 1e-10)
+
+    pairs = zip(features(clean), features(restored), strict=True)
+    return sum(
+        ((ours - theirs) ** 2 @ arrays[f"lpips_lin{index}"]).mean(axis=(1, 2))
+        for index, (ours, theirs) in enumerate(pairs)
+    )
+
+
 def dists_in_numpy(clean, restored, arrays, alpha, beta):
     """DISTS by its paper, from similarities; L2 pooling by SciPy."""
 
@@ -202,6 +222,18 @@ def test_lpips_is_that_of_its_paper(distances, alexnet, crop):
     clean, restored = (each.numpy()[:, *crop] for each in pictures())
     expected = lpips_in_numpy(clean, restored, alexnet)
     np.testing.assert_allclose(distances["LPIPS"](clean, restored), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("crop", [(slice(0, 17), slice(3, 24)), (slice(2, 34), slice(0, 16))])
+def test_lpips_with_vgg16_is_that_of_its_paper(vgg16, crop, tmp_path):
+    heads = {f"lpips_lin{index}": np.linspace(0, 1, channels[-1]) for index, channels in enumerate(BLOCKS)}
+    np.savez(tmp_path / "lpips_vgg16_float16.npz", **vgg16, **heads)
+    clean, restored = (each.numpy()[:, *crop] for each in pictures())
+    expected = lpips_of_vgg16_in_numpy(clean, restored, vgg16 | heads)
+    lpips = load_lpips_vgg16(find_lpips_vgg16(tmp_path))
+    np.testing.assert_allclose(lpips(clean, restored), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        lpips(clean[:, :15], restored[:, :15])
 
 
 @pytest.mark.parametrize("crop", [(slice(0, 17), slice(3, 24)), (slice(2, 20), slice(0, 16))])

@@ -13,12 +13,12 @@ from artifact_remover.judging import scoring
 from artifact_remover.judging.metrics import MAX_DECIBELS
 from artifact_remover.judging.scoring import (
     JPEG,
-    compare,
     cut_middle,
     draw_comparison,
     encode_jpeg,
     gain,
     group_by_kind,
+    jpeg_settings,
     judge,
     limit_size,
     make_untouched,
@@ -30,7 +30,7 @@ from artifact_remover.judging.scoring import (
     write_report,
 )
 from data_prep.config import DegradationConfig
-from data_prep.degradation import jpeg_photograph
+from data_prep.degradation import degrade
 from data_prep.errors import InputError
 from data_prep.photographs import read_photograph
 
@@ -45,7 +45,8 @@ def brighten(pictures):
 
 @pytest.fixture(scope="module")
 def rows():
-    return compare(PHOTOS.items(), {"identity": lambda jpeg: jpeg, "brighter": brighten}, DegradationConfig())
+    methods = {"identity": lambda jpeg: jpeg.pixels, "brighter": lambda jpeg: brighten(jpeg.pixels)}
+    return [judge(name, photo, 10, "4:2:0", methods, {}) for name, photo in PHOTOS.items()]
 
 
 def test_the_identity_scores_exactly_what_the_jpeg_scores(rows):
@@ -69,17 +70,19 @@ def test_summary_is_the_arithmetic_of_the_rows(rows):
 
 def test_a_restorer_gets_whole_jpegs_of_the_configured_quality():
     seen = []
-    compare(PHOTOS.items(), {"spy": lambda jpeg: (seen.append(jpeg), jpeg)[1]}, DegradationConfig("5-95", "4:4:4"))
+    settings = jpeg_settings(DegradationConfig("5-95", "4:4:4"))
+    for photo in PHOTOS.values():
+        judge("photo", photo, *settings, {"spy": lambda jpeg: (seen.append(jpeg.pixels), jpeg.pixels)[1]}, {})
     for photo, jpeg in zip(PHOTOS.values(), seen, strict=True):
-        np.testing.assert_array_equal(jpeg, jpeg_photograph(photo, 5, "4:4:4"))
+        np.testing.assert_array_equal(jpeg, encode_jpeg(photo, 5, "4:4:4").pixels)
 
 
 def test_a_large_photograph_is_cut_on_the_grid():
     large = np.zeros([1000, 800, 3], np.uint8)
     large[112:880, 16:784] = 255
-    [row] = compare([("large", large)], {}, DegradationConfig())
-    assert row["clean"].shape == (768, 768, 3)
-    assert (row["clean"] == 255).all()  # starts at 112 and 16, multiples of 16
+    cut = cut_middle(large, 768, 768)
+    assert cut.shape == (768, 768, 3)
+    assert (cut == 255).all()  # starts at 112 and 16, multiples of 16
 
 
 def test_comparison_picture_has_a_row_each_and_a_titled_column_each(rows, tmp_path):
@@ -88,8 +91,9 @@ def test_comparison_picture_has_a_row_each_and_a_titled_column_each(rows, tmp_pa
     with Image.open(tmp_path / "comparison.png") as drawn:
         assert drawn.format == "PNG" and drawn.size == (8 + 4 * (side + 8), 24 + 2 * (side + 8))
         first = np.asarray(drawn)[24 : 24 + side : 3, 8 : 8 + side : 3]
-    crop = scoring.find_worst_crop(rows[0]["clean"], rows[0]["pictures"][JPEG])
-    np.testing.assert_array_equal(first, rows[0]["pictures"][JPEG][crop])
+    jpeg = encode_jpeg(PHOTOS["astronaut"], 10).pixels
+    crop = scoring.find_worst_crop(PHOTOS["astronaut"], jpeg)
+    np.testing.assert_array_equal(first, jpeg[crop])
 
 
 def test_the_crop_is_where_the_jpeg_is_worst():
@@ -107,10 +111,12 @@ def test_table_names_every_photograph_and_who_restored_it(rows):
         assert word in printed.getvalue()
 
 
-def test_only_the_first_pictures_are_kept_but_all_are_scored():
+def test_only_the_first_pictures_are_shown_but_all_are_scored(tmp_path):
     tiny = [(f"photo{number}", PHOTOS["astronaut"][:32, :32]) for number in range(scoring.SHOWN + 2)]
-    many = compare(tiny, {"identity": lambda pictures: pictures}, DegradationConfig())
-    assert sum("pictures" in row for row in many) == scoring.SHOWN
+    many = [judge(name, photo, 10, "4:2:0", {"identity": lambda jpeg: jpeg.pixels}, {}) for name, photo in tiny]
+    draw_comparison(many, tmp_path / "comparison.png")
+    with Image.open(tmp_path / "comparison.png") as drawn:
+        assert drawn.height == 24 + scoring.SHOWN * (128 * 3 + 8)
     assert summarise(many)["pictures"] == len(tiny)
     printed = io.StringIO()
     print_table(many, DegradationConfig(), Console(file=printed, width=120))
@@ -137,10 +143,11 @@ def test_a_failed_write_leaves_what_was_there(rows, tmp_path, monkeypatch, write
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 @pytest.mark.parametrize("quality", [1, 10, 55, 100])
-def test_both_ways_to_make_a_jpeg_give_the_same_pixels(quality, subsampling):
+def test_judged_are_the_jpegs_that_are_trained_on(quality, subsampling):
     for photo in PHOTOS.values():
-        pixels = encode_jpeg(photo, quality, subsampling).pixels
-        np.testing.assert_array_equal(pixels, jpeg_photograph(photo, quality, subsampling))
+        patch = photo[:96, :96]
+        trained_on = degrade(patch[np.newaxis], 0, DegradationConfig(str(quality), subsampling))
+        np.testing.assert_array_equal(encode_jpeg(patch, quality, subsampling).pixels, trained_on[0])
 
 
 def test_a_gray_jpeg_has_one_component_and_decodes_to_three_equal_channels():

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -11,16 +10,15 @@ import tensorflow as tf
 from artifact_remover import saved_model
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
-from artifact_remover.training import gan
+from artifact_remover.training import gan, stages
+from artifact_remover.training.perceptual import PerceptualLoss
+from artifact_remover.training.run import find_result
 from artifact_remover.training.stages import (
-    began_without_features,
-    find_result,
     pick_candidate,
     pretrain_discriminator,
     pretrain_generator,
     train_gan,
 )
-from data_prep.errors import InputError
 from data_prep.pipeline import training_batches
 from tests.conftest import STAGES, describe
 
@@ -40,13 +38,6 @@ def load_candidate(run, step):
 
 def arrays_equal(some, others):
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
-
-
-@pytest.fixture
-def copied_run(finished_run, make_run, tmp_path):
-    """A finished run that may be changed."""
-    shutil.copytree(finished_run.folder, tmp_path / "run")
-    return make_run(tmp_path / "run")
 
 
 # What a stage leaves
@@ -144,25 +135,6 @@ def test_a_run_that_was_moved_and_killed_before_its_export_takes_no_step_again(c
     assert arrays_equal(load_generator(copied_run, again.export).get_weights(), weights)
 
 
-@pytest.mark.parametrize("role", ["seed", "generator", "data"])
-def test_other_settings_in_the_same_folder_are_refused(finished_run, make_run, tiny_config, role):
-    changed, named = {
-        "seed": (5, "seed 0, now 5"),
-        "generator": (dataclasses.replace(tiny_config.generator, growth=6), "generator.growth 4, now 6"),
-        "data": (dataclasses.replace(tiny_config.data, batch_size=3), "data.batch_size 2, now 3"),
-    }[role]
-    with pytest.raises(InputError, match=named) as raised:
-        pretrain_generator(make_run(finished_run.folder, **{role: changed}))
-    assert str(raised.value).count(", now ") == 1 and "choose another workdir" in str(raised.value)
-
-
-def test_settings_of_other_stages_may_change(finished_run, make_run, tiny_config):
-    longer = dataclasses.replace(tiny_config.train_gan, steps=20)
-    sharper = dataclasses.replace(tiny_config.gan_loss, adversarial=0.5)
-    run = make_run(finished_run.folder, train_gan=longer, gan_loss=sharper)
-    assert pretrain_generator(run).manifest["steps"] == 10
-
-
 def test_the_discriminator_is_trained_on_restored_against_clean(finished_run, make_run, monkeypatch, tmp_path):
     seen = []
 
@@ -191,6 +163,24 @@ def test_pretraining_the_discriminator_leaves_the_generator_alone(finished_run, 
     assert {"accuracy_clean", "accuracy_restored"} < set(two["validation"])
 
 
+def test_the_gan_stage_is_judged_by_the_perceptual_loss_that_it_is_trained_on(
+    finished_run, make_run, tiny_config, monkeypatch, tmp_path
+):
+    def stop(*_arguments, **_settings):
+        raise KeyboardInterrupt
+
+    judged_by = []
+    monkeypatch.setattr(stages, "Validation", lambda _batches, distance: judged_by.append(distance))
+    monkeypatch.setattr(stages, "train", stop)
+    one, two = (find_result(finished_run.folder, stage).export for stage in STAGES[:2])
+    loss = PerceptualLoss(lambda clean, restored: tf.reduce_mean(clean), {"network": "a stand-in"})
+    for weight in (0.1, 0.0):
+        run = make_run(tmp_path, gan_loss=dataclasses.replace(tiny_config.gan_loss, perceptual=weight))
+        with pytest.raises(KeyboardInterrupt):
+            train_gan(dataclasses.replace(run, perceptual=loss), one, two)
+    assert judged_by == [loss.distance, None]
+
+
 def test_a_run_without_init_starts_as_the_jpeg_itself(finished_run):
     manifest = find_result(finished_run.folder, "pretrain_generator").manifest
     jpeg = manifest["validation_of_the_jpeg_itself"]
@@ -208,28 +198,6 @@ def test_same_seed_same_export(finished_run, make_run, tmp_path):
     first = find_result(finished_run.folder, "train_gan")
     weights = [load_generator(make_run(tmp_path), each.export).get_weights() for each in (first, again)]
     assert arrays_equal(*weights)
-
-
-def test_a_folder_that_is_no_finished_stage_is_no_result(tmp_path):
-    assert find_result(tmp_path, "train_gan") is None
-    broken = tmp_path / "saved_models" / "gan" / "1"
-    broken.mkdir(parents=True)
-    (broken / "manifest.json").write_text(json.dumps({"stage": "train_gan"})[:-3])
-    with pytest.raises(InputError, match="is not an export"):
-        find_result(tmp_path, "train_gan")
-
-
-def test_a_changed_data_set_is_not_gone_on_with(copied_run):
-    settings_file = copied_run.folder / "checkpoints" / "pretrain_generator" / "settings.json"
-    settings = json.loads(settings_file.read_text())
-    settings_file.write_text(json.dumps({**settings, "photographs": "photo_folder/of_yesterday/1.0.0"}))
-    with pytest.raises(InputError, match="photographs photo_folder/of_yesterday/1.0.0, now"):
-        pretrain_generator(copied_run)
-
-
-def test_a_run_remembers_that_it_was_begun_without_features(finished_run, tmp_path):
-    assert began_without_features(finished_run.folder)
-    assert not began_without_features(tmp_path)
 
 
 # Which candidate is picked

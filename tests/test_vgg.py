@@ -216,13 +216,13 @@ def test_files_of_keras_3_are_read(whole, tmp_path, name):
 
 def test_an_unknown_layer_is_refused_with_the_known_ones_named(tmp_path):
     for layer in ["block3_conv5", "block3_pool", ""]:
-        with pytest.raises(InputError, match=f"perceptual_layer.* block1_conv1, .*_conv4: {layer}$"):
+        with pytest.raises(InputError, match=f"no such VGG19 layer.* block1_conv1, .*_conv4: {layer}$"):
             load_vgg19(layer, tmp_path / "never read.npz")
 
 
 def test_a_layer_beyond_a_partial_file_is_refused_with_the_last_one_named(tmp_path):
     file = npz(tmp_path / "vgg.npz", block1())
-    with pytest.raises(InputError, match="end at block1_conv2, before block3_conv4: .*perceptual_layer"):
+    with pytest.raises(InputError, match="end at block1_conv2, before block3_conv4: .*another file"):
         load_vgg19("block3_conv4", file)
 
 

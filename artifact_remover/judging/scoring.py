@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from artifact_remover.judging import metrics
-from data_prep.config import DegradationConfig
-from data_prep.degradation import jpeg_photograph
+from data_prep.config import GRID, DegradationConfig
 from data_prep.errors import InputError
 from data_prep.files import write_whole
 
 JPEG = "JPEG itself"
-LARGEST_SIDE = 768
-"""Pixels a side, from the middle of a photograph, on which `compare` judges, so that a run ends soon."""
-
 LARGEST_PICTURE = 4_000_000
 """Pixels of the largest picture that is judged as a whole: the measures take 1 GB a megapixel."""
 
@@ -32,12 +28,9 @@ EQUAL = 0.02
 """Decibels of PSNR within which a restored picture counts as equal to its JPEG: rounding to 8 bits costs as much."""
 
 _BLOCK = 8  # pixels of a JPEG's blocks
-_UNIT = 16  # pixels that a chroma block of a 4:2:0 JPEG covers
 _CROP = 128
 _ENLARGED = 3
-_LUMA_OF_RGB = np.array([65.481, 128.553, 24.966]) / 255  # MATLAB's rgb2ycbcr
 
-Restore = Callable[[np.ndarray], np.ndarray]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Method = Callable[["Untouched"], np.ndarray]
 
@@ -53,31 +46,6 @@ class Untouched:
 
     content: bytes
     pixels: np.ndarray
-
-
-def compare(
-    photographs: Iterable[tuple[str, np.ndarray]], restorers: dict[str, Restore], degradation: DegradationConfig
-) -> list[dict]:
-    """Degrades clean photographs, restores them, and measures JPEG and restorations against the clean ones.
-
-    Args:
-        photographs: Names and clean photographs, uint8 [H, W, 3] RGB.
-        restorers: By name, functions from uint8 [H, W, 3] to the same, such as `Restorer.restore`.
-        degradation: What the restorers trained for; `jpeg_settings` says what of it is used.
-
-    Returns:
-        For each photograph its `name` and, by the restorers' names and `JPEG`, its `scores`, from `score`; for the
-        first `SHOWN` also `clean` and, by the same names, the `pictures`, uint8 [H, W, 3].
-    """
-    quality, subsampling = jpeg_settings(degradation)
-    rows = []
-    for name, photo in photographs:
-        clean = cut_middle(photo, LARGEST_SIDE, LARGEST_SIDE).copy()  # a view would keep the whole one in memory
-        jpeg = jpeg_photograph(clean, quality, subsampling)
-        pictures = {JPEG: jpeg} | {who: restore(jpeg) for who, restore in restorers.items()}
-        row = {"name": name, "scores": {who: score(clean, picture) for who, picture in pictures.items()}}
-        rows.append(row | {"clean": clean, "pictures": pictures} if len(rows) < SHOWN else row)
-    return rows
 
 
 def judge(
@@ -209,7 +177,7 @@ def to_gray(photo: np.ndarray) -> np.ndarray:
     """
     if (photo == photo[..., :1]).all():
         return photo[..., :1]
-    return np.floor(photo @ _LUMA_OF_RGB + 16.5).astype(np.uint8)[..., np.newaxis]
+    return np.floor(photo @ np.array(metrics.LUMA_OF_RGB) + 16.5).astype(np.uint8)[..., np.newaxis]
 
 
 def cut_middle(photo: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -224,7 +192,7 @@ def cut_middle(photo: np.ndarray, height: int, width: int) -> np.ndarray:
         A view, uint8 [h, w, C] in 0..255.
     """
     limits = (height, width)
-    start = [max(0, side - limit) // 2 // _UNIT * _UNIT for side, limit in zip(photo.shape[:2], limits, strict=True)]
+    start = [max(0, side - limit) // 2 // GRID * GRID for side, limit in zip(photo.shape[:2], limits, strict=True)]
     return photo[start[0] : start[0] + height, start[1] : start[1] + width]
 
 
@@ -241,9 +209,9 @@ def limit_size(height: int, width: int) -> tuple[int, int]:
     if height * width <= LARGEST_PICTURE:
         return height, width
     shrunk = (LARGEST_PICTURE / (height * width)) ** 0.5
-    height, width = (max(_UNIT, int(side * shrunk) // _UNIT * _UNIT) for side in (height, width))
+    height, width = (max(GRID, int(side * shrunk) // GRID * GRID) for side in (height, width))
     # A very long strip has still too many.
-    return min(height, LARGEST_PICTURE // _UNIT), min(width, LARGEST_PICTURE // _UNIT)
+    return min(height, LARGEST_PICTURE // GRID), min(width, LARGEST_PICTURE // GRID)
 
 
 def score(
@@ -284,8 +252,8 @@ def summarise(rows: list[dict]) -> dict:
     """Sums a comparison up, as plain JSON values.
 
     Args:
-        rows: Of each picture its `name` and its `scores` by who restored it, as from `compare` or `judge`. Where they
-            have `pixels`, `seconds` and `unchanged`, speed and unchanged pictures are summed up too.
+        rows: Of each picture its `name` and its `scores` by who restored it, as from `judge`. Where they have `pixels`,
+            `seconds` and `unchanged`, speed and unchanged pictures are summed up too.
 
     Returns:
         `pictures`, how many there are; `each`, every picture's own scores; and `summary`, for each of the JPEG and the
@@ -370,7 +338,13 @@ def group_by_kind(rows: list[dict]) -> dict[str, list[dict]]:
 
 
 def print_table(rows: list[dict], degradation: DegradationConfig, console: Console) -> None:
-    """Prints what photographs score, and the mean of all; arguments as in `compare`."""
+    """Prints what photographs score, and the mean of all.
+
+    Args:
+        rows: From `judge`.
+        degradation: What the restorers trained for.
+        console: Where to.
+    """
     quality, subsampling = jpeg_settings(degradation)
     table = Table(title=f"Held-out photographs, as JPEGs of quality {quality}, {subsampling}, and restored from these")
     for heading in ("photograph", "", "PSNR dB", "over the JPEG", "SSIM", "PSNR-B dB", "colour shift"):
@@ -403,12 +377,11 @@ def draw_comparison(rows: list[dict], file: Path) -> None:
     """Draws before, after and clean side by side: an enlarged crop of each photograph, where the JPEG is at its worst.
 
     Args:
-        rows: From `compare`.
+        rows: From `judge`; the first `SHOWN` are drawn.
         file: PNG to write, whole or not at all.
     """
-    rows = [row for row in rows if "pictures" in row]
-    crops = [find_worst_crop(row["clean"], row["pictures"][JPEG]) for row in rows]
-    titles = [*rows[0]["pictures"], "clean"]
+    rows = rows[:SHOWN]
+    titles = [*rows[0]["crops"], "clean"]
     side, margin, heading = _CROP * _ENLARGED, 8, 24
     shape = (margin + (side + margin) * len(titles), heading + (side + margin) * len(rows))
     canvas = Image.new("RGB", shape, "white")
@@ -417,8 +390,7 @@ def draw_comparison(rows: list[dict], file: Path) -> None:
         left = margin + column * (side + margin)
         draw.text((left, 4), title, fill="black", font=ImageFont.load_default(14))
         for number, row in enumerate(rows):
-            picture = row["pictures"].get(title, row["clean"])
-            crop = Image.fromarray(picture[crops[number]])
+            crop = Image.fromarray(row["crops"].get(title, row["clean_crop"]))
             # Nearest neighbour: every pixel is to be seen as it is.
             crop = crop.resize((crop.width * _ENLARGED, crop.height * _ENLARGED), Image.Resampling.NEAREST)
             canvas.paste(crop, (left, heading + number * (side + margin)))
@@ -441,8 +413,8 @@ def find_worst_crop(clean: np.ndarray, jpeg: np.ndarray) -> tuple[slice, slice]:
     height, width = (min(_CROP, side) for side in error.shape)
     corners = [
         (top, left)
-        for top in range(0, error.shape[0] - height + 1, _UNIT)
-        for left in range(0, error.shape[1] - width + 1, _UNIT)
+        for top in range(0, error.shape[0] - height + 1, GRID)
+        for left in range(0, error.shape[1] - width + 1, GRID)
     ]
     top, left = max(corners, key=lambda c: error[c[0] : c[0] + height, c[1] : c[1] + width].mean())
     return slice(top, top + height), slice(left, left + width)

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from artifact_remover.pictures.picture import Picture, orient
+from data_prep.config import GRID
 
 _LARGEST_WIDTH, _LARGEST_HEIGHT = 800, 1600
-_GRID = 16
 _CROP = 256
 _ENLARGED = 3
 _MARGIN = 8
@@ -53,14 +53,14 @@ def _find_most_changed(before, after):
     # One row of blocks at a time: the differences of a large picture would take more memory than the picture.
     changes = np.array(
         [
-            np.add.reduceat(_difference(before[top : top + _GRID], after[top : top + _GRID]), range(0, width, _GRID))
-            for top in range(0, height, _GRID)
+            np.add.reduceat(_difference(before[top : top + GRID], after[top : top + GRID]), range(0, width, GRID))
+            for top in range(0, height, GRID)
         ]
     )
     for axis in (0, 1):
-        changes = _sum_windows(changes, min(_CROP // _GRID, changes.shape[axis]), axis)
+        changes = _sum_windows(changes, min(_CROP // GRID, changes.shape[axis]), axis)
     row, column = np.unravel_index(np.argmax(changes), changes.shape)
-    top, left = (min(index * _GRID, max(0, side - _CROP)) for index, side in ((row, height), (column, width)))
+    top, left = (min(index * GRID, max(0, side - _CROP)) for index, side in ((row, height), (column, width)))
     return slice(top, top + _CROP), slice(left, left + _CROP)
 
 

@@ -6,35 +6,50 @@ happens in the two calm stages, so that the GAN stage can be short and stopped b
 every loss term, the gradients' norm and what else is worth a curve, as float32 scalars.
 """
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
-from artifact_remover.config import GanLossConfig, GanSchedule, LossConfig
-from artifact_remover.discriminator import show
+from artifact_remover.config import GanLossConfig, LossConfig
+from artifact_remover.discriminator import crop_and_add_grain
 from artifact_remover.judging.metrics import discriminator_accuracy
 from artifact_remover.training import losses
+from artifact_remover.training.perceptual import Distance, cut_alike
+
+GATE = 0.65
+"""The GAN stage's generator steps only while the discriminator's loss is below this (DeOldify's rule).
+
+A discriminator that cannot tell restored from clean has nothing to teach.
+"""
+
+AVERAGE_DECAY = 0.99
+"""Decay of the moving average of the generator's weights."""
 
 
 class GeneratorPretraining(keras.Model):
-    """Stage 1: the generator on its own, on pixels and, where pretrained features are at hand, on VGG19 features.
+    """Stage 1: the generator on its own, on pixels and, where pretrained features are at hand, on these.
 
     Args:
         generator: From `build_generator`.
         loss: Weights of the terms.
-        features: VGG19 up to a layer, float32 [N, H, W, 3] in [0, 1] to features; `None` trains on pixels alone.
+        distance: The perceptual loss; `None` trains on pixels alone.
     """
 
-    def __init__(self, generator: keras.Model, loss: LossConfig, features: keras.Model | None):
+    def __init__(self, generator: keras.Model, loss: LossConfig, distance: Distance | None):
         """See the class."""
         super().__init__(name="generator_pretraining")
         self.generator = generator
-        self.objective = GeneratorObjective(loss, features)
+        self.objective = GeneratorObjective(loss, distance)
 
     def train_step(self, batch):
         """One step of the generator; see the module."""
         degraded, clean = batch
         with tf.GradientTape() as tape:
-            terms = self.objective(clean, self.generator(degraded, training=True))
+            restored = self.generator(degraded, training=True)
+            terms = self.objective(clean, restored, self.optimizer.iterations.value)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)
         return {**terms, "gradient_norm": norm}
 
@@ -65,17 +80,16 @@ class DiscriminatorPretraining(keras.Model):
 class ArtifactRemovalGAN(keras.Model):
     """Stage 3: both networks, briefly.
 
-    The discriminator takes every step. The generator takes each `discriminator_steps`-th, and only while the
-    discriminator's loss is under the gate. What is judged and exported is `averaged_generator`, the moving average of
-    the generator's weights: the generator itself jitters with the discriminator's moods.
+    The discriminator takes every step, the generator only those in which the discriminator's loss is under `GATE`. What
+    is judged and exported is `averaged_generator`, the moving average of the generator's weights: the generator itself
+    jitters with the discriminator's moods.
 
     Args:
         generator: From stage 1.
         averaged_generator: A second generator with the same weights, float32.
         discriminator: From stage 2.
         loss: Weights of the terms.
-        features: As for `GeneratorPretraining`.
-        schedule: Gate, discriminator steps and decay of the average.
+        distance: As for `GeneratorPretraining`.
     """
 
     def __init__(
@@ -84,16 +98,14 @@ class ArtifactRemovalGAN(keras.Model):
         averaged_generator: keras.Model,
         discriminator: keras.Model,
         loss: GanLossConfig,
-        features: keras.Model | None,
-        schedule: GanSchedule,
+        distance: Distance | None,
     ):
         """See the class."""
         super().__init__(name="artifact_removal_gan")
         self.generator = generator
         self.averaged_generator = averaged_generator
         self.discriminator = discriminator
-        self.objective = GeneratorObjective(loss, features)
-        self.schedule = schedule
+        self.objective = GeneratorObjective(loss, distance)
 
     def compile(self, generator_optimizer, discriminator_optimizer):
         """Gives each network its own optimizer.
@@ -110,88 +122,113 @@ class ArtifactRemovalGAN(keras.Model):
     def train_step(self, batch):
         """One step of the discriminator and, where it is due, one of the generator; see the module."""
         degraded, clean = batch
-        turn = self.discriminator_optimizer.iterations % self.schedule.discriminator_steps
         judged = discriminator_step(
             self.discriminator, self.discriminator_optimizer, clean, self.generator(degraded, training=False)
         )
-        due = tf.logical_and(tf.equal(turn, 0), judged["discriminator_loss"] < self.schedule.gate)
+        due = judged["discriminator_loss"] < GATE
         terms = tf.cond(due, lambda: self._generator_step(degraded, clean), self._skipped_step)
         return {**terms, **judged, "generator_steps": tf.cast(due, tf.float32)}
 
     def _generator_step(self, degraded, clean):
         with tf.GradientTape() as tape:
-            restored = self.generator(degraded, training=True)
+            step, restored = self.optimizer.iterations.value, self.generator(degraded, training=True)
             # Not in training mode, in which spectral normalisation would change the discriminator's weights.
-            logits = self.discriminator(show(restored, self.optimizer.iterations.value), training=False)
-            terms = self.objective(clean, restored, logits)
+            logits = self.discriminator(crop_and_add_grain(restored, step), training=False)
+            terms = self.objective(clean, restored, step, logits)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)
         self._average_weights()
         return {**terms, "gradient_norm": norm}
 
     def _skipped_step(self):
         # "Not measured" rather than zero: a curve must not show a loss that nobody computed.
-        names = (*self.objective.terms, "adversarial", "drift", "grid", "blocking", "gradient_norm")
-        return {name: tf.constant(float("nan")) for name in names}
+        return {name: tf.constant(float("nan")) for name in ("loss", *self.objective.terms, "gradient_norm")}
 
     def _average_weights(self):
         # The decay grows with the steps taken, as in tf.train.ExponentialMovingAverage, so that a short stage is not
         # an average of mostly its start.
         steps = tf.cast(self.optimizer.iterations, tf.float32)
-        decay = tf.minimum(self.schedule.ema, (1 + steps) / (10 + steps))
+        decay = tf.minimum(AVERAGE_DECAY, (1 + steps) / (10 + steps))
         for average, weight in zip(self.averaged_generator.weights, self.generator.weights, strict=True):
             average.assign(decay * average + (1 - decay) * weight)
 
 
 class GeneratorObjective:
-    """What the generator is to make small: the weighted sum of pixel, perceptual and adversarial loss.
+    """Weighted sum that the generator is to make small; each term is weighted by the config's field of its name.
 
     Args:
-        loss: Weights of the terms. VGG19 is not even run where the perceptual one is 0.
-        features: As for `GeneratorPretraining`.
+        loss: Weights of the terms; those of the GAN stage need a `GanLossConfig`.
+        distance: The perceptual loss; it is not even run where it is weighed 0.
+
+    Attributes:
+        terms: Names of the terms, in order.
     """
 
-    def __init__(self, loss: LossConfig, features: keras.Model | None):
+    def __init__(self, loss: LossConfig, distance: Distance | None):
         """See the class."""
         self.weights = loss
-        self.features = features if loss.perceptual else None
-        self.terms = ("loss", "pixel", *(["perceptual"] if self.features else []))
+        self.distance = distance if loss.perceptual else None
+        self._measures = self._list_measures()
+        self.terms = tuple(self._measures)
 
-    def __call__(self, clean, restored, restored_logits=None) -> dict[str, tf.Tensor]:
+    def _list_measures(self) -> dict[str, Callable[["_Patches"], tf.Tensor]]:
+        # A new term is a function, a weight in the config, and a line here.
+        pixel_loss = {
+            "mse": losses.pixel_loss,
+            "l1": losses.l1_loss,
+            "log_mse": functools.partial(losses.log_mse_loss, floor=self.weights.floor),
+            "rmse": functools.partial(losses.rmse_loss, floor=self.weights.floor),
+        }[self.weights.pixel_loss]
+        measures = {"pixel": lambda each: pixel_loss(each.clean, each.restored)}
+        if self.distance:
+            measures["perceptual"] = self._measure_perceptual
+        if isinstance(self.weights, GanLossConfig):
+            measures |= {
+                "adversarial": lambda each: losses.adversarial_loss(each.restored_logits),
+                # What a discriminator asks for first: a grid looks sharp, a tint looks different.
+                "drift": lambda each: losses.drift_loss(each.clean, each.restored),
+                "grid": lambda each: losses.grid_loss(each.clean, each.restored),
+                # What VGG lets pass.
+                "blocking": lambda each: losses.blocking_loss(each.clean, each.restored),
+            }
+        return measures
+
+    def __call__(
+        self, clean: tf.Tensor, restored: tf.Tensor, step: tf.Tensor | int, restored_logits: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         """Computes every term of a batch.
 
         Args:
             clean: float32 [N, H, W, 3] in [0, 1].
             restored: float32 [N, H, W, 3], about [0, 1].
+            step: int [], the optimizer's, from which the perceptual loss's crop is drawn.
             restored_logits: The discriminator's float32 logits of `restored`, in the GAN stage.
 
         Returns:
             `loss`, the weighted sum, and its terms unweighted: float32 scalars.
         """
-        pixel_losses = {
-            "mse": losses.pixel_loss,
-            "log_mse": losses.log_mse_loss,
-            "rmse": losses.rmse_loss,
-            "charbonnier": losses.charbonnier_loss,
-        }
-        terms = {"pixel": pixel_losses[self.weights.pixel_loss](clean, restored)}
-        if self.features:
-            share = slice(self.weights.perceptual_patches)
-            terms["perceptual"] = losses.perceptual_loss(self.features(clean[share]), self.features(restored[share]))
-        if restored_logits is not None:
-            terms["adversarial"] = losses.adversarial_loss(restored_logits)
-            # What a discriminator asks for first: a grid looks sharp, a tint looks different.
-            terms["drift"] = losses.drift_loss(clean, restored)
-            terms["grid"] = losses.grid_loss(clean, restored)
-            # What VGG19 lets pass.
-            terms["blocking"] = losses.blocking_loss(clean, restored)
+        patches = _Patches(clean, restored, step, restored_logits)
+        terms = {name: measure(patches) for name, measure in self._measures.items()}
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return {"loss": loss, **terms}
+
+    def _measure_perceptual(self, patches):
+        share, side = slice(self.weights.perceptual_patches), self.weights.perceptual_crop
+        return self.distance(*cut_alike(patches.clean[share], patches.restored[share], side, patches.step))
+
+
+class _Patches(NamedTuple):
+    """Arguments of the generator's terms, as in `GeneratorObjective.__call__`."""
+
+    clean: tf.Tensor
+    restored: tf.Tensor
+    step: tf.Tensor | int
+    restored_logits: tf.Tensor | None
 
 
 def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, tf.Tensor]:
     """Trains the discriminator one step on clean against restored patches, float32 [N, H, W, 3] in [0, 1]."""
     # Drawn from the step's number, so that a resumed run goes on as it would have gone.
-    patches = show(tf.concat([clean, restored], axis=0), optimizer.iterations.value)
+    patches = crop_and_add_grain(tf.concat([clean, restored], axis=0), optimizer.iterations.value)
     with tf.GradientTape() as tape:
         logits = discriminator(patches, training=True)
         clean_logits, restored_logits = tf.split(logits, 2)

@@ -1,4 +1,4 @@
-"""What the two networks are trained to make small.
+"""The losses of both networks.
 
 Pure functions: tensors in, one `float32` number out, computed in float32 whatever the inputs' precision,
 because a mean over many small squares drowns in half precision. What they do not know: networks, weights of
@@ -30,15 +30,14 @@ def pixel_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     return _mean_square(_difference(clean, restored))
 
 
-def charbonnier_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """A mean absolute error that is smooth at zero: `mean(sqrt((clean - restored)^2 + 0.001^2) - 0.001)`.
+def l1_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+    """Mean absolute error of the pixel values: `mean(|clean - restored|)`.
 
-    Errors that are small because a JPEG was good count for more than in the mean square, so that a network for all
-    qualities learns from all of them (Charbonnier et al., "Two deterministic half-quadratic regularization algorithms
-    for computed imaging", 1994; Lai et al., "Deep Laplacian Pyramid Networks", 2017).
+    It minds large errors less than `pixel_loss` does, and leaves more room to a perceptual loss (Zhao et al., "Loss
+    Functions for Image Restoration with Neural Networks", IEEE Transactions on Computational Imaging, 2017).
 
-    >>> round(float(charbonnier_loss(tf.zeros([1, 8, 8, 3]), tf.fill([1, 8, 8, 3], 0.1))), 3)
-    0.099
+    >>> round(float(l1_loss(tf.zeros([1, 8, 8, 3]), tf.fill([1, 8, 8, 3], 0.1))), 4)
+    0.1
 
     Args:
         clean: The originals, float `[N, H, W, 3]` in [0, 1].
@@ -50,14 +49,14 @@ def charbonnier_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    return tf.reduce_mean(tf.sqrt(tf.square(_difference(clean, restored)) + 1e-6) - 1e-3)
+    return tf.reduce_mean(tf.abs(_difference(clean, restored)))
 
 
-def log_mse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """A mean of each patch's PSNR, turned round: `0.001 * mean(log(1 + MSE / 0.0001))`, with the MSE of each patch.
+def log_mse_loss(clean: tf.Tensor, restored: tf.Tensor, floor: float = 1e-4) -> tf.Tensor:
+    """Mean logarithm of each patch's mean squared error: `0.001 * mean(log(1 + MSE / floor))`.
 
     A decibel counts the same on every patch, and so for every quality; in the mean square those of low quality drown
-    the others. Below an MSE of 1e-4, 40 dB, where there is little left to gain, it fades into a mean square. Near 1e-3
+    the others. Below the floor, where there is little left to gain, the logarithm fades into a mean square. Near 1e-3
     it weighs as much as `pixel_loss` (without the floor: Chen et al., "HINet: Half Instance Normalization Network for
     Image Restoration", CVPR Workshops 2021).
 
@@ -67,6 +66,7 @@ def log_mse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Args:
         clean: The originals, float `[N, H, W, 3]` in [0, 1].
         restored: The generator's output, likewise.
+        floor: Mean squared error below which a patch counts less; 1e-4 is a PSNR of 40 dB.
 
     Returns:
         The loss, `float32 []`.
@@ -74,14 +74,14 @@ def log_mse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    return 1e-3 * tf.reduce_mean(tf.math.log1p(_mse_of_each_patch(clean, restored) / 1e-4))
+    return 1e-3 * tf.reduce_mean(tf.math.log1p(_mse_of_each_patch(clean, restored) / floor))
 
 
-def rmse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """A mean of each patch's root mean squared error: `mean(sqrt(MSE + 0.01^2) - 0.01)`, with each patch's MSE.
+def rmse_loss(clean: tf.Tensor, restored: tf.Tensor, floor: float = 1e-4) -> tf.Tensor:
+    """Mean of each patch's root mean squared error: `mean(sqrt(MSE + floor) - sqrt(floor))`.
 
-    Between `pixel_loss`, where patches of low quality and rich texture drown the others, and `log_mse_loss`, where the
-    smooth and clean ones drown these. Below an MSE of 1e-4, 40 dB, it fades into a mean square. Near 1e-3 0.06 of it
+    It lies between `pixel_loss`, where patches of low quality and rich texture drown the others, and `log_mse_loss`,
+    where the smooth and clean ones drown these. Below the floor it fades into a mean square. Near 1e-3 0.06 of it
     weighs as much as `pixel_loss`.
 
     >>> round(float(rmse_loss(tf.zeros([1, 8, 8, 3]), tf.fill([1, 8, 8, 3], 0.1))), 4)
@@ -90,6 +90,7 @@ def rmse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Args:
         clean: The originals, float `[N, H, W, 3]` in [0, 1].
         restored: The generator's output, likewise.
+        floor: Mean squared error below which a patch counts less; 1e-4 is a PSNR of 40 dB.
 
     Returns:
         The loss, `float32 []`.
@@ -97,17 +98,17 @@ def rmse_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    return tf.reduce_mean(tf.sqrt(_mse_of_each_patch(clean, restored) + 1e-4) - 1e-2)
+    return tf.reduce_mean(tf.sqrt(_mse_of_each_patch(clean, restored) + floor) - floor**0.5)
 
 
 def drift_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Mean square of what the errors all over a patch have in common: a tint, a checkerboard, the block grid.
+    """Mean square of each patch's average error block: a tint, a checkerboard, the block grid.
 
-    The error `restored - clean` is averaged over the 8 x 8 blocks of each patch: what remains, one number for each
-    position in a block and each channel, is no guess about content gone wrong but a habit. The pixel loss hardly minds
-    it (one level of tint is 1 % of what a JPEG of quality 10 costs), the discriminator may even ask for it, as a
-    regular grid is the cheapest way to look sharp, and the eye sees it at once. Patches are not averaged: a tint of
-    low qualities would hide behind the opposite one of high qualities.
+    The error `restored - clean` is averaged over all 8 x 8 blocks of a patch. Wrong guesses about content cancel; what
+    repeats in every block remains, one number for each position in a block and each channel. The pixel loss hardly
+    minds it: one level of tint is 1 % of what a JPEG of quality 10 costs. The discriminator may even ask for it, as a
+    regular grid is the cheapest way to look sharp. The eye sees it at once. Patches are not averaged: a tint of low
+    qualities would hide behind the opposite one of high qualities.
 
     >>> round(float(drift_loss(tf.zeros([2, 16, 16, 3]), tf.fill([2, 16, 16, 3], 0.1))), 4)
     0.01

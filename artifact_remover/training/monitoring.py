@@ -1,4 +1,4 @@
-"""What a person watches while a stage trains: TensorBoard, and a progress bar with a line per validation."""
+"""Progress of a stage for a person to watch: TensorBoard, and a progress bar with a line per validation."""
 
 from pathlib import Path
 

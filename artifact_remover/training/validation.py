@@ -1,11 +1,11 @@
-"""How good the networks are on the fixed validation patches, beside the JPEGs that these were made of."""
+"""Scores of the networks on the fixed validation patches, beside those of the JPEGs themselves."""
 
 import numpy as np
 import tensorflow as tf
 
-from artifact_remover.discriminator import show
+from artifact_remover.discriminator import crop_and_add_grain
 from artifact_remover.judging import metrics
-from artifact_remover.training import losses
+from artifact_remover.training.perceptual import Distance
 
 CHANNELS = ("red", "green", "blue")
 
@@ -17,13 +17,13 @@ class Validation:
 
     Args:
         batches: Finite and fixed: `(degraded, clean)`, float32 [N, H, W, 3] in [0, 1].
-        features: VGG19 up to a layer, for the perceptual score; `None` where there is none.
+        distance: The perceptual loss, for the perceptual score; `None` where there is none.
     """
 
-    def __init__(self, batches: tf.data.Dataset, features=None):
+    def __init__(self, batches: tf.data.Dataset, distance: Distance | None = None):
         """See the class."""
         self._batches = batches
-        self._features = features
+        self._distance = distance
         self._measure = tf.function(self._measure_batch)
         self.jpeg = self.score(lambda degraded: degraded)[0]
 
@@ -37,7 +37,7 @@ class Validation:
             The mean of each measure over all patches: `psnr` and `psnr_b` in dB, of those that JPEG changed, as clean
             ones would drown all others; `ssim`; `red_shift`, `green_shift`, `blue_shift` and the largest of them,
             without its sign, `colour_shift`, in 8-bit levels; and `perceptual`,
-            the smaller the better: the relative error of VGG19 features, or without them the deviation of gradient
+            the smaller the better: the perceptual loss, or without pretrained features the deviation of gradient
             magnitudes (`gmsd`). And pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
         """
         measured, changed, pictures = [], [], []
@@ -63,7 +63,9 @@ class Validation:
         """
         clean_right, restored_right = [], []
         for number, (degraded, clean) in enumerate(self._batches):
-            clean_logits, restored_logits = (discriminator(show(each, number)) for each in (clean, generator(degraded)))
+            clean_logits, restored_logits = (
+                discriminator(crop_and_add_grain(each, number)) for each in (clean, generator(degraded))
+            )
             clean_right.append(metrics.discriminator_accuracy(clean_logits, clean=True))
             restored_right.append(metrics.discriminator_accuracy(restored_logits, clean=False))
         return {
@@ -72,15 +74,13 @@ class Validation:
         }
 
     def _measure_batch(self, clean, restored):
-        if self._features:
-            # One number for the batch, where the other measures have one for each patch.
-            perceptual = losses.perceptual_loss(self._features(clean), self._features(restored))[tf.newaxis]
-        else:
-            perceptual = metrics.gmsd(clean, restored)
         return {
             "psnr": metrics.psnr(clean, restored),
             "ssim": metrics.ssim(clean, restored),
             "psnr_b": metrics.psnr_b(clean, restored),
             "colour_shift": metrics.colour_shift(clean, restored),
-            "perceptual": perceptual,
+            # One number for the batch, where the other measures have one for each patch.
+            "perceptual": self._distance(clean, restored)[tf.newaxis]
+            if self._distance
+            else metrics.gmsd(clean, restored),
         }

@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from data_prep.errors import InputError, Option
+from data_prep.errors import InputError
 
 WEIGHTS_URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
@@ -58,7 +58,7 @@ class PerceptualNetwork:
 
 
 def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: str = "float32") -> PerceptualNetwork:
-    """Load VGG19 up to a layer, frozen, with its preprocessing inside (Simonyan and Zisserman, 2015).
+    """Loads VGG19 up to a layer, frozen, with its preprocessing inside (Simonyan and Zisserman, 2015).
 
     The preprocessing is that of `keras.applications.vgg19.preprocess_input`: to 0..255, RGB to BGR, less
     ImageNet's mean. Without `weights` the file comes from Keras's cache, or is downloaded into it (80 MB,
@@ -85,9 +85,7 @@ def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: 
     vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
     convolutions = [each.name for each in vgg.layers if isinstance(each, keras.layers.Conv2D)]
     if layer not in convolutions:
-        raise InputError(
-            "no such VGG19 layer; ", Option("perceptual_layer"), f" is one of {', '.join(convolutions)}: {layer}"
-        )
+        raise InputError(f"no such VGG19 layer, it is one of {', '.join(convolutions)}: {layer}")
     source = Path(weights) if weights else _cached_or_downloaded()
     _load_weights(vgg, convolutions, layer, source)
     return PerceptualNetwork(_frozen_up_to(vgg, layer, dtype), layer, str(source))
@@ -108,7 +106,7 @@ def _frozen_up_to(vgg: keras.Model, layer: str, dtype: str) -> keras.Model:
 
 
 def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source: Path) -> None:
-    """Load a file up to `layer` at least; every weight is NaN before, so none can stay random."""
+    """Loads a file up to `layer` at least; every weight is NaN before, so none can stay random."""
     vgg.set_weights([np.full(weight.shape, np.nan, "float32") for weight in vgg.weights])
     try:
         if source.suffix == ".npz":
@@ -127,11 +125,7 @@ def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source:
         raise InputError(f"not the weights of VGG19, or not from its first layer on: {source}")
     if layer not in loaded:
         last = loaded[-1]
-        raise InputError(
-            f"VGG19 weights end at {last}, before {layer}: use ",
-            Option("perceptual_layer"),
-            f" {last} or another file: {source}",
-        )
+        raise InputError(f"VGG19 weights end at {last}, before {layer}: use another file: {source}")
 
 
 def _assign_npz(vgg: keras.Model, convolutions: list[str], source: Path) -> None:
@@ -174,7 +168,7 @@ def _md5(path: Path) -> str:
 
 
 def _why_unreachable(url: str) -> str | None:
-    """Ask for a file's header: None if the answer comes soon, else why not.
+    """Asks for a file's header: None if the answer comes soon, else why not.
 
     Keras's download has no time limit of its own, and neither has the lookup of a host's name, hence the
     thread.

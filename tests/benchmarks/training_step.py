@@ -56,7 +56,7 @@ def main():
 
 def training_step(config, shape, dtype):
     generator = build_generator(config.generator, dtype)
-    trainer = GeneratorPretraining(generator, config.generator_loss, features=None)
+    trainer = GeneratorPretraining(generator, config.generator_loss, distance=None)
     trainer.compile(optimizer=make_optimizer(config.pretrain_generator))
     trainer.optimizer.build(generator.trainable_variables)
     train_step = tf.function(trainer.train_step)

@@ -1,0 +1,237 @@
+"""The book-keeping of a run: its folder, what each stage was begun with, and what came of it."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+import artifact_remover
+from artifact_remover.config import DISCRIMINATOR_CLIP_NORM, DISCRIMINATOR_LEARNING_RATE, MAX_COLOUR_SHIFT, FitConfig
+from artifact_remover.model_folder import name_export, read_manifest
+from artifact_remover.training.gan import AVERAGE_DECAY, GATE
+from artifact_remover.training.perceptual import Distance, PerceptualLoss
+from data_prep.errors import InputError, Option
+from data_prep.files import write_whole
+from data_prep.sources import Photographs
+from data_prep.splits import PARTS
+
+_RETIRED = {
+    "perceptual_layer": "block3_conv4",
+    "train_gan.discriminator_learning_rate": DISCRIMINATOR_LEARNING_RATE,
+    "train_gan.discriminator_clip_norm": DISCRIMINATOR_CLIP_NORM,
+    "train_gan.discriminator_steps": 1,
+    "train_gan.gate": GATE,
+    "train_gan.ema": AVERAGE_DECAY,
+    "train_gan.max_colour_shift": MAX_COLOUR_SHIFT,
+}
+"""Settings that runs of earlier versions may have chosen, by what they are always now."""
+
+_NETWORKS_AND_LOSSES = {
+    "pretrain_generator": ["generator_loss"],
+    "pretrain_discriminator": ["discriminator"],
+    "train_gan": ["discriminator", "gan_loss"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that the stages of a run share.
+
+    Attributes:
+        config: Every number.
+        folder: Where the run is kept.
+        photographs: What it is trained on.
+        perceptual: The perceptual loss, or, where no pretrained weights could be had, why not: then that term is left
+            out.
+        dtype: Keras dtype policy of the networks, `float32` or `mixed_bfloat16`.
+        console: Where progress goes.
+    """
+
+    config: FitConfig
+    folder: Path
+    photographs: Photographs
+    perceptual: PerceptualLoss | str
+    dtype: str
+    console: Console
+
+    @property
+    def perceptual_distance(self) -> Distance | None:
+        """The perceptual loss of clean and restored patches, if there are pretrained weights."""
+        return self.perceptual.distance if isinstance(self.perceptual, PerceptualLoss) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """A finished stage.
+
+    Attributes:
+        stage: Its name.
+        export: Folder of its SavedModel.
+        manifest: How it came about, as in `manifest.json`.
+    """
+
+    stage: str
+    export: Path
+    manifest: dict
+
+
+def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult | None:
+    """Makes a stage's folders, or finds its result if it is finished.
+
+    Args:
+        run: The run.
+        stage: One of `STAGES`.
+        parents: By role, exports that the stage starts from.
+
+    Returns:
+        The result of a finished stage, else `None`.
+
+    Raises:
+        InputError: If the run's folder holds this stage with other settings.
+    """
+    folder = checkpoint_folder(run, stage)
+    excluded = "".join(sorted(run.photographs.excluded)).encode()
+    settings = _settings(run.config, stage) | {
+        "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
+        "perceptual_features": run.config.perceptual_features if run.perceptual_distance else False,
+        # Another state of the folder splits otherwise: what was held out would be trained on.
+        "photographs": run.photographs.builder.info.full_name,
+        "excluded": hashlib.sha256(excluded).hexdigest()[:16],
+    }
+    settings_file = folder / "settings.json"
+    finished = find_result(run.folder, stage)
+    # A run that failed before its first checkpoint holds nothing, and must not stand in the way of a mended command.
+    if settings_file.exists() and (finished or tf.train.latest_checkpoint(str(folder))):
+        before = _read_settings(settings_file)
+        if finished or not wants_features(settings):  # then it does not matter whether they can still be had
+            settings["perceptual_features"] = before["perceptual_features"]
+        _refuse_other_settings(before, settings, run.folder, stage)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(settings_file, (json.dumps(settings, indent=2) + "\n").encode())
+    name_export(run.folder, stage).parent.mkdir(parents=True, exist_ok=True)
+    return finished
+
+
+def checkpoint_folder(run: Run, stage: str) -> Path:
+    """Names the folder that holds what a stage needs to go on after a kill."""
+    return run.folder / "checkpoints" / stage
+
+
+def find_result(folder: Path, stage: str) -> StageResult | None:
+    """Finds a finished stage of a run, `None` where it is not finished."""
+    exported = name_export(folder, stage)
+    return StageResult(stage, exported, read_manifest(exported)) if exported.is_dir() else None
+
+
+def wants_features(settings: dict) -> bool:
+    """Tells whether the loss of a stage weighs perceptual features.
+
+    Args:
+        settings: Of the stage, as in `settings.json` and in its manifest.
+    """
+    return any(settings.get(loss, {}).get("perceptual") for loss in ("generator_loss", "gan_loss"))
+
+
+def began_without_features(folder: Path) -> bool:
+    """Tells whether any stage of a run that wants perceptual features was begun without them."""
+    begun = (
+        _read_settings(file)
+        for file in folder.glob("checkpoints/*/settings.json")
+        if find_result(folder, file.parent.name) or tf.train.latest_checkpoint(str(file.parent))
+    )
+    return any(wants_features(settings) and not settings["perceptual_features"] for settings in begun)
+
+
+def describe_stage(
+    run: Run, stage: str, parents: dict[str, Path], history: list[dict], chosen: dict, jpeg: dict
+) -> dict:
+    """Describes how a stage's model came about, as plain JSON values for its manifest.
+
+    Args:
+        run: The run.
+        stage: One of `STAGES`.
+        parents: By role, exports that the stage started from.
+        history: Its validations, from `train`.
+        chosen: Which of these the exported model is of.
+        jpeg: What the untouched JPEGs score.
+    """
+    role = "discriminator" if stage == "pretrain_discriminator" else "generator"
+    return {
+        "stage": stage,
+        "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
+        "steps": chosen["step"],
+        "training_seconds": round(history[-1]["seconds"], 1),
+        "settings": _settings(run.config, stage),
+        "data": {
+            "name": run.photographs.name,
+            "photographs": {part: run.photographs.count(role, part) for part in PARTS},
+            "builder": run.photographs.builder.info.full_name,
+        },
+        "perceptual_features": f"none, trained without the perceptual term: {run.perceptual}"
+        if isinstance(run.perceptual, str)
+        else run.perceptual.description,
+        "compute_dtype": run.dtype,
+        "validation": chosen,
+        "validation_of_the_jpeg_itself": jpeg,
+        "curve": history,
+        "versions": {
+            "python": platform.python_version(),
+            "artifact_remover": artifact_remover.__version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _settings(config, stage) -> dict:
+    """Lists what a stage's outcome depends on, as plain JSON values."""
+    settings = dataclasses.asdict(config)
+    # Where files lie does not matter, and may change while a run rests.
+    del settings["data"]["data_dir"], settings["data"]["exclude"]
+    wanted = ["seed", "data", "generator", *_NETWORKS_AND_LOSSES[stage], stage]
+    return json.loads(json.dumps({name: settings[name] for name in wanted}, default=str))
+
+
+def _read_settings(file):
+    settings = json.loads(file.read_text())
+    if settings["perceptual_features"] is True:  # written before there was a choice
+        settings["perceptual_features"] = "vgg19"
+    return settings
+
+
+def _refuse_other_settings(before, now, folder, stage):
+    # A setting that is newer than the run had no choice but its default.
+    before, now = _flatten(_settings(FitConfig(), stage)) | _flatten(before), _flatten(now)
+    now |= {name: value for name, value in _RETIRED.items() if name in before}
+    changed = [f"{name} {before.get(name)}, now {now.get(name)}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise InputError(
+            f"{folder} holds {stage} with other settings ({'; '.join(changed)}): choose another ",
+            Option("workdir"),
+            ", or give the settings of before",
+        )
+
+
+def _flatten(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    return {name: leaf for key, value in tree.items() for name, leaf in _flatten(value, f"{prefix}{key}.").items()}
+
+
+def _seen_from(folder, path):
+    """Gives a path relative to the run's folder, so that it may be moved; on Windows another drive has none."""
+    try:
+        return os.path.relpath(path.resolve(), folder.resolve())
+    except ValueError:
+        return str(path.resolve())
