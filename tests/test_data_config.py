@@ -25,7 +25,35 @@ def test_wrong_quality_is_refused_by_its_value(quality):
     assert str(error.value).endswith(quality)
 
 
-@pytest.mark.parametrize("field", ["clean_share", "double_share"])
+def test_first_quality_is_that_of_quality_when_not_given():
+    assert DegradationConfig("5-40,10").first_quality_ranges == [(5, 40), (10, 10)]
+    config = DegradationConfig("20-95", first_quality="5-80")
+    assert (config.first_quality_ranges, config.quality_range, config.lowest_and_highest) == (
+        [(5, 80)],
+        (20, 95),
+        (5, 95),
+    )
+    with pytest.raises(ValueError, match="first_quality must lie in 1..100, the lower end first: 80-5"):
+        DegradationConfig(first_quality="80-5")
+
+
+def test_several_subsamplings_are_drawn_from():
+    assert DegradationConfig(chroma_subsampling="both").subsamplings == ["4:2:0", "4:4:4"]
+    assert DegradationConfig(chroma_subsampling="4:2:0, 4:2:0,4:2:2").subsamplings == ["4:2:0", "4:2:0", "4:2:2"]
+
+
+@pytest.mark.parametrize("text", ["4:1:1", "both,4:4:4", "", "4:2:0,"])
+def test_unknown_subsampling_is_refused(text):
+    with pytest.raises(ValueError, match=f"chroma_subsampling must be .*: {text}$"):
+        DegradationConfig(chroma_subsampling=text)
+
+
+def test_shares_of_one_draw_do_not_exceed_1():
+    with pytest.raises(ValueError, match="must add up to 1 at most: 0.6, 0.5"):
+        DegradationConfig(double_share=0.6, shifted_share=0.5)
+
+
+@pytest.mark.parametrize("field", ["clean_share", "double_share", "shifted_share"])
 def test_share_outside_its_range_is_refused(field):
     with pytest.raises(ValueError, match=f"{field} must lie in 0..1: 1.5"):
         DegradationConfig(**{field: 1.5})
