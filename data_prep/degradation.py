@@ -5,6 +5,8 @@ upsampling. This gives pixels equal to Pillow's and to what browsers show; Tenso
 is up to 3 levels off.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -140,29 +142,38 @@ def _encode_422(image: np.ndarray, quality: int) -> bytes:
     return jpeg.tobytes()
 
 
-def _list_codings(config: DegradationConfig) -> list[tuple[int, str]]:
+def _list_codings(config: DegradationConfig) -> tuple[tuple[int, str], ...]:
     """List every pair of quality factor and chroma subsampling that may be drawn, as often as it may."""
     low, high = config.lowest_and_highest
-    return [(quality, subsampling) for quality in range(low, high + 1) for subsampling in config.subsamplings]
+    return tuple((quality, subsampling) for quality in range(low, high + 1) for subsampling in config.subsamplings)
 
 
-def _compress(image: tf.Tensor, coding: tf.Tensor, codings: list[tuple[int, str]]) -> tf.Tensor:
-    """Code an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
+@functools.cache
+def _build_coder(codings: tuple[tuple[int, str], ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Build the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
 
-    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding (190 take 0.7
-    s to trace, only one runs); a single coding needs none.
+    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding (190 take seconds to
+    trace, so all that ask for these codings share them; only one runs); a single coding needs none.
     """
     different = list(dict.fromkeys(codings))
-    if len(different) == 1:
-        coded = _code(image, *codings[0])
-    else:
-        branch = tf.gather([different.index(pair) for pair in codings], coding)
-        coded = tf.switch_case(branch, [lambda pair=pair: _code(image, *pair) for pair in different])
-    return tf.ensure_shape(coded, image.shape)
+    branches = [different.index(pair) for pair in codings]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)])
+    def code(image: tf.Tensor, coding: tf.Tensor) -> tf.Tensor:
+        if len(different) == 1:
+            return _code(image, *different[0])
+        branch = tf.gather(branches, coding)
+        return tf.switch_case(branch, [lambda pair=pair: _code(image, *pair) for pair in different])
+
+    return code
+
+
+def _compress(image: tf.Tensor, coding: tf.Tensor, codings: tuple[tuple[int, str], ...]) -> tf.Tensor:
+    return tf.ensure_shape(_build_coder(codings)(image, coding), image.shape)
 
 
 def _compress_shifted(
-    patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: list[tuple[int, str]]
+    patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: tuple[tuple[int, str], ...]
 ) -> tf.Tensor:
     """Code a patch on a block grid that starts `shift` pixels (0..15) further down and right.
 
