@@ -133,7 +133,7 @@ def find_pictures(folder: Path) -> dict[str, Path]:
             raise InputError(f"the same picture twice would count twice, remove one: {twin} and {file}")
         files[to_one_line(file.relative_to(folder))] = file
     if not files:
-        raise InputError(f"no pictures there, give a folder of clean PNG, JPEG, WebP or TIFF files: {folder}")
+        raise InputError(f"no pictures there, give a folder of clean PNG, JPEG, WebP, AVIF or TIFF files: {folder}")
     return files
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from data_prep.errors import InputError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"})
 
 # What Pillow's decoders raise on a broken file, beside its own UnidentifiedImageError (an OSError).
 _BROKEN = (
@@ -26,7 +26,7 @@ _BROKEN = (
 
 
 def find_photographs(folder: Path) -> Iterator[Path]:
-    """Find the PNG, JPEG, WebP and TIFF files below a folder, by extension, in the order of their paths.
+    """Find the PNG, JPEG, WebP, AVIF and TIFF files below a folder, by extension, in the order of their paths.
 
     Args:
         folder: Folder to search, sub-folders included; hidden files and folders are passed over.
@@ -59,7 +59,7 @@ def read_photograph(file: Path) -> np.ndarray:
     or pages, the first is taken.
 
     Args:
-        file: Path of a PNG, JPEG, WebP or TIFF file.
+        file: Path of a PNG, JPEG, WebP, AVIF or TIFF file.
 
     Returns:
         The photograph, `uint8 [H, W, 3]`, RGB, 0..255.

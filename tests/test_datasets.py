@@ -142,6 +142,24 @@ def test_photographs_are_found_by_extension_in_any_case(folder):
     assert len(list(find_photographs(folder))) == 6
 
 
+@pytest.mark.parametrize(("quality", "tolerance"), [(100, 3), (90, 12)])
+def test_avif_is_read(tmp_path, quality, tolerance):
+    smooth = np.stack([np.linspace(0, 255, 100).repeat(80).reshape(100, 80)] * 3, -1).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.AVIF", quality=quality, subsampling="4:4:4")
+    [file] = find_photographs(tmp_path)
+    photo = read_photograph(file)
+    assert photo.dtype == np.uint8
+    np.testing.assert_allclose(photo.astype(int), smooth, atol=tolerance)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 200, -50])
+def test_damaged_avif_is_named(tmp_path, kept):
+    Image.fromarray(make_photo(1)).save(tmp_path / "a.avif")
+    (tmp_path / "a.avif").write_bytes((tmp_path / "a.avif").read_bytes()[:kept])
+    with pytest.raises(InputError, match="not a usable picture"):
+        read_photograph(tmp_path / "a.avif")
+
+
 # A folder
 
 
@@ -197,7 +215,7 @@ def test_killed_preparation_leaves_nothing_behind(config, monkeypatch):
     [
         (lambda path: None, "no such photographs, give sample_photos or div2k or an existing folder: .*x$"),
         (lambda path: path.write_text(""), "not a folder, .*x$"),
-        (lambda path: path.mkdir(), "no PNG, JPEG, WebP or TIFF file in the folder: .*x$"),
+        (lambda path: path.mkdir(), "no PNG, JPEG, WebP, AVIF or TIFF file in the folder: .*x$"),
     ],
     ids=["missing", "file", "empty"],
 )
