@@ -74,6 +74,18 @@ class DegradationConfig:
         """Lowest and highest quality factor of both compressions."""
         return _span(self.quality_ranges + self.first_quality_ranges)
 
+    def limit(self, highest: int) -> "DegradationConfig":
+        """Limit the quality factors to `highest` (1..100), and leave nothing clean."""
+
+        def limit(ranges: list[tuple[int, int]]) -> str:
+            kept = [(low, min(high, highest)) for low, high in ranges if low <= highest] or [(highest, highest)]
+            return ",".join(f"{low}-{high}" for low, high in kept)
+
+        first_quality = self.first_quality and limit(self.first_quality_ranges)
+        return dataclasses.replace(
+            self, quality=limit(self.quality_ranges), clean_share=0.0, first_quality=first_quality
+        )
+
     @property
     def subsamplings(self) -> list[str]:
         """Chroma subsamplings, each of which is drawn as often."""
@@ -113,28 +125,45 @@ def _require_shares(config: object, *fields: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which photographs, and which patches of them.
+    """Which photographs and graphics, and which patches of them.
 
     Attributes:
         data: `sample_photos` (inside an installed package), `div2k` (downloaded by TensorFlow Datasets), or
             the path of any folder of photographs.
         data_dir: Where prepared data sets are kept; TensorFlow Datasets' own folder when not given.
-        exclude: A folder of benchmark pictures; a photograph with the same pixels is left out of the data.
+        exclude: A folder of benchmark pictures; a picture with the same pixels is left out of the data.
+        graphics: Text, charts, screenshots, pixel art and the like, to be learned beside the photographs:
+            `drawn_graphics` (drawn by this package) or the path of any folder of such pictures; none when not given.
+            They are not recoloured, and their quality is drawn evenly from the whole of `quality`.
+        graphics_share: Share (0..1) of the patches that are of graphics, where there are any.
+        graphics_clean_share: As `clean_share`, for graphics.
         patch_size: Side of a square patch, in pixels; a multiple of 16, the size of a 4:2:0 block.
         patches_per_photo: Patches cut from one decoded photograph before the next is decoded.
         batch_size: Patches in a training batch.
         colour_augmentation: Strength (0..1) of the random colour changes of a clean training patch; 0 is off.
             Strong when photographs are few: without it the generator learns their colours.
+        complementary_share: Share (0..1) of the patches whose colours are turned into their complements; none where
+            `colour_augmentation` is 0.
+        gray_share: Share (0..1) of the patches that are made gray, beside the few that `colour_augmentation` makes so;
+            none where that is 0.
+        jpeg_photograph_quality: Highest quality factor that photographs from JPEG files are degraded with. Below 100
+            they are not left clean either: a JPEG's own artifacts, mostly of quality 95, are not to pass for detail.
         degradation: How a patch is degraded.
     """
 
     data: str = "sample_photos"
     data_dir: Path | None = None
     exclude: Path | None = None
+    graphics: str | None = None
+    graphics_share: float = 0.12
+    graphics_clean_share: float = 0.2
     patch_size: int = 96
     patches_per_photo: int = 8
     batch_size: int = 8
     colour_augmentation: float = 1.0
+    complementary_share: float = 0.5
+    gray_share: float = 0.0
+    jpeg_photograph_quality: int = 100
     degradation: DegradationConfig = DegradationConfig()
 
     def __post_init__(self):
@@ -148,4 +177,21 @@ class DataConfig:
         for field in ("patches_per_photo", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1: {getattr(self, field)}")
-        _require_shares(self, "colour_augmentation")
+        _require_shares(self, "graphics_clean_share", "colour_augmentation", "complementary_share", "gray_share")
+        if not 0 < self.graphics_share < 1:
+            raise ValueError(f"graphics_share must lie in 0..1, both excluded: {self.graphics_share}")
+        if not 1 <= self.jpeg_photograph_quality <= 100:
+            raise ValueError(f"jpeg_photograph_quality must lie in 1..100: {self.jpeg_photograph_quality}")
+
+    @property
+    def graphics_degradation(self) -> DegradationConfig:
+        """How a patch of graphics is degraded."""
+        low, high = self.degradation.quality_range
+        return dataclasses.replace(self.degradation, quality=f"{low}-{high}", clean_share=self.graphics_clean_share)
+
+    @property
+    def jpeg_photograph_degradation(self) -> DegradationConfig:
+        """How a patch of a photograph from a JPEG file is degraded."""
+        if self.jpeg_photograph_quality == 100:
+            return self.degradation
+        return self.degradation.limit(self.jpeg_photograph_quality)

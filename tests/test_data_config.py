@@ -73,6 +73,35 @@ def test_colour_augmentation_outside_its_range_is_refused():
         DataConfig(colour_augmentation=-0.1)
 
 
+@pytest.mark.parametrize("field", ["graphics_clean_share", "complementary_share", "gray_share"])
+def test_share_of_data_outside_its_range_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field} must lie in 0..1: -1"):
+        DataConfig(**{field: -1})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_all_or_nothing_is_no_share_of_graphics(share):
+    with pytest.raises(ValueError, match=f"graphics_share must lie in 0..1, both excluded: {share}"):
+        DataConfig(graphics_share=share)
+
+
+def test_graphics_are_degraded_evenly_from_the_whole_range():
+    config = DataConfig(
+        graphics_clean_share=0.2, degradation=DegradationConfig("5-100,5-40", clean_share=0.05, double_share=0.1)
+    )
+    assert config.graphics_degradation == DegradationConfig("5-100", clean_share=0.2, double_share=0.1)
+
+
+def test_photographs_from_jpeg_files_are_degraded_below_a_quality_and_never_left_clean():
+    config = DegradationConfig("5-100,80-90,5-40", clean_share=0.05, first_quality="5-80")
+    assert DataConfig(degradation=config).jpeg_photograph_degradation == config
+    limited = DataConfig(degradation=config, jpeg_photograph_quality=75).jpeg_photograph_degradation
+    assert limited == DegradationConfig("5-75,5-40", first_quality="5-75")
+    assert DegradationConfig("90").limit(75).quality_range == (75, 75)
+    with pytest.raises(ValueError, match="jpeg_photograph_quality must lie in 1..100: 0"):
+        DataConfig(jpeg_photograph_quality=0)
+
+
 def test_configuration_needs_no_tensorflow():
     code = "import sys, data_prep.config, data_prep.splits; assert 'tensorflow' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -282,7 +282,7 @@ def _begin(run, stage, parents) -> StageResult | None:
         "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
         "perceptual_features": bool(run.features),
         # Another state of the folder splits otherwise: what was held out would be trained on.
-        "photographs": run.photographs.builder.info.full_name,
+        "photographs": run.photographs.full_name,
         "excluded": hashlib.sha256(excluded).hexdigest()[:16],
     }
     settings_file = folder / "settings.json"
@@ -367,7 +367,7 @@ def _manifest(run, stage, parents, history, chosen, jpeg) -> dict:
         "data": {
             "name": run.photographs.name,
             "photographs": {part: run.photographs.count(role, part) for part in PARTS},
-            "builder": run.photographs.builder.info.full_name,
+            "builder": run.photographs.full_name,
         },
         "perceptual_features": {"layer": run.perceptual.layer, "source": run.perceptual.source}
         if run.features
