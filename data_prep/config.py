@@ -191,7 +191,5 @@ class DataConfig:
 
     @property
     def jpeg_photograph_degradation(self) -> DegradationConfig:
-        """How a patch of a photograph from a JPEG file is degraded."""
-        if self.jpeg_photograph_quality == 100:
-            return self.degradation
+        """How a patch of a photograph from a JPEG file is degraded, where `jpeg_photograph_quality` is below 100."""
         return self.degradation.limit(self.jpeg_photograph_quality)

@@ -123,7 +123,7 @@ def _draw(count: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) ->
     return _Drawn(coding, tf.where(twice, first_coding, coding), shift, twice, shifted, clean)
 
 
-def _code(image: tf.Tensor, quality: int, chroma_subsampling: str) -> tf.Tensor:
+def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str) -> tf.Tensor:
     if chroma_subsampling == "4:2:2":
         jpeg = tf.numpy_function(_encode_422, [image, quality], tf.string, stateful=False)
     else:
@@ -152,18 +152,22 @@ def _list_codings(config: DegradationConfig) -> tuple[tuple[int, str], ...]:
 def _build_coder(codings: tuple[tuple[int, str], ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Build the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
 
-    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding (190 take seconds to
-    trace, so all that ask for these codings share them; only one runs); a single coding needs none.
+    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding: 190 take seconds to
+    trace, so all that ask for these codings share them; only one runs. OpenCV takes any quality in one branch. A single
+    branch needs no switch.
     """
-    different = list(dict.fromkeys(codings))
-    branches = [different.index(pair) for pair in codings]
+    keys = [(None, "4:2:2") if subsampling == "4:2:2" else (quality, subsampling) for quality, subsampling in codings]
+    branches = list(dict.fromkeys(keys))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)])
     def code(image: tf.Tensor, coding: tf.Tensor) -> tf.Tensor:
-        if len(different) == 1:
-            return _code(image, *different[0])
-        branch = tf.gather(branches, coding)
-        return tf.switch_case(branch, [lambda pair=pair: _code(image, *pair) for pair in different])
+        drawn_quality = tf.gather([quality for quality, _ in codings], coding)
+        if len(branches) == 1:
+            return _code(image, branches[0][0] or drawn_quality, branches[0][1])
+        return tf.switch_case(
+            tf.gather([branches.index(key) for key in keys], coding),
+            [lambda key=key: _code(image, key[0] or drawn_quality, key[1]) for key in branches],
+        )
 
     return code
 

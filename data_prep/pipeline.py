@@ -1,5 +1,6 @@
 """From photographs and graphics to batches: shuffle -> patches -> degradation -> batch -> prefetch."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from data_prep.splits import Part, Role
 _SHUFFLED_BYTES = 2**28
 # Patches that are validated on.
 _VALIDATION_PATCHES = 64
+_JPEG = r"(?s).*\.jpe?g"
 # Shares are counted in whole numbers of these.
 _MILLION = 10**6
 
@@ -110,11 +112,14 @@ class _Kind(NamedTuple):
 
 
 def _describe_kinds(photographs: Photographs, config: DataConfig) -> tuple[_Kind, _Kind | None]:
+    entries = [entry for split in photographs.inventory.values() for entry in split]
+    some_are_jpegs = any(re.fullmatch(_JPEG, entry.name.lower()) for entry in entries)
+
     def degrade_photograph(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
-        if config.jpeg_photograph_degradation == config.degradation:
+        if config.jpeg_photograph_quality == 100 or not some_are_jpegs:
             return degrade(patches, seed, config.degradation)
         return tf.cond(
-            tf.strings.regex_full_match(tf.strings.lower(name), r".*\.jpe?g"),
+            tf.strings.regex_full_match(tf.strings.lower(name), _JPEG),
             lambda: degrade(patches, seed, config.jpeg_photograph_degradation),
             lambda: degrade(patches, seed, config.degradation),
         )
