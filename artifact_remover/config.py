@@ -289,11 +289,24 @@ PRESETS = {
         # photograph, as only six are together in a batch.
         data=DataConfig(
             data="div2k",
+            graphics="drawn_graphics",
+            graphics_share=0.12,
+            graphics_clean_share=0.2,
             patch_size=160,
             patches_per_photo=4,
             batch_size=6,
-            colour_augmentation=0.1,
-            degradation=DegradationConfig("5-95,5-40", "both", clean_share=0.06, double_share=0.15),
+            colour_augmentation=0.05,
+            complementary_share=0.1,
+            gray_share=0.05,
+            jpeg_photograph_quality=75,
+            degradation=DegradationConfig(
+                "5-100,5-100,5-40",
+                "4:2:0,4:2:0,4:2:2,4:4:4",
+                clean_share=0.05,
+                double_share=0.15,
+                first_quality="5-80",
+                shifted_share=0.12,
+            ),
         ),
         generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3)),
         # Stage 1 is the faithful model, and VGG19 costs more for a patch than this generator does.

@@ -6,12 +6,14 @@ Plain Python, so that a command line can be built from it before TensorFlow is i
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from data_prep.command_line import optional
 
 GRID = 16
 """Side in pixels of the smallest unit of a 4:2:0 JPEG: 8x8 blocks of chroma cover 16x16 pixels."""
+
+_SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,74 +23,153 @@ class DegradationConfig:
     Attributes:
         quality: JPEG quality factor (libjpeg's, 1..100): one number, or a range such as `5-95` of which one
             is drawn per patch. Of several with commas between, such as `5-95,5-40`, each is drawn from as often.
-        chroma_subsampling: `4:2:0`, `4:4:4`, or `both` to draw one of the two per patch.
+        chroma_subsampling: `4:2:0`, `4:2:2` or `4:4:4`. Of several with commas between, such as `4:2:0,4:2:0,4:4:4`,
+            each is drawn as often; `both` is `4:2:0,4:4:4`.
         clean_share: Share (0..1) of the patches that are left as they are, so that the generator learns to
             leave clean pictures alone.
         double_share: Share (0..1) of the patches that are compressed twice, the first time on a block grid
             shifted against the second (Jiang et al., "Towards Flexible Blind JPEG Artifacts Removal", ICCV
             2021).
+        first_quality: Quality factor of the first of two compressions, written as `quality`; drawn from `quality` when
+            not given. When given, patches compressed twice are made as pictures on the web are: the second quality is
+            no lower than the first in three of four, and half have both grids in the same place.
+        shifted_share: Share (0..1) of the patches that are compressed once on a block grid that starts elsewhere than
+            at the patch's corner, as in a crop or a screenshot of a JPEG.
     """
 
     quality: str = "10"
-    chroma_subsampling: Literal["4:2:0", "4:4:4", "both"] = "4:2:0"
+    chroma_subsampling: str = "4:2:0"
     clean_share: float = 0.0
     double_share: float = 0.0
+    first_quality: str | None = None
+    shifted_share: float = 0.0
 
     def __post_init__(self):
         """Refuse numbers outside their range.
 
         Raises:
-            ValueError: A number is outside its range, or `quality` is none.
+            ValueError: A number is outside its range, or `quality`, `first_quality` or `chroma_subsampling` is none.
         """
-        for low, high in self.quality_ranges:
-            if not 1 <= low <= high <= 100:
-                raise ValueError(f"quality must lie in 1..100, the lower end first: {self.quality}")
-        for field in ("clean_share", "double_share"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} must lie in 0..1: {getattr(self, field)}")
+        for text in ("quality_ranges", "first_quality_ranges", "subsamplings"):
+            getattr(self, text)  # reads it, or raises
+        _require_shares(self, "clean_share", "double_share", "shifted_share")
+        if self.double_share + self.shifted_share > 1:
+            raise ValueError(
+                f"double_share and shifted_share must add up to 1 at most: {self.double_share}, {self.shifted_share}"
+            )
 
     @property
     def quality_ranges(self) -> list[tuple[int, int]]:
         """Lowest and highest quality factor, both included, of each range that is drawn from."""
-        matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in self.quality.split(",")]
-        if not all(matches):
-            raise ValueError(
-                "quality must be a number such as 10, a range such as 5-95, or several of these with commas between: "
-                f"{self.quality}"
-            )
-        return [(int(match[1]), int(match[2] or match[1])) for match in matches]
+        return _parse_quality("quality", self.quality)
+
+    @property
+    def first_quality_ranges(self) -> list[tuple[int, int]]:
+        """The same of the first of two compressions."""
+        return (
+            self.quality_ranges if self.first_quality is None else _parse_quality("first_quality", self.first_quality)
+        )
 
     @property
     def quality_range(self) -> tuple[int, int]:
-        """Lowest and highest quality factor of all, both included."""
-        lows, highs = zip(*self.quality_ranges, strict=True)
-        return min(lows), max(highs)
+        """Lowest and highest quality factor of all, both included; of the second where a patch is compressed twice."""
+        return _span(self.quality_ranges)
+
+    @property
+    def lowest_and_highest(self) -> tuple[int, int]:
+        """Lowest and highest quality factor of both compressions."""
+        return _span(self.quality_ranges + self.first_quality_ranges)
+
+    def limit(self, highest: int) -> "DegradationConfig":
+        """Limit the quality factors to `highest` (1..100), and leave nothing clean."""
+
+        def limit(ranges: list[tuple[int, int]]) -> str:
+            kept = [(low, min(high, highest)) for low, high in ranges if low <= highest] or [(highest, highest)]
+            return ",".join(f"{low}-{high}" for low, high in kept)
+
+        first_quality = self.first_quality and limit(self.first_quality_ranges)
+        return dataclasses.replace(
+            self, quality=limit(self.quality_ranges), clean_share=0.0, first_quality=first_quality
+        )
+
+    @property
+    def subsamplings(self) -> list[str]:
+        """Chroma subsamplings, each of which is drawn as often."""
+        subsamplings = "4:2:0,4:4:4" if self.chroma_subsampling == "both" else self.chroma_subsampling
+        parts = [part.strip() for part in subsamplings.split(",")]
+        if not set(parts) <= set(_SUBSAMPLINGS):
+            raise ValueError(
+                f"chroma_subsampling must be {', '.join(_SUBSAMPLINGS)}, both, or several with commas between: "
+                f"{self.chroma_subsampling}"
+            )
+        return parts
+
+
+def _parse_quality(field: str, text: str) -> list[tuple[int, int]]:
+    matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in text.split(",")]
+    if not all(matches):
+        raise ValueError(
+            f"{field} must be a number such as 10, a range such as 5-95, or several of these with commas between: "
+            f"{text}"
+        )
+    ranges = [(int(match[1]), int(match[2] or match[1])) for match in matches]
+    if not all(1 <= low <= high <= 100 for low, high in ranges):
+        raise ValueError(f"{field} must lie in 1..100, the lower end first: {text}")
+    return ranges
+
+
+def _span(ranges: list[tuple[int, int]]) -> tuple[int, int]:
+    lows, highs = zip(*ranges, strict=True)
+    return min(lows), max(highs)
+
+
+def _require_shares(config: object, *fields: str) -> None:
+    for field in fields:
+        if not 0 <= getattr(config, field) <= 1:
+            raise ValueError(f"{field} must lie in 0..1: {getattr(config, field)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which photographs, and which patches of them.
+    """Which photographs and graphics, and which patches of them.
 
     Attributes:
         data: `sample_photos` (inside an installed package), `div2k` (downloaded by TensorFlow Datasets), or
             the path of any folder of photographs.
         data_dir: Where prepared data sets are kept; TensorFlow Datasets' own folder when not given.
-        exclude: A folder of benchmark pictures; a photograph with the same pixels is left out of the data.
+        exclude: A folder of benchmark pictures; a picture with the same pixels is left out of the data.
+        graphics: Text, charts, screenshots, pixel art and the like, to be learned beside the photographs:
+            `drawn_graphics` (drawn by this package) or the path of any folder of such pictures; none when not given.
+            They are not recoloured, and their quality is drawn evenly from the whole of `quality`.
+        graphics_share: Share (0..1) of the patches that are of graphics, where there are any.
+        graphics_clean_share: As `clean_share`, for graphics.
         patch_size: Side of a square patch, in pixels; a multiple of 16, the size of a 4:2:0 block.
         patches_per_photo: Patches cut from one decoded photograph before the next is decoded.
         batch_size: Patches in a training batch.
         colour_augmentation: Strength (0..1) of the random colour changes of a clean training patch; 0 is off.
             Strong when photographs are few: without it the generator learns their colours.
+        complementary_share: Share (0..1) of the patches whose colours are turned into their complements; none where
+            `colour_augmentation` is 0.
+        gray_share: Share (0..1) of the patches that are made gray, beside the few that `colour_augmentation` makes so;
+            none where that is 0.
+        jpeg_photograph_quality: Highest quality factor that photographs from JPEG files are degraded with. Below 100
+            they are not left clean either: a JPEG's own artifacts, mostly of quality 95, are not to pass for detail.
         degradation: How a patch is degraded.
     """
 
     data: str = "sample_photos"
     data_dir: Annotated[Path | None, optional("DIR")] = None
     exclude: Annotated[Path | None, optional("DIR")] = None
+    graphics: Annotated[str | None, optional("DIR|drawn_graphics")] = None
+    graphics_share: float = 0.12
+    graphics_clean_share: float = 0.2
     patch_size: int = 96
     patches_per_photo: int = 8
     batch_size: int = 8
     colour_augmentation: float = 1.0
+    complementary_share: float = 0.5
+    gray_share: float = 0.0
+    jpeg_photograph_quality: int = 100
     degradation: DegradationConfig = DegradationConfig()
 
     def __post_init__(self):
@@ -102,5 +183,19 @@ class DataConfig:
         for field in ("patches_per_photo", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1: {getattr(self, field)}")
-        if not 0 <= self.colour_augmentation <= 1:
-            raise ValueError(f"colour_augmentation must lie in 0..1: {self.colour_augmentation}")
+        _require_shares(self, "graphics_clean_share", "colour_augmentation", "complementary_share", "gray_share")
+        if not 0 < self.graphics_share < 1:
+            raise ValueError(f"graphics_share must lie in 0..1, both excluded: {self.graphics_share}")
+        if not 1 <= self.jpeg_photograph_quality <= 100:
+            raise ValueError(f"jpeg_photograph_quality must lie in 1..100: {self.jpeg_photograph_quality}")
+
+    @property
+    def graphics_degradation(self) -> DegradationConfig:
+        """How a patch of graphics is degraded."""
+        low, high = self.degradation.quality_range
+        return dataclasses.replace(self.degradation, quality=f"{low}-{high}", clean_share=self.graphics_clean_share)
+
+    @property
+    def jpeg_photograph_degradation(self) -> DegradationConfig:
+        """How a patch of a photograph from a JPEG file is degraded, where `jpeg_photograph_quality` is below 100."""
+        return self.degradation.limit(self.jpeg_photograph_quality)

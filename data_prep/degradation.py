@@ -5,100 +5,162 @@ upsampling. This gives pixels equal to Pillow's and to what browsers show; Tenso
 is up to 3 levels off.
 """
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
 import tensorflow as tf
 
-from data_prep.config import DegradationConfig
+from data_prep.config import GRID, DegradationConfig
 
-# Side in pixels of the smallest unit of a 4:2:0 JPEG: 8x8 blocks of chroma cover 16x16 pixels.
-_UNIT = 16
-
-_SUBSAMPLINGS = {"4:2:0": ("4:2:0",), "4:4:4": ("4:4:4",), "both": ("4:2:0", "4:4:4")}
+# Of patches compressed twice, where the first quality has a range of its own.
+_RISING = 0.75
+_SAME_GRID = 0.5
 
 
 def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) -> tf.Tensor:
     """Compress patches as JPEG and decode them again; the block grid starts at the patch's corner.
 
-    The result depends on nothing but the arguments, eagerly and inside `Dataset.map`.
+    Where shares ask for it, a patch is compressed twice, or on a grid that starts elsewhere, or left clean. The
+    result depends on nothing but the arguments, eagerly and inside `Dataset.map`.
 
     Args:
         patches: Clean patches, `uint8 [N, p, p, 3]`, RGB, 0..255, p a multiple of 16 known while tracing.
         seed: One number, `int32 []`, from which quality, subsampling and the rest are drawn for each patch.
-        config: Range of the quality factor, chroma subsampling, and the shares of patches that are left clean
-            or are compressed twice.
+        config: Ranges of the quality factor, chroma subsampling, and the shares.
 
     Returns:
         Degraded patches, `uint8 [N, p, p, 3]`, RGB, 0..255.
     """
-    count = tf.shape(patches)[0]
     codings = _list_codings(config)
-    starts, counts = _find_ranges(config)
+    drawn = _draw(tf.shape(patches)[0], seed, config)
 
-    def draw(purpose: int, shape: list, high: int) -> tf.Tensor:
-        return tf.random.stateless_uniform(shape, [seed, purpose], 0, high, tf.int32)
-
-    def draw_share(purpose: int, share: float) -> tf.Tensor:
-        return tf.random.stateless_uniform([count], [seed, purpose]) < share
-
-    def degrade_one(drawn: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        patch, coding, first_coding, shift, twice, clean = drawn
+    def degrade_one(arguments: tuple[tf.Tensor, _Drawn]) -> tf.Tensor:
+        patch, of_patch = arguments
         jpeg = patch
-        if config.double_share:
-            jpeg = tf.cond(twice, lambda: _compress_shifted(patch, first_coding, shift, codings), lambda: patch)
-        jpeg = _compress(jpeg, coding, codings)
-        return tf.where(clean, patch, jpeg) if config.clean_share else jpeg
+        if config.double_share or config.shifted_share:
+            jpeg = tf.cond(
+                of_patch.twice | of_patch.shifted,
+                lambda: _compress_shifted(patch, of_patch.first_coding, of_patch.shift, codings),
+                lambda: patch,
+            )
+        if config.shifted_share:
+            jpeg = tf.cond(of_patch.shifted, lambda: jpeg, lambda: _compress(jpeg, of_patch.coding, codings))
+        else:
+            jpeg = _compress(jpeg, of_patch.coding, codings)
+        return tf.where(of_patch.clean, patch, jpeg) if config.clean_share else jpeg
+
+    return tf.map_fn(degrade_one, (patches, drawn), fn_output_signature=tf.TensorSpec(patches.shape[1:], tf.uint8))
+
+
+class _Drawn(NamedTuple):
+    """What is drawn for each of N patches.
+
+    Attributes:
+        coding: Index of the last compression's coding, `int32 [N]`.
+        first_coding: Index of the coding on the other grid; of a patch compressed once, the same as `coding`.
+        shift: Where that grid starts, pixels down and right, 0..15, `int32 [N, 2]`.
+        twice: Whether both are done, `bool [N]`.
+        shifted: Whether the one on the other grid alone is done, `bool [N]`.
+        clean: Whether none is, `bool [N]`.
+    """
+
+    coding: tf.Tensor
+    first_coding: tf.Tensor
+    shift: tf.Tensor
+    twice: tf.Tensor
+    shifted: tf.Tensor
+    clean: tf.Tensor
+
+
+def _draw(count: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) -> _Drawn:
+    lowest, _ = config.lowest_and_highest
+    each = len(config.subsamplings)
+
+    def draw_share(purpose: int) -> tf.Tensor:
+        return tf.random.stateless_uniform([count], [seed, purpose])
 
     # Every range is drawn from as often, however many codings it has.
-    def draw_coding(purpose: int) -> tf.Tensor:
-        chosen = draw(purpose + 10, [count], len(counts))
-        within = tf.random.stateless_uniform([count], [seed, purpose]) * tf.cast(tf.gather(counts, chosen), tf.float32)
-        return tf.gather(starts, chosen) + tf.cast(within, tf.int32)
+    def draw_coding(purpose: int, ranges: list[tuple[int, int]]) -> tf.Tensor:
+        chosen = tf.random.stateless_uniform([count], [seed, purpose + 10], 0, len(ranges), tf.int32)
+        starts = tf.gather([(low - lowest) * each for low, _ in ranges], chosen)
+        counts = tf.gather([(high - low + 1) * each for low, high in ranges], chosen)
+        return starts + tf.cast(draw_share(purpose) * tf.cast(counts, tf.float32), tf.int32)
 
-    drawn = (
-        patches,
-        draw_coding(0),
-        draw_coding(1),
-        draw(2, [count, 2], _UNIT),
-        draw_share(3, config.double_share),
-        draw_share(4, config.clean_share),
-    )
-    return tf.map_fn(degrade_one, drawn, fn_output_signature=tf.TensorSpec(patches.shape[1:], tf.uint8))
+    coding = draw_coding(0, config.quality_ranges)
+    first_coding = draw_coding(1, config.first_quality_ranges)
+    shift = tf.random.stateless_uniform([count, 2], [seed, 2], 0, GRID, tf.int32)
+    kind = draw_share(3)
+    twice = kind < config.double_share
+    shifted = ~twice & (kind < config.double_share + config.shifted_share)
+    clean = draw_share(4) < config.clean_share
+    if config.first_quality is not None:
+        start = first_coding // each * each  # of the first quality
+        room = tf.maximum((config.quality_range[1] - lowest + 1) * each - start, 0)
+        rising = twice & (draw_share(5) < _RISING) & (room > 0)
+        risen = start + tf.cast(draw_share(6) * tf.cast(room, tf.float32), tf.int32)
+        coding = tf.where(rising, risen, coding)
+        shift = tf.where((twice & (draw_share(7) < _SAME_GRID))[:, None], 0, shift)
+    return _Drawn(coding, tf.where(twice, first_coding, coding), shift, twice, shifted, clean)
 
 
-def _code(image: tf.Tensor, quality: int, chroma_subsampling: str) -> tf.Tensor:
-    jpeg = tf.io.encode_jpeg(image, format="rgb", quality=quality, chroma_downsampling=chroma_subsampling == "4:2:0")
+def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str) -> tf.Tensor:
+    if chroma_subsampling == "4:2:2":
+        jpeg = tf.numpy_function(_encode_422, [image, quality], tf.string, stateful=False)
+    else:
+        halved = chroma_subsampling == "4:2:0"
+        jpeg = tf.io.encode_jpeg(image, format="rgb", quality=quality, chroma_downsampling=halved)
     return tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-def _list_codings(config: DegradationConfig) -> list[tuple[int, str]]:
-    """List every pair of quality factor and chroma subsampling that may be drawn."""
-    low, high = config.quality_range
-    subsamplings = _SUBSAMPLINGS[config.chroma_subsampling]
-    return [(quality, subsampling) for quality in range(low, high + 1) for subsampling in subsamplings]
+def _encode_422(image: np.ndarray, quality: int) -> bytes:
+    """Code an image, `uint8 [H, W, 3]`, RGB, as `tf.io.encode_jpeg` cannot."""
+    settings = {
+        cv2.IMWRITE_JPEG_QUALITY: int(quality),
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR: cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    }
+    _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [number for setting in settings.items() for number in setting])
+    return jpeg.tobytes()
 
 
-def _find_ranges(config: DegradationConfig) -> tuple[list[int], list[int]]:
-    """Tell where in the list of codings each range of qualities starts, and how many codings it has."""
-    lowest, each = config.quality_range[0], len(_SUBSAMPLINGS[config.chroma_subsampling])
-    ranges = [((low - lowest) * each, (high - low + 1) * each) for low, high in config.quality_ranges]
-    starts, counts = zip(*ranges, strict=True)
-    return list(starts), list(counts)
+def _list_codings(config: DegradationConfig) -> tuple[tuple[int, str], ...]:
+    """List every pair of quality factor and chroma subsampling that may be drawn, as often as it may."""
+    low, high = config.lowest_and_highest
+    return tuple((quality, subsampling) for quality in range(low, high + 1) for subsampling in config.subsamplings)
 
 
-def _compress(image: tf.Tensor, coding: tf.Tensor, codings: list[tuple[int, str]]) -> tf.Tensor:
-    """Code an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
+@functools.cache
+def _build_coder(codings: tuple[tuple[int, str], ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Build the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
 
-    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding (190 take 0.7
-    s to trace, only one runs); a single coding needs none.
+    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding: 190 take seconds to
+    trace, so all that ask for these codings share them; only one runs. OpenCV takes any quality in one branch. A single
+    branch needs no switch.
     """
-    if len(codings) == 1:
-        coded = _code(image, *codings[0])
-    else:
-        coded = tf.switch_case(coding, [lambda pair=pair: _code(image, *pair) for pair in codings])
-    return tf.ensure_shape(coded, image.shape)
+    keys = [(None, "4:2:2") if subsampling == "4:2:2" else (quality, subsampling) for quality, subsampling in codings]
+    branches = list(dict.fromkeys(keys))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)])
+    def code(image: tf.Tensor, coding: tf.Tensor) -> tf.Tensor:
+        drawn_quality = tf.gather([quality for quality, _ in codings], coding)
+        if len(branches) == 1:
+            return _code(image, branches[0][0] or drawn_quality, branches[0][1])
+        return tf.switch_case(
+            tf.gather([branches.index(key) for key in keys], coding),
+            [lambda key=key: _code(image, key[0] or drawn_quality, key[1]) for key in branches],
+        )
+
+    return code
+
+
+def _compress(image: tf.Tensor, coding: tf.Tensor, codings: tuple[tuple[int, str], ...]) -> tf.Tensor:
+    return tf.ensure_shape(_build_coder(codings)(image, coding), image.shape)
 
 
 def _compress_shifted(
-    patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: list[tuple[int, str]]
+    patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: tuple[tuple[int, str], ...]
 ) -> tf.Tensor:
     """Code a patch on a block grid that starts `shift` pixels (0..15) further down and right.
 
@@ -106,7 +168,7 @@ def _compress_shifted(
     this puts no false edge into it.
     """
     size = patch.shape[0]
-    wide = tf.pad(patch, [[_UNIT, _UNIT], [_UNIT, _UNIT], [0, 0]], "SYMMETRIC")
-    window = tf.slice(wide, tf.concat([shift, [0]], 0), [size + _UNIT, size + _UNIT, 3])
+    wide = tf.pad(patch, [[GRID, GRID], [GRID, GRID], [0, 0]], "SYMMETRIC")
+    window = tf.slice(wide, tf.concat([shift, [0]], 0), [size + GRID, size + GRID, 3])
     coded = _compress(window, coding, codings)
-    return tf.slice(coded, tf.concat([_UNIT - shift, [0]], 0), [size, size, 3])
+    return tf.slice(coded, tf.concat([GRID - shift, [0]], 0), [size, size, 3])

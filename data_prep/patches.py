@@ -31,7 +31,7 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     Args:
         photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
         seed: Any number from 0 up; another number gives other patches.
-        config: Gives `patch_size` (p), `patches_per_photo` (n) and `colour_augmentation`.
+        config: Gives `patch_size` (p), `patches_per_photo` (n) and how colours are changed.
 
     Returns:
         Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
@@ -40,11 +40,47 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
         ValueError: The photograph is smaller than a patch.
     """
     _check_size(photo, config.patch_size)
-    augmentation = _build_augmentation(threading.get_ident(), config.patch_size, config.colour_augmentation)
+    augmentation = _build_augmentation(
+        threading.get_ident(),
+        config.patch_size,
+        config.colour_augmentation,
+        config.complementary_share,
+        config.gray_share,
+    )
     # One stream of random numbers for all transforms; `set_random_seed` would give each the same stream, so
     # that their choices would go together, and costs seven times as much.
     augmentation.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
     return np.stack([augmentation(image=photo)["image"] for _ in range(config.patches_per_photo)])
+
+
+def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
+    """Cut random patches of graphics for training: crop, and one of the eight flips and rotations.
+
+    Half of them start at multiples of 16, as blocks do in a JPEG of the whole picture: rows of text and the pixels of
+    pixel art lie where they would lie there.
+
+    Args:
+        picture: Picture, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
+        seed: Any number from 0 up; another number gives other patches.
+        config: Gives `patch_size` (p) and `patches_per_photo` (n).
+
+    Returns:
+        Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
+
+    Raises:
+        ValueError: The picture is smaller than a patch.
+    """
+    size = config.patch_size
+    _check_size(picture, size)
+    rng = np.random.default_rng(seed)
+
+    def cut() -> np.ndarray:
+        corner = rng.integers(0, np.array(picture.shape[:2]) - size + 1)
+        top, left = corner // 16 * 16 if rng.random() < 0.5 else corner
+        patch = np.rot90(picture[top : top + size, left : left + size], rng.integers(4))
+        return patch[:, ::-1] if rng.random() < 0.5 else patch
+
+    return np.stack([cut() for _ in range(config.patches_per_photo)])
 
 
 def cut_validation_patches(photo: np.ndarray, count: int, config: DataConfig) -> np.ndarray:
@@ -125,7 +161,9 @@ def _recolour(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _build_augmentation(thread: int, size: int, strength: float) -> A.Compose:
+def _build_augmentation(
+    thread: int, size: int, strength: float, complementary_share: float, gray_share: float
+) -> A.Compose:
     """Build the transforms once per thread: they hold the state of the draw, which threads must not share."""
     colours = A.Sequential(
         [
@@ -137,7 +175,10 @@ def _build_augmentation(thread: int, size: int, strength: float) -> A.Compose:
         p=0.9,  # one patch in ten keeps its colours, so that the generator also sees true ones
     )
     geometry = [A.RandomCrop(size, size), A.SquareSymmetry(p=1)]
-    return A.Compose([*geometry, colours, ComplementaryColours(p=0.5)] if strength else geometry)
+    if not strength:
+        return A.Compose(geometry)
+    gray = [A.ToGray(p=gray_share)] if gray_share else []
+    return A.Compose([*geometry, colours, ComplementaryColours(p=complementary_share), *gray])
 
 
 def _check_size(photo: np.ndarray, size: int) -> None:

@@ -1,4 +1,8 @@
-"""From photographs to batches: shuffle -> patches -> degradation -> batch -> prefetch."""
+"""From photographs and graphics to batches: shuffle -> patches -> degradation -> batch -> prefetch."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -6,7 +10,7 @@ import tensorflow as tf
 from data_prep.config import DataConfig
 from data_prep.degradation import degrade
 from data_prep.errors import InputError
-from data_prep.patches import cut_patches, cut_validation_patches
+from data_prep.patches import cut_graphic_patches, cut_patches, cut_validation_patches
 from data_prep.sources import Photographs, decode
 from data_prep.splits import Part, Role
 
@@ -15,6 +19,9 @@ from data_prep.splits import Part, Role
 _SHUFFLED_BYTES = 2**28
 # Patches that are validated on.
 _VALIDATION_PATCHES = 64
+_JPEG = r"(?s).*\.jpe?g"
+# Shares are counted in whole numbers of these.
+_MILLION = 10**6
 
 
 def training_batches(
@@ -25,9 +32,10 @@ def training_batches(
     Batch `i` depends on nothing but the photographs, the configuration, the seed and `i`, so a resumed run
     that starts at `i` sees what the interrupted run would have seen. Each photograph comes once per epoch;
     the patches cut from it are spread over as many batches, so that a batch shows different photographs.
+    Graphics take the place of photographs at even distances, in epochs of their own.
 
     Args:
-        photographs: Opened photographs.
+        photographs: Opened photographs, with their graphics.
         role: `generator` (also for the GAN) or `discriminator`.
         config: Patches, degradation and batch size (B).
         seed: Number from 0 up; another number gives other batches.
@@ -39,30 +47,16 @@ def training_batches(
     Raises:
         InputError: Every photograph is smaller than a patch, or an epoch does not fill one batch.
     """
-    count = _count_usable(photographs, role, "train", config)
+    count = _count_usable(_describe_kinds(photographs, config)[0], role, "train", config)
     per_photo, batch_size = config.patches_per_photo, config.batch_size
     if batch_size > count * per_photo:
         raise InputError(
             f"{count} photographs of {per_photo} patches do not fill a batch, choose a smaller batch_size: {batch_size}"
         )
-    # Every `batch_size` photographs make `per_photo` batches.
-    first_photo = start_step // per_photo * batch_size
-    first_epoch, photos_before = divmod(first_photo, count)
-
-    def cut(photo: np.ndarray, photo_seed: np.ndarray) -> np.ndarray:
-        return cut_patches(photo, int(photo_seed), config)
-
-    def degrade_patches(number: tf.Tensor, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        photo_seed = tf.random.stateless_uniform([], [seed, number], 0, 2**31 - 1, tf.int32)
-        clean = tf.numpy_function(cut, [decode(image), photo_seed], tf.uint8, stateful=False)
-        clean = tf.ensure_shape(clean, [per_photo, config.patch_size, config.patch_size, 3])
-        return degrade(clean, photo_seed, config.degradation), clean
-
+    # Every `batch_size` pictures make `per_photo` batches.
+    first = start_step // per_photo * batch_size
     return (
-        _shuffled_epochs(photographs, role, config, seed, first_epoch)
-        .skip(photos_before)  # before anything is decoded
-        .enumerate(first_photo)
-        .map(degrade_patches, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        _mix_pictures(photographs, role, config, seed, first)
         .batch(batch_size, drop_remainder=True)
         .map(_spread_over_batches)
         .unbatch()
@@ -87,24 +81,13 @@ def validation_batches(photographs: Photographs, role: Role, config: DataConfig,
     Raises:
         InputError: Every photograph is smaller than a patch.
     """
-    count = min(_count_usable(photographs, role, "validation", config), _VALIDATION_PATCHES)
-    per_photo = min(config.patches_per_photo, _VALIDATION_PATCHES // count)
-
-    def cut(photo: np.ndarray) -> np.ndarray:
-        return cut_validation_patches(photo, per_photo, config)
-
-    def degrade_patches(number: tf.Tensor, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        photo_seed = tf.random.stateless_uniform([], [seed, number], 0, 2**31 - 1, tf.int32)
-        clean = tf.numpy_function(cut, [decode(image)], tf.uint8, stateful=False)
-        clean = tf.ensure_shape(clean, [per_photo, config.patch_size, config.patch_size, 3])
-        return degrade(clean, photo_seed, config.degradation), clean
-
+    photograph, graphic = _describe_kinds(photographs, config)
+    of_graphics = max(1, round(_VALIDATION_PATCHES * config.graphics_share)) if graphic else 0
+    pairs = _validation_pairs(photograph, role, config, seed, _VALIDATION_PATCHES - of_graphics)
+    if graphic:
+        pairs = pairs.concatenate(_validation_pairs(graphic, role, config, seed, of_graphics))
     return (
-        _read(photographs, role, "validation", config)
-        .take(count)
-        .enumerate()
-        .map(degrade_patches, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .unbatch()
+        pairs.unbatch()
         .map(_to_float)
         .batch(config.batch_size)
         .cache()  # a few megabytes, read after every epoch of training
@@ -112,38 +95,142 @@ def validation_batches(photographs: Photographs, role: Role, config: DataConfig,
     )
 
 
-def _count_usable(photographs: Photographs, role: Role, part: Part, config: DataConfig) -> int:
-    count = len(photographs.entries(role, part, config.patch_size))
+class _Kind(NamedTuple):
+    """A kind of pictures, and what is done to them.
+
+    Attributes:
+        name: `photograph` or `graphic`.
+        pictures: Opened.
+        cut: Cuts training patches from a decoded picture: of picture, seed and configuration.
+        degrade: Degrades patches: of patches, seed and the picture's name.
+    """
+
+    name: str
+    pictures: Photographs
+    cut: Callable[[np.ndarray, int, DataConfig], np.ndarray]
+    degrade: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _describe_kinds(photographs: Photographs, config: DataConfig) -> tuple[_Kind, _Kind | None]:
+    entries = [entry for split in photographs.inventory.values() for entry in split]
+    some_are_jpegs = any(re.fullmatch(_JPEG, entry.name.lower()) for entry in entries)
+
+    def degrade_photograph(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+        if config.jpeg_photograph_quality == 100 or not some_are_jpegs:
+            return degrade(patches, seed, config.degradation)
+        return tf.cond(
+            tf.strings.regex_full_match(tf.strings.lower(name), _JPEG),
+            lambda: degrade(patches, seed, config.jpeg_photograph_degradation),
+            lambda: degrade(patches, seed, config.degradation),
+        )
+
+    def degrade_graphic(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+        return degrade(patches, seed, config.graphics_degradation)
+
+    photograph = _Kind("photograph", photographs, cut_patches, degrade_photograph)
+    if photographs.graphics is None:
+        return photograph, None
+    return photograph, _Kind("graphic", photographs.graphics, cut_graphic_patches, degrade_graphic)
+
+
+def _count_usable(kind: _Kind, role: Role, part: Part, config: DataConfig) -> int:
+    count = len(kind.pictures.entries(role, part, config.patch_size))
     if not count:
         raise InputError(
-            f"a patch of {config.patch_size} pixels is larger than every photograph for {part}, "
-            f"choose a smaller patch_size: {photographs.name}"
+            f"a patch of {config.patch_size} pixels is larger than every {kind.name} for {part}, "
+            f"choose a smaller patch_size: {kind.pictures.name}"
         )
     return count
 
 
-def _read(photographs: Photographs, role: Role, part: Part, config: DataConfig) -> tf.data.Dataset:
-    """Read the photographs that hold a patch, still encoded: `string []`."""
-    return photographs.read(role, part, config.patch_size).map(lambda example: example["image"])
+def _mix_pictures(photographs: Photographs, role: Role, config: DataConfig, seed: int, first: int) -> tf.data.Dataset:
+    """Make (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of endless pictures from the `first`-th on."""
+    photograph, graphic = _describe_kinds(photographs, config)
+    if not graphic:
+        return _training_pairs(photograph, role, config, seed, first)
+    share = round(config.graphics_share * _MILLION)
+
+    def count_graphics(pictures):
+        """How many of so many first pictures are graphics: the share of them, at even distances."""
+        return pictures * share // _MILLION
+
+    graphics_before = count_graphics(first)
+    return tf.data.Dataset.choose_from_datasets(
+        [
+            _training_pairs(photograph, role, config, seed, first - graphics_before),
+            _training_pairs(graphic, role, config, seed, graphics_before),
+        ],
+        tf.data.Dataset.range(first, tf.int64.max).map(lambda n: count_graphics(n + 1) - count_graphics(n)),
+    )
 
 
-def _shuffled_epochs(
-    photographs: Photographs, role: Role, config: DataConfig, seed: int, first_epoch: int
-) -> tf.data.Dataset:
-    """Repeat the photographs for ever, still encoded (`string []`), in another order in each epoch.
+def _training_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, first: int) -> tf.data.Dataset:
+    """Make (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of one kind from its `first`-th picture on."""
+    first_epoch, pictures_before = divmod(first, _count_usable(kind, role, "train", config))
+
+    def cut(picture: np.ndarray, picture_seed: np.ndarray) -> np.ndarray:
+        return kind.cut(picture, int(picture_seed), config)
+
+    def cut_and_degrade(number: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        picture_seed = _draw_seed(kind, seed, number)
+        clean = tf.numpy_function(cut, [decode(example["image"]), picture_seed], tf.uint8, stateful=False)
+        clean = tf.ensure_shape(clean, [config.patches_per_photo, config.patch_size, config.patch_size, 3])
+        return kind.degrade(clean, picture_seed, example["name"]), clean
+
+    return (
+        _shuffled_epochs(kind, role, config, seed, first_epoch)
+        .skip(pictures_before)  # before anything is decoded
+        .enumerate(first)
+        .map(cut_and_degrade, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    )
+
+
+def _validation_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, patches: int) -> tf.data.Dataset:
+    """Make (degraded, clean), each `uint8 [n, p, p, 3]`: at most so many patches, of as many pictures as can be."""
+    count = min(_count_usable(kind, role, "validation", config), patches)
+    per_picture = min(config.patches_per_photo, patches // count)
+
+    def cut(picture: np.ndarray) -> np.ndarray:
+        return cut_validation_patches(picture, per_picture, config)
+
+    def cut_and_degrade(number: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        clean = tf.numpy_function(cut, [decode(example["image"])], tf.uint8, stateful=False)
+        clean = tf.ensure_shape(clean, [per_picture, config.patch_size, config.patch_size, 3])
+        return kind.degrade(clean, _draw_seed(kind, seed, number), example["name"]), clean
+
+    return (
+        kind.pictures.read(role, "validation", config.patch_size)
+        .take(count)
+        .enumerate()
+        .map(cut_and_degrade, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    )
+
+
+def _draw_seed(kind: _Kind, seed: int, number: tf.Tensor) -> tf.Tensor:
+    """Draw the seed of a picture; the numbers of graphics are told from those of photographs by their sign."""
+    signed = number if kind.name == "photograph" else -1 - number
+    return tf.random.stateless_uniform([], [seed, signed], 0, 2**31 - 1, tf.int32)
+
+
+def _shuffled_epochs(kind: _Kind, role: Role, config: DataConfig, seed: int, first_epoch: int) -> tf.data.Dataset:
+    """Repeat the pictures for ever, as `Photographs.read` gives them, in another order in each epoch.
 
     `Dataset.shuffle` also depends on TensorFlow's global seed; a stateless shuffle of a batch of file
     contents depends on seed and epoch alone.
     """
-    encoded = _read(photographs, role, "train", config)
-    if photographs.num_bytes <= _SHUFFLED_BYTES:
-        encoded = encoded.batch(_count_usable(photographs, role, "train", config)).cache()
+    encoded = kind.pictures.read(role, "train", config.patch_size)
+    num_bytes = kind.pictures.num_bytes
+    if num_bytes <= _SHUFFLED_BYTES:
+        encoded = encoded.batch(_count_usable(kind, role, "train", config)).cache()
     else:
-        bytes_each = photographs.num_bytes / sum(len(entries) for entries in photographs.inventory.values())
+        bytes_each = num_bytes / sum(len(entries) for entries in kind.pictures.inventory.values())
         encoded = encoded.batch(max(1, int(_SHUFFLED_BYTES / bytes_each)))
 
     def shuffle_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        return encoded.map(lambda images: tf.random.experimental.stateless_shuffle(images, [seed, epoch])).unbatch()
+        def shuffle(values: tf.Tensor) -> tf.Tensor:  # images and names, both into the same order
+            return tf.random.experimental.stateless_shuffle(values, [seed, epoch])
+
+        return encoded.map(lambda examples: {name: shuffle(values) for name, values in examples.items()}).unbatch()
 
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(shuffle_epoch)
 

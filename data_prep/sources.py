@@ -1,4 +1,4 @@
-"""Photographs, whatever they come from: opened by name, prepared once, read many times."""
+"""Photographs and graphics, whatever they come from: opened by name, prepared once, read many times."""
 
 import contextlib
 import dataclasses
@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from data_prep.config import DataConfig
+from data_prep.datasets.drawn_graphics import drawn_graphics_dataset_builder as drawn_graphics
 from data_prep.datasets.photo_folder import photo_folder_dataset_builder as photo_folder
 from data_prep.datasets.sample_photos import sample_photos_dataset_builder as sample_photos
 from data_prep.errors import InputError
@@ -22,7 +23,7 @@ from data_prep.files import write_whole
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 from data_prep.splits import Part, Role, Splits, split_as_prepared, split_div2k, split_folder
 
-KNOWN_NAMES = ("sample_photos", "div2k")
+KNOWN_NAMES = {"photographs": ("sample_photos", "div2k"), "graphics": ("drawn_graphics",)}
 
 # The configuration of TFDS's own builder with the smallest low-resolution pictures, which are never read.
 _DIV2K = "div2k/bicubic_x8"
@@ -50,7 +51,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Photographs:
-    """A prepared data set of photographs and the parts it is split into.
+    """A prepared data set of photographs (or graphics) and the parts it is split into.
 
     Attributes:
         name: What the user called it: a known name, or a folder.
@@ -59,6 +60,7 @@ class Photographs:
         splits: For each role and part, a span of the prepared photographs.
         inventory: For each prepared split, its photographs in the order of their indices.
         excluded: `photographs.hash_pixels` of the pictures that must never be read.
+        graphics: What is learned beside the photographs, if anything.
     """
 
     name: str
@@ -67,6 +69,13 @@ class Photographs:
     splits: Splits
     inventory: Mapping[str, tuple[Entry, ...]]
     excluded: frozenset[str] = frozenset()
+    graphics: "Photographs | None" = None
+
+    @property
+    def full_name(self) -> str:
+        """Name, state and version of what was prepared, such as `photo_folder/0123456789abcdef/1.0.0`."""
+        own = self.builder.info.full_name
+        return f"{own} + {self.graphics.full_name}" if self.graphics else own
 
     @property
     def num_bytes(self) -> int:
@@ -128,32 +137,20 @@ class Photographs:
 
 
 def open_photographs(config: DataConfig) -> Photographs:
-    """Open photographs by name, preparing them first where they are not.
+    """Open photographs by name, and graphics where there are to be any, preparing them first where they are not.
 
     Args:
-        config: Says which photographs (`data`), where they are kept prepared (`data_dir`) and which are never
-            used (`exclude`).
+        config: Says which photographs (`data`) and `graphics`, where they are kept prepared (`data_dir`) and which are
+            never used (`exclude`).
 
     Raises:
-        InputError: The name is unknown, or the photographs cannot be downloaded, read, or kept.
+        InputError: The name is unknown, or the pictures cannot be downloaded, read, or kept.
     """
     excluded = _hash_folder(config.exclude) if config.exclude else frozenset()
-    builder, feature = _find_builder(config)
-    _prepare(builder)
-    inventory = _take_inventory(builder, feature)
-    photographs = Photographs(
-        name=config.data,
-        builder=builder,
-        feature=feature,
-        splits=_split(config.data, inventory, excluded),
-        inventory=inventory,
-        excluded=excluded,
-    )
-    for role, parts in photographs.splits.items():
-        for part in parts:
-            if not photographs.count(role, part):
-                raise InputError(f"no photograph is left for {part}, exclude fewer: {config.exclude}")
-    return photographs
+    photographs = _open(config.data, "photographs", config, excluded)
+    if config.graphics is None:
+        return photographs
+    return dataclasses.replace(photographs, graphics=_open(config.graphics, "graphics", config, excluded))
 
 
 def decode(image: tf.Tensor | bytes) -> tf.Tensor:
@@ -168,23 +165,44 @@ def decode(image: tf.Tensor | bytes) -> tf.Tensor:
     return tf.io.decode_image(image, channels=3, expand_animations=False)
 
 
-def _find_builder(config: DataConfig) -> tuple[tfds.core.DatasetBuilder, str]:
-    if config.data == "sample_photos":
-        return sample_photos.Builder(data_dir=config.data_dir), "image"
-    if config.data == "div2k":
-        return tfds.builder(_DIV2K, data_dir=config.data_dir), "hr"
-    folder = Path(config.data).expanduser()
+def _open(name: str, kind: str, config: DataConfig, excluded: frozenset[str]) -> Photographs:
+    builder, feature = _find_builder(name, kind, config.data_dir)
+    _prepare(builder)
+    inventory = _take_inventory(builder, feature)
+    pictures = Photographs(
+        name=name,
+        builder=builder,
+        feature=feature,
+        splits=_split(name, inventory, excluded),
+        inventory=inventory,
+        excluded=excluded,
+    )
+    for role, parts in pictures.splits.items():
+        for part in parts:
+            if not pictures.count(role, part):
+                raise InputError(f"no {kind.removesuffix('s')} is left for {part}, exclude fewer: {config.exclude}")
+    return pictures
+
+
+def _find_builder(name: str, kind: str, data_dir: Path | None) -> tuple[tfds.core.DatasetBuilder, str]:
+    if name == "sample_photos":
+        return sample_photos.Builder(data_dir=data_dir), "image"
+    if name == "drawn_graphics":
+        return drawn_graphics.Builder(data_dir=data_dir), "image"
+    if name == "div2k":
+        return tfds.builder(_DIV2K, data_dir=data_dir), "hr"
+    folder = Path(name).expanduser()
     if not folder.exists():
-        known = " or ".join(KNOWN_NAMES)
-        raise InputError(f"no such photographs, give {known} or an existing folder: {config.data}")
+        known = " or ".join(KNOWN_NAMES[kind])
+        raise InputError(f"no such {kind}, give {known} or an existing folder: {name}")
     folder_config = photo_folder.FolderConfig.from_folder(folder.resolve())
-    return photo_folder.Builder(data_dir=config.data_dir, config=folder_config), "image"
+    return photo_folder.Builder(data_dir=data_dir, config=folder_config), "image"
 
 
-def _split(data: str, inventory: Mapping[str, tuple[Entry, ...]], excluded: frozenset[str]) -> Splits:
-    if data == "sample_photos":
+def _split(name: str, inventory: Mapping[str, tuple[Entry, ...]], excluded: frozenset[str]) -> Splits:
+    if name in ("sample_photos", "drawn_graphics"):
         return split_as_prepared({split: len(entries) for split, entries in inventory.items()})
-    if data == "div2k":
+    if name == "div2k":
         return split_div2k()
     return split_folder([i for i, entry in enumerate(inventory["train"]) if entry.pixels not in excluded])
 

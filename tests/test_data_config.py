@@ -25,7 +25,35 @@ def test_wrong_quality_is_refused_by_its_value(quality):
     assert str(error.value).endswith(quality)
 
 
-@pytest.mark.parametrize("field", ["clean_share", "double_share"])
+def test_first_quality_is_that_of_quality_when_not_given():
+    assert DegradationConfig("5-40,10").first_quality_ranges == [(5, 40), (10, 10)]
+    config = DegradationConfig("20-95", first_quality="5-80")
+    assert (config.first_quality_ranges, config.quality_range, config.lowest_and_highest) == (
+        [(5, 80)],
+        (20, 95),
+        (5, 95),
+    )
+    with pytest.raises(ValueError, match="first_quality must lie in 1..100, the lower end first: 80-5"):
+        DegradationConfig(first_quality="80-5")
+
+
+def test_several_subsamplings_are_drawn_from():
+    assert DegradationConfig(chroma_subsampling="both").subsamplings == ["4:2:0", "4:4:4"]
+    assert DegradationConfig(chroma_subsampling="4:2:0, 4:2:0,4:2:2").subsamplings == ["4:2:0", "4:2:0", "4:2:2"]
+
+
+@pytest.mark.parametrize("text", ["4:1:1", "both,4:4:4", "", "4:2:0,"])
+def test_unknown_subsampling_is_refused(text):
+    with pytest.raises(ValueError, match=f"chroma_subsampling must be .*: {text}$"):
+        DegradationConfig(chroma_subsampling=text)
+
+
+def test_shares_of_one_draw_do_not_exceed_1():
+    with pytest.raises(ValueError, match="must add up to 1 at most: 0.6, 0.5"):
+        DegradationConfig(double_share=0.6, shifted_share=0.5)
+
+
+@pytest.mark.parametrize("field", ["clean_share", "double_share", "shifted_share"])
 def test_share_outside_its_range_is_refused(field):
     with pytest.raises(ValueError, match=f"{field} must lie in 0..1: 1.5"):
         DegradationConfig(**{field: 1.5})
@@ -43,6 +71,34 @@ def test_wrong_number_is_refused(field, value):
 def test_colour_augmentation_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="colour_augmentation must lie in 0..1: -0.1"):
         DataConfig(colour_augmentation=-0.1)
+
+
+@pytest.mark.parametrize("field", ["graphics_clean_share", "complementary_share", "gray_share"])
+def test_share_of_data_outside_its_range_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field} must lie in 0..1: -1"):
+        DataConfig(**{field: -1})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_all_or_nothing_is_no_share_of_graphics(share):
+    with pytest.raises(ValueError, match=f"graphics_share must lie in 0..1, both excluded: {share}"):
+        DataConfig(graphics_share=share)
+
+
+def test_graphics_are_degraded_evenly_from_the_whole_range():
+    config = DataConfig(
+        graphics_clean_share=0.2, degradation=DegradationConfig("5-100,5-40", clean_share=0.05, double_share=0.1)
+    )
+    assert config.graphics_degradation == DegradationConfig("5-100", clean_share=0.2, double_share=0.1)
+
+
+def test_photographs_from_jpeg_files_are_degraded_below_a_quality_and_never_left_clean():
+    config = DegradationConfig("5-100,80-90,5-40", clean_share=0.05, first_quality="5-80")
+    limited = DataConfig(degradation=config, jpeg_photograph_quality=75).jpeg_photograph_degradation
+    assert limited == DegradationConfig("5-75,5-40", first_quality="5-75")
+    assert DegradationConfig("90").limit(75).quality_range == (75, 75)
+    with pytest.raises(ValueError, match="jpeg_photograph_quality must lie in 1..100: 0"):
+        DataConfig(jpeg_photograph_quality=0)
 
 
 def test_configuration_needs_no_tensorflow():

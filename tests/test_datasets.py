@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import importlib.resources
 import logging
@@ -12,8 +13,10 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageCms
 
 from data_prep.config import DataConfig
+from data_prep.datasets.drawn_graphics import drawn_graphics_dataset_builder as drawn_graphics
 from data_prep.datasets.photo_folder.photo_folder_dataset_builder import Builder as FolderBuilder
 from data_prep.datasets.sample_photos.sample_photos_dataset_builder import PHOTOS
+from data_prep.drawing import KINDS, draw_graphic
 from data_prep.errors import InputError
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 from data_prep.sources import open_photographs
@@ -142,6 +145,24 @@ def test_photographs_are_found_by_extension_in_any_case(folder):
     assert len(list(find_photographs(folder))) == 6
 
 
+@pytest.mark.parametrize(("quality", "tolerance"), [(100, 3), (90, 12)])
+def test_avif_is_read(tmp_path, quality, tolerance):
+    smooth = np.stack([np.linspace(0, 255, 100).repeat(80).reshape(100, 80)] * 3, -1).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.AVIF", quality=quality, subsampling="4:4:4")
+    [file] = find_photographs(tmp_path)
+    photo = read_photograph(file)
+    assert photo.dtype == np.uint8
+    np.testing.assert_allclose(photo.astype(int), smooth, atol=tolerance)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 200, -50])
+def test_damaged_avif_is_named(tmp_path, kept):
+    Image.fromarray(make_photo(1)).save(tmp_path / "a.avif")
+    (tmp_path / "a.avif").write_bytes((tmp_path / "a.avif").read_bytes()[:kept])
+    with pytest.raises(InputError, match="not a usable picture"):
+        read_photograph(tmp_path / "a.avif")
+
+
 # A folder
 
 
@@ -197,7 +218,7 @@ def test_killed_preparation_leaves_nothing_behind(config, monkeypatch):
     [
         (lambda path: None, "no such photographs, give sample_photos or div2k or an existing folder: .*x$"),
         (lambda path: path.write_text(""), "not a folder, .*x$"),
-        (lambda path: path.mkdir(), "no PNG, JPEG, WebP or TIFF file in the folder: .*x$"),
+        (lambda path: path.mkdir(), "no PNG, JPEG, WebP, AVIF or TIFF file in the folder: .*x$"),
     ],
     ids=["missing", "file", "empty"],
 )
@@ -321,6 +342,53 @@ def test_smaller_photographs_are_left_out_of_reading(samples):
     read = [example["name"] for example in samples.read("generator", "train", 500).as_numpy_iterator()]
     assert b"ihc" not in read
     assert len(read) == len(samples.entries("generator", "train", 500)) == 6
+
+
+# Graphics
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A few of the drawn graphics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawn_graphics, "COUNTS", {"train": 28, "validation": 3, "test": 2})
+        return open_photographs(DataConfig("drawn_graphics", tmp_path_factory.mktemp("tfds")))
+
+
+def test_drawn_graphics_hold_every_kind_and_pixel_art_more_often(drawn):
+    assert [drawn.count("generator", part) for part in PARTS] == [28, 3, 2]
+    kinds = [name.rpartition("_")[0] for name in names(drawn, part="train")]
+    assert set(kinds) == set(KINDS)
+    assert (kinds.count("pixel_art"), kinds.count("text")) == (8, 2)
+
+
+def test_drawn_graphics_are_always_the_same_and_differ_between_parts(drawn):
+    pictures = {(part, name): photo for part in PARTS for name, photo in drawn.decoded("generator", part)}
+    assert len({hash_pixels(photo) for photo in pictures.values()}) == len(pictures)
+    expected = draw_graphic(np.random.default_rng([0, 4]), 320, "pixel_art")
+    np.testing.assert_array_equal(pictures["train", "pixel_art_0004"], expected)
+
+
+def test_graphics_stand_beside_the_photographs(config, folder, tmp_path):
+    (tmp_path / "graphics").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "graphics" / f"{number}.png")
+    photographs = open_photographs(dataclasses.replace(config, graphics=str(tmp_path / "graphics")))
+    assert sorted(names(photographs.graphics)) == ["0.png", "1.png", "2.png"]
+    alone = open_photographs(config)
+    assert (alone.graphics, names(alone)) == (None, names(photographs))
+    assert photographs.full_name == f"{alone.full_name} + {photographs.graphics.full_name}"
+
+
+def test_excluded_pictures_are_no_graphics_either(config, folder, tmp_path):
+    with pytest.raises(InputError, match="0 usable photographs are too few"):
+        open_photographs(dataclasses.replace(config, data="sample_photos", graphics=str(folder), exclude=folder))
+
+
+def test_unknown_graphics_are_named(config, tmp_path):
+    message = f"no such graphics, give drawn_graphics or an existing folder: {tmp_path}/x"
+    with pytest.raises(InputError, match=message):
+        open_photographs(dataclasses.replace(config, graphics=f"{tmp_path}/x"))
 
 
 # DIV2K

@@ -7,8 +7,11 @@ from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
+from data_prep import degradation
 from data_prep.config import DegradationConfig
 from data_prep.degradation import degrade
+
+SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,8 @@ def pillow_jpeg(photo, quality, chroma_subsampling):
     return np.asarray(Image.open(file))
 
 
-@pytest.mark.parametrize("chroma_subsampling", ["4:2:0", "4:4:4"])
-@pytest.mark.parametrize("quality", [5, 10, 50, 95])
+@pytest.mark.parametrize("chroma_subsampling", SUBSAMPLINGS)
+@pytest.mark.parametrize("quality", [5, 10, 50, 95, 100])
 def test_pixels_equal_pillows(patches, quality, chroma_subsampling):
     config = DegradationConfig(str(quality), chroma_subsampling)
     expected = [pillow_jpeg(patch, quality, chroma_subsampling) for patch in patches]
@@ -61,8 +64,9 @@ def test_block_edges_lie_at_multiples_of_8(patches):
         DegradationConfig(),
         DegradationConfig("5-95", "both"),
         DegradationConfig("20-40", "both", clean_share=0.3, double_share=0.5),
+        DegradationConfig("20-40,30", "4:2:0,4:2:0,4:2:2,4:4:4", 0.2, 0.3, first_quality="5-30", shifted_share=0.3),
     ],
-    ids=["single", "range", "everything"],
+    ids=["single", "range", "as before", "everything"],
 )
 def test_eager_and_mapped_are_bit_equal(patches, config):
     eager = degrade(patches, 42, config)
@@ -94,6 +98,15 @@ def test_both_subsamplings_are_drawn(patches):
     assert degraded == {pillow_jpeg(patches[4], 30, kind).tobytes() for kind in ("4:2:0", "4:4:4")}
 
 
+def test_subsamplings_are_drawn_as_often_as_they_are_listed(patches):
+    same = np.repeat(patches[4:5], 200, axis=0)
+    degraded = degrade(same, 3, DegradationConfig("30", "4:2:0,4:2:0,4:4:4,4:2:2")).numpy()
+    share = {kind: (degraded == pillow_jpeg(patches[4], 30, kind)).all((1, 2, 3)).mean() for kind in SUBSAMPLINGS}
+    assert sum(share.values()) == 1
+    assert 0.4 < share["4:2:0"] < 0.6
+    assert min(share.values()) > 0.15
+
+
 def test_another_seed_draws_other_qualities(patches):
     config = DegradationConfig("5-95")
     assert (degrade(patches, 1, config).numpy() != degrade(patches, 2, config).numpy()).any()
@@ -119,6 +132,56 @@ def test_shifted_grid_does_not_wrap_around():
     ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (8, 64, 64, 3))
     degraded = degrade(ramp, 5, DegradationConfig("50", double_share=1.0)).numpy().astype(int)
     assert abs(degraded - ramp).max() < 25  # a pattern that wraps around would be 255 off
+
+
+def grid_starts(patches, quality):
+    """Where, in a patch, columns of blocks begin that `quality` has coded: those it codes again with least change."""
+    changes = []
+    for offset in range(16):
+        moved = np.pad(patches, ((0, 0), (0, 0), (16 - offset, offset), (0, 0)), "symmetric")
+        again = [pillow_jpeg(patch, quality, "4:4:4") for patch in moved]
+        changes.append(abs(np.subtract(again, moved, dtype=int))[:, 16:-16, 32:-32].mean(axis=(1, 2, 3)))
+    return np.argmin(changes, axis=0) % 8
+
+
+def test_shifted_patch_is_compressed_once_on_a_grid_that_starts_elsewhere(patches):
+    same = np.repeat(patches[4:5], 40, axis=0)
+    degraded = degrade(same, 5, DegradationConfig("10", "4:4:4", shifted_share=1.0)).numpy()
+    starts = grid_starts(degraded, 10)
+    assert len(set(starts)) == 8
+    # No further from the photograph than on its own grid: once, not twice.
+    on_grid = peak_signal_noise_ratio(patches[4], pillow_jpeg(patches[4], 10, "4:4:4"))
+    assert abs(np.mean([peak_signal_noise_ratio(patches[4], each) for each in degraded]) - on_grid) < 0.5
+
+
+def test_shifted_share_leaves_the_others_as_they_were(patches):
+    same = np.repeat(patches[4:5], 200, axis=0)
+    degraded = degrade(same, 5, DegradationConfig("10", shifted_share=0.3)).numpy()
+    assert 0.6 < (degraded == pillow_jpeg(patches[4], 10, "4:2:0")).all(axis=(1, 2, 3)).mean() < 0.8
+
+
+def test_first_quality_puts_half_of_the_second_compressions_on_the_same_grid(patches):
+    same = np.repeat(patches[4:5], 100, axis=0)
+    # The second quality changes next to nothing, so that the first one's grid shows.
+    config = DegradationConfig("100", "4:4:4", double_share=1.0, first_quality="10")
+    starts = grid_starts(degrade(same, 5, config).numpy(), 10)
+    assert 0.45 < np.mean(starts == 0) < 0.75  # an eighth of the other half starts there too
+
+
+def test_second_quality_is_mostly_no_lower_than_the_first(patches):
+    config = DegradationConfig("5-100", double_share=1.0, first_quality="60")
+    drawn = degradation._draw(4000, 1, config)
+    assert set(drawn.first_coding.numpy()) == {55}
+    # Three of four, and of the others, which are drawn from all, 41 of 96.
+    assert abs(np.mean(drawn.coding.numpy() >= 55) - (0.75 + 0.25 * 41 / 96)) < 0.03
+    assert drawn.coding.numpy().max() == 95
+
+
+def test_first_quality_may_lie_above_the_second(patches):
+    config = DegradationConfig("10", double_share=1.0, first_quality="90")
+    drawn = degradation._draw(50, 1, config)
+    assert (drawn.coding.numpy() == 0).all() and (drawn.first_coding.numpy() == 80).all()
+    assert degrade(patches, 1, config).shape == patches.shape
 
 
 def test_single_quality_builds_a_single_branch():

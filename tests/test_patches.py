@@ -5,7 +5,7 @@ import pytest
 from skimage import data
 
 from data_prep.config import DataConfig
-from data_prep.patches import ComplementaryColours, cut_patches, cut_validation_patches
+from data_prep.patches import ComplementaryColours, cut_graphic_patches, cut_patches, cut_validation_patches
 
 PLAIN = DataConfig(patch_size=32, patches_per_photo=4, colour_augmentation=0)
 COLOURFUL = DataConfig(patch_size=32, patches_per_photo=4)
@@ -108,3 +108,43 @@ def test_complementary_colours_leave_gray_alone_and_clip_nothing(photo):
     vivid[:2, :, 0], vivid[2:, :, 0] = 255, 200
     turned = turn(image=vivid)["image"]
     assert np.all(turned[:2] != turned[2:], axis=(0, 1)).any()
+
+
+def test_gray_and_complementary_shares_are_kept():
+    vivid = np.zeros((64, 64, 3), np.uint8)
+    vivid[..., 0], vivid[..., 2] = 200, 90
+    config = DataConfig(
+        patch_size=16, patches_per_photo=600, colour_augmentation=1e-6, complementary_share=0.3, gray_share=0.2
+    )
+    patches = cut_patches(vivid, 1, config)[:, 0, 0].astype(int)
+    gray = (patches.max(axis=1) - patches.min(axis=1)) <= 1
+    kept = abs(patches - [200, 0, 90]).max(axis=1) <= 1
+    assert 0.15 < gray.mean() < 0.25
+    assert 0.8 * 0.7 - 0.06 < kept.mean() < 0.8 * 0.7 + 0.06
+
+
+def test_without_colour_augmentation_nothing_is_gray():
+    config = DataConfig(patch_size=16, patches_per_photo=50, colour_augmentation=0, gray_share=1.0)
+    vivid = np.full((32, 32, 3), (200, 0, 90), np.uint8)
+    assert (cut_patches(vivid, 1, config) == vivid[:16, :16]).all()
+
+
+def test_half_of_graphic_patches_start_at_multiples_of_16():
+    rows, columns = np.mgrid[:200, :220]
+    picture = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+    config = DataConfig(patch_size=32, patches_per_photo=400)
+    corners = cut_graphic_patches(picture, 1, config)[..., :2].min(axis=(1, 2))
+    assert 0.42 < (corners % 16 == 0).all(axis=1).mean() < 0.58
+    assert corners[:, 0].max() > 150 and corners[:, 1].max() > 170
+
+
+def test_graphic_patches_are_turned_pieces_whose_colors_stay(photo):
+    patches = cut_graphic_patches(photo, 3, COLOURFUL)
+    assert (patches.shape, patches.dtype) == ((4, 32, 32, 3), np.uint8)
+    for patch in patches:
+        turned = [np.rot90(mirrored, turns) for mirrored in (patch, patch[:, ::-1]) for turns in range(4)]
+        assert any(is_in(candidate, photo) for candidate in turned)
+    np.testing.assert_array_equal(patches, cut_graphic_patches(photo, 3, COLOURFUL))
+    assert (patches != cut_graphic_patches(photo, 4, COLOURFUL)).any()
+    with pytest.raises(ValueError, match="smaller than a patch of 32 pixels"):
+        cut_graphic_patches(photo[:31], 1, COLOURFUL)

@@ -110,7 +110,7 @@ def judge(
 
 def jpeg_settings(degradation: DegradationConfig) -> tuple[int, str]:
     """Chooses the quality and chroma subsampling on which restorers are judged: the hardest that they trained for."""
-    return degradation.quality_range[0], "4:4:4" if degradation.chroma_subsampling == "4:4:4" else "4:2:0"
+    return degradation.quality_range[0], degradation.subsamplings[0]
 
 
 def make_untouched(

@@ -103,7 +103,7 @@ def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult |
         "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
         "perceptual_features": run.config.perceptual_features if run.perceptual_distance else False,
         # Another state of the folder splits otherwise: what was held out would be trained on.
-        "photographs": run.photographs.builder.info.full_name,
+        "photographs": run.photographs.full_name,
         "excluded": hashlib.sha256(excluded).hexdigest()[:16],
     }
     settings_file = folder / "settings.json"
@@ -174,7 +174,7 @@ def describe_stage(
         "data": {
             "name": run.photographs.name,
             "photographs": {part: run.photographs.count(role, part) for part in PARTS},
-            "builder": run.photographs.builder.info.full_name,
+            "builder": run.photographs.full_name,
         },
         "perceptual_features": f"none, trained without the perceptual term: {run.perceptual}"
         if isinstance(run.perceptual, str)

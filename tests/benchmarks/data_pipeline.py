@@ -25,14 +25,14 @@ class Options:
         preset: Whose patches and generator.
         data: Name or folder of the photographs, if not the preset's.
         data_dir: Where prepared data sets are kept.
-        quality: JPEG quality factor, or a range.
+        quality: JPEG quality factor, or a range, if not the preset's.
         rounds: Pipeline and step are timed in turns, this many times; medians are given.
     """
 
-    preset: Literal["quick", "div2k"] = "quick"
+    preset: Literal["quick", "blind", "div2k"] = "quick"
     data: str | None = None
     data_dir: Path | None = None
-    quality: str = "10"
+    quality: str | None = None
     rounds: int = 5
 
 
@@ -45,11 +45,12 @@ def main() -> None:
         from tests.benchmarks.training_step import time_calls, training_step
 
     preset = PRESETS[options.preset]
+    degradation = preset.data.degradation
     config = dataclasses.replace(
         preset.data,
         data=options.data or preset.data.data,
         data_dir=options.data_dir,
-        degradation=dataclasses.replace(preset.data.degradation, quality=options.quality),
+        degradation=dataclasses.replace(degradation, quality=options.quality or degradation.quality),
     )
     shape = [config.batch_size, config.patch_size, config.patch_size, 3]
     step, _ = training_step(preset, shape, choose_dtype("auto"))
@@ -64,7 +65,7 @@ def main() -> None:
                 "benchmark": "data_pipeline",
                 "preset": options.preset,
                 "data": config.data,
-                "quality": options.quality,
+                "quality": config.degradation.quality,
                 "patches_made_per_second": round(made),
                 "patches_used_per_second": round(used, 1),
                 "ratio": round(made / used, 1),

@@ -45,7 +45,7 @@ class FolderConfig(tfds.core.BuilderConfig):
             state = f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
             digest.update(os.fsencode(state))
         if not files:
-            raise InputError(f"no PNG, JPEG, WebP or TIFF file in the folder: {folder}")
+            raise InputError(f"no PNG, JPEG, WebP, AVIF or TIFF file in the folder: {folder}")
         return cls(name=digest.hexdigest()[:16], description="Photographs of a folder.", folder=folder)
 
 

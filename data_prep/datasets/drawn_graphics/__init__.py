@@ -1,0 +1,1 @@
+"""Graphics drawn by this package."""
