@@ -118,7 +118,7 @@ class EvaluateConfig:
     model: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="DIR")] = ()
     external: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=COMMAND")] = ()
     quality: Annotated[tuple[int, ...], tyro.conf.arg(metavar="1..100 ...")] = (10, 20, 30, 40)
-    resave: Annotated[int | None, tyro.conf.arg(metavar="1..100")] = None
+    resave: Annotated[int | None, optional("1..100")] = None
     offset: Annotated[tuple[int, int], tyro.conf.arg(metavar="Y X")] = (0, 0)
     clean: _Flag = False
     protocol: Literal["color", "gray"] = "color"

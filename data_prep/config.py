@@ -41,7 +41,7 @@ class DegradationConfig:
     chroma_subsampling: str = "4:2:0"
     clean_share: float = 0.0
     double_share: float = 0.0
-    first_quality: str | None = None
+    first_quality: Annotated[str | None, optional("Q,LOW-HIGH ...")] = None
     shifted_share: float = 0.0
 
     def __post_init__(self):
