@@ -52,6 +52,8 @@ def _walk(config: type, prefix: str = "", path: tuple[str, ...] = ()) -> Iterato
     hints = typing.get_type_hints(config, include_extras=True)
     for field in dataclasses.fields(config):
         kind, *marks = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else [hints[field.name]]
+        if tyro.conf.Suppress in marks:
+            continue
         here = (*path, field.name)
         if dataclasses.is_dataclass(kind):
             # What is under a field without prefix has none either.
