@@ -17,8 +17,8 @@ from artifact_remover.saved_model import export_discriminator
 from artifact_remover.tf_serving_client import RemoteRestorer
 from data_prep.errors import InputError
 from tests.model_server import ServedModel, serve_grpc, serve_rest
-from tests.test_saved_model_jpeg_graph import cmyk
 from tests.test_restoration import levels, to_jpeg
+from tests.test_saved_model_jpeg_graph import cmyk
 
 grpc = pytest.importorskip("grpc")
 PHOTO = skimage_data.coffee()[:75, :97]
