@@ -1,0 +1,94 @@
+"""Exports weights that `train_with_jax.py` trained as the SavedModels of a stage, with TensorFlow.
+
+    python saved_models/export_weights.py pretrain_generator STAGE1B --after "stage 1 of this script" --out saved_models
+    python saved_models/export_weights.py pretrain_discriminator STAGE3 --after pretrain_generator --out saved_models
+    python saved_models/export_weights.py gan STAGE3 --after pretrain_generator --out saved_models
+
+The folder is what `train_with_jax.py --out` wrote: the weights, and `curve.json`, which goes into the manifest.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import artifact_remover
+from artifact_remover import saved_model
+from artifact_remover.config import PRESETS
+from artifact_remover.discriminator import build_discriminator
+from artifact_remover.generator import build_generator
+
+# What `train_with_jax.py` calls a model, its file and its stage.
+WEIGHTS = {"pretrain_generator": "generator", "pretrain_discriminator": "discriminator", "gan": "gan"}
+PICTURES = {
+    "photographs": "638 of 246 megapixels: CID22's training set, Unsplash, Pexels, CLIC 2025, pixls.us, Linux desktops",
+    "jpegs": "200 of BSDS500 train, at quality 75 and below",
+    "graphics": "775 of 189 megapixels, and drawn ones",
+}
+
+
+def read_weights(network: keras.Model, file: Path) -> None:
+    """Gives a network the weights of an npz file, which is keyed by their paths."""
+    kept = np.load(file)
+    for weight in network.trainable_variables:
+        weight.assign(kept[weight.path])
+
+
+def make_manifest(model: str, folder: Path, after: str) -> dict:
+    """Tells how the weights came about, in the terms of a manifest of `fit` as far as they fit."""
+    run = json.loads((folder / "curve.json").read_text())
+    curve = [row for row in run["curve"] if row["stage"] == WEIGHTS[model]]
+    options = {name: run["arguments"][name] for name in ("patch", "batch", "graphics", "drawn", "gray", "seed")}
+    return {
+        "stage": "train_gan" if model == "gan" else model,
+        "parents": {"generator": after},
+        "steps": curve[-1]["step"],
+        "training_seconds": curve[-1]["seconds"],
+        "settings": {
+            "script": "train_with_jax.py",
+            "arguments": options,
+            "data": {"degradation": {"quality": "5-100,5-40"}},
+        },
+        "data": PICTURES,
+        "compute_dtype": run["arguments"]["precision"],
+        "curve": curve,
+        "versions": {
+            "python": platform.python_version(),
+            "artifact_remover": artifact_remover.__version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def main() -> None:
+    """Reads the command line and exports."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", choices=WEIGHTS)
+    p.add_argument("folder", type=Path, help="what train_with_jax.py wrote")
+    p.add_argument("--after", required=True, help="whose weights the training went on from, for the manifest")
+    p.add_argument("--out", type=Path, required=True, help="folder of SavedModels; MODEL/1 must not exist there")
+    a = p.parse_args()
+    target = a.out / a.model / "1"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    config = PRESETS["blind"]
+    manifest = make_manifest(a.model, a.folder, a.after)
+    if a.model == "pretrain_discriminator":
+        network = build_discriminator(config.discriminator)
+        read_weights(network, a.folder / f"{WEIGHTS[a.model]}.npz")
+        saved_model.export_discriminator(network, config.discriminator, target, manifest)
+    else:
+        network = build_generator(config.generator)
+        read_weights(network, a.folder / f"{WEIGHTS[a.model]}.npz")
+        saved_model.export_generator(network, config.generator, target, manifest)
+
+
+if __name__ == "__main__":
+    main()
