@@ -8,6 +8,7 @@ The folder is what `train_with_jax.py --out` wrote: the weights, and `curve.json
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
@@ -44,6 +45,9 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
     run = json.loads((folder / "curve.json").read_text())
     curve = [row for row in run["curve"] if row["stage"] == WEIGHTS[model]]
     options = {name: run["arguments"][name] for name in ("patch", "batch", "graphics", "drawn", "gray", "seed")}
+    # The preset has the weights of the script, which a test holds.
+    losses = {"pretrain_generator": ["generator_loss"], "gan": ["gan_loss"]}.get(model, [])
+    features = {"perceptual_features": {"network": "lpips v0.1, vgg16", "source": "lpips_vgg16_float16.npz"}}
     return {
         "stage": "train_gan" if model == "gan" else model,
         "parents": {"generator": after},
@@ -53,8 +57,10 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
             "script": "train_with_jax.py",
             "arguments": options,
             "data": {"degradation": {"quality": "5-100,5-40"}},
+            **{loss: dataclasses.asdict(getattr(PRESETS["blind"], loss)) for loss in losses},
         },
         "data": PICTURES,
+        **(features if model == "gan" else {}),
         "compute_dtype": run["arguments"]["precision"],
         "curve": curve,
         "versions": {
