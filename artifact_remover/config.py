@@ -281,9 +281,8 @@ PRESETS = {
         ),
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
-    # The published models: one for every quality. `fit blind --data FOLDER`: two hours on two cores with bfloat16. The
-    # published ones are of five such runs, one going on from the other, seven and a half hours (docs/model_history.md
-    # has every command). LIVE1 at quality 10: stage 1 27.41 dB (JPEG 25.69), stage 3 27.23 dB and LPIPS 0.222 (0.301).
+    # One model for every quality, in two hours on two cores. The published models are of the same recipe, trained on a
+    # GPU by saved_models/train_with_jax.py; saved_models/README.md says what they score.
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a
         # photograph, as only six are together in a batch.
@@ -309,10 +308,19 @@ PRESETS = {
             ),
         ),
         generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3)),
-        # Stage 1 is the faithful model, and VGG19 costs more for a patch than this generator does.
-        generator_loss=LossConfig(pixel=0.06, pixel_loss="rmse", perceptual=0.0),
+        perceptual_features="lpips",
+        # Stage 1 is the faithful model.
+        generator_loss=LossConfig(pixel=0.06, pixel_loss="rmse", floor=1e-5, perceptual=0.0),
+        # LPIPS costs more for a patch than this generator does.
         gan_loss=GanLossConfig(
-            perceptual=5e-2, adversarial=2.5e-4, drift=400.0, grid=300.0, blocking=3.0, perceptual_patches=2
+            pixel=4.0,
+            pixel_loss="l1",
+            perceptual=1.0,
+            perceptual_patches=2,
+            adversarial=0.01,
+            drift=1200.0,
+            grid=600.0,
+            blocking=20.0,
         ),
         pretrain_generator=Schedule(
             steps=18_500, learning_rate=6e-4, warmup_steps=200, validate_every=1_000, optimizer="muon"
@@ -322,9 +330,11 @@ PRESETS = {
         ),
         train_gan=GanSchedule(
             steps=600,
-            learning_rate=1e-4,
+            learning_rate=3e-4,
             warmup_steps=20,
+            clip_norm=0.5,
             validate_every=150,
+            optimizer="muon",
             discriminator_optimizer="muon",
             max_psnr_loss=0.7,
         ),

@@ -6,7 +6,13 @@ from artifact_remover.pictures.picture import Picture, Summary
 from data_prep.errors import Message, Option
 
 NEARLY_UNCOMPRESSED = 95
-"""JPEGs estimated at or above this quality are left alone by default: every known network makes them worse."""
+"""JPEGs of full or no chroma estimated at or above this quality are left alone by default.
+
+Of graphics the published models make a quarter worse there, at 4:4:4; photographs gain less than 0.4 dB.
+"""
+
+NEARLY_UNCOMPRESSED_SUBSAMPLED = 97
+"""The same for JPEGs of subsampled chroma, which is still restored: photographs gain more than 1 dB at quality 96."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,8 @@ def decide(picture: Picture | Summary, force: bool = False) -> Decision:
         The decision, and the reason for it.
     """
     header = picture.header
-    if force or header is None or header.quality < NEARLY_UNCOMPRESSED:
+    full = header is None or header.chroma_subsampling in ("4:4:4", "gray")
+    if force or header is None or header.quality < (NEARLY_UNCOMPRESSED if full else NEARLY_UNCOMPRESSED_SUBSAMPLED):
         return Decision(restore=True)
     why = Message(f"practically uncompressed: quality {header.quality}, ", Option("force"), " restores it")
     return Decision(restore=False, why=why)

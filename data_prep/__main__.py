@@ -21,7 +21,8 @@ class Options:
     """Prepare photographs for training, and show how many there are, how large, and where they landed.
 
     Attributes:
-        data: `sample_photos` (inside an installed package), `div2k` (downloaded, 4 GB), or a folder.
+        data: `sample_photos` (inside an installed package), `div2k` (downloaded, 4 GB), `drawn_graphics` (drawn by this
+            package), or a folder.
         data_dir: Where prepared data sets are kept; `~/tensorflow_datasets` when not given.
         exclude: A folder of benchmark pictures that must not be among the photographs.
     """

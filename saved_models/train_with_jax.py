@@ -34,12 +34,12 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from data_prep.drawing import draw  # noqa: E402
 from keras import layers  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from artifact_remover.config import GeneratorConfig  # noqa: E402
 from artifact_remover.generator import build_generator  # noqa: E402
+from data_prep.drawing import KINDS, draw_graphic  # noqa: E402
 
 GENERATOR = GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3))
 SAMPLINGS = {
@@ -173,7 +173,8 @@ def work(number, kinds, ring, free, ready, a):
             is_graphic = rng.random() < a.graphics
             coding = draw_coding(rng, a.uniform, is_graphic)
             if is_graphic and (not kinds["graphics"] or rng.random() < a.drawn):
-                picture = draw(rng, a.patch, "pixel" if rng.random() < 0.25 else None)
+                kind = "pixel_art" if rng.random() < 0.25 else KINDS[rng.integers(len(KINDS))]
+                picture = draw_graphic(rng, a.patch, kind)
             else:
                 name = "graphics" if is_graphic else choose_kind(rng, coding, kinds)
                 picture = kinds[name][np.searchsorted(areas[name], rng.random() * areas[name][-1])]

@@ -1,4 +1,6 @@
+import ast
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,15 @@ def test_presets_hold_a_schedule_for_every_stage_and_a_short_gan(preset):
     schedules = {stage: getattr(PRESETS[preset], stage) for stage in STAGES}
     assert all(isinstance(schedule, Schedule) for schedule in schedules.values())
     assert schedules["train_gan"].steps <= schedules["pretrain_generator"].steps / 5  # what makes it NoGAN
+
+
+def test_blind_weighs_the_terms_as_the_script_that_trained_the_published_models():
+    script = (Path(__file__).parents[1] / "saved_models" / "train_with_jax.py").read_text(encoding="utf-8")
+    blind, terms = PRESETS["blind"], ast.literal_eval(re.search(r"^TERMS = (.*)$", script, re.MULTILINE)[1])
+    assert terms == {name: getattr(blind.gan_loss, name) for name in terms}
+    assert (blind.gan_loss.pixel_loss, blind.perceptual_features) == ("l1", "lpips")
+    assert blind.generator_loss == LossConfig(pixel=0.06, pixel_loss="rmse", floor=1e-5, perceptual=0.0)
+    assert {PRESETS[preset].perceptual_features for preset in ("quick", "div2k")} == {"vgg19"}
 
 
 def test_each_network_of_the_gan_stage_has_its_own_optimizer():

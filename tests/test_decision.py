@@ -84,12 +84,27 @@ def test_forced_or_poor_it_is_restored(door):
         np.testing.assert_array_equal(after, np.minimum(before, 254) + 1)
 
 
-@pytest.mark.parametrize(("quality", "force", "restored"), [(94, False, True), (95, False, False), (95, True, True)])
-def test_the_decision_is_the_same_before_decoding_and_after(quality, force, restored):
-    content = to_jpeg(PHOTO, quality)
+@pytest.mark.parametrize(
+    ("quality", "subsampling", "force", "restored"),
+    [
+        (94, "4:4:4", False, True),
+        (95, "4:4:4", False, False),
+        (95, "4:4:4", True, True),
+        (96, "4:2:0", False, True),
+        (96, "4:2:2", False, True),
+        (97, "4:2:0", False, False),
+        (97, "4:2:0", True, True),
+    ],
+)
+def test_the_decision_is_the_same_before_decoding_and_after(quality, subsampling, force, restored):
+    content = to_jpeg(PHOTO, quality, subsampling=subsampling)
     decision = decide(decode_picture(content), force)
     assert decision == decide(inspect_picture(io.BytesIO(content)), force)
     assert decision.restore == restored and bool(decision.why) == bool(decision.notes) == (not restored)
+
+
+def test_a_gray_jpeg_is_left_alone_from_quality_95():
+    assert [decide(decode_picture(to_jpeg(PHOTO[..., 0], quality))).restore for quality in (94, 95)] == [True, False]
 
 
 def test_the_reason_names_the_quality_and_the_option():

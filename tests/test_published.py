@@ -23,7 +23,7 @@ def test_every_stage_is_published_with_its_manifest(model):
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 16e6
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["steps"] > 0 and manifest["curve"] and manifest["versions"]
-    assert read_trained_quality(manifest) == (5, 95)
+    assert read_trained_quality(manifest) == (5, 100)
 
 
 def texts_of(tree):

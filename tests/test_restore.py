@@ -257,7 +257,7 @@ def test_mistakes_are_told_before_tensorflow_is_loaded(folder):
 
 def test_info_needs_no_tensorflow(folder):
     Image.fromarray(PHOTO[:80, :64]).save(
-        "b.jpg", quality=96, subsampling="4:2:2", progressive=True, comment="x", dpi=(300, 300)
+        "b.jpg", quality=97, subsampling="4:2:2", progressive=True, comment="x", dpi=(300, 300)
     )
     done = run_without_tensorflow("--info", ".")
     assert done.returncode == 0 and done.stderr == ""
@@ -266,7 +266,7 @@ def test_info_needs_no_tensorflow(folder):
     for said in ("JPEG", "100x96, 0.01 megapixels", "RGB, 8 bits", "baseline, Huffman", "10, standard", "4:2:0"):
         assert said in first
     assert " 80  55  50  80 120 200 255 255\n" in first and re.search(r"left alone +no", first)
-    for said in ("64x80", "progressive", "96, standard", "4:2:2", "comment", "300 dpi"):
+    for said in ("64x80", "progressive", "97, standard", "4:2:2", "comment", "300 dpi"):
         assert said in second
     assert re.search(r"left alone +yes", second)
 
