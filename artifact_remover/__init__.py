@@ -1,4 +1,4 @@
-"""Removes JPEG artefacts: training, judging and running the networks.
+"""Removes JPEG artifacts: training, judging and running the networks.
 
 `Restorer` restores pictures, `InputError` is what it raises where the user gave something that cannot be used. Both are
 imported when they are first asked for, so that importing the package loads nothing heavy.

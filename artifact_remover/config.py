@@ -130,7 +130,7 @@ class LossConfig:
 class GanLossConfig(LossConfig):
     """Loss of the generator in the GAN stage.
 
-    Colours drift where other terms drown the pixel term. After stage 1 of `quick` the perceptual term has 0.3, and the
+    Colors drift where other terms drown the pixel term. After stage 1 of `quick` the perceptual term has 0.3, and the
     adversarial term 0.7, of the pixel term's gradient.
 
     Attributes:
@@ -183,7 +183,7 @@ DISCRIMINATOR_LEARNING_RATE = 2e-4
 DISCRIMINATOR_CLIP_NORM = 1.0
 """Norm that its gradients are clipped to there."""
 
-MAX_COLOUR_SHIFT = 0.5
+MAX_COLOR_SHIFT = 0.5
 """Largest distance from stage 1, in 8-bit levels, of the mean of any channel where the GAN stage is stopped."""
 
 
@@ -270,7 +270,7 @@ class FitConfig:
 PRESETS = {
     # A newcomer's first run: photographs inside an installed package, ten minutes on two cores.
     "quick": FitConfig(
-        data=DataConfig(colour_augmentation=0.5),
+        data=DataConfig(color_augmentation=0.5),
         generator=GeneratorConfig(features=32, growth=16),
         discriminator=DiscriminatorConfig(features=32),
         generator_loss=LossConfig(perceptual_patches=2),
@@ -294,7 +294,7 @@ PRESETS = {
             patch_size=160,
             patches_per_photo=4,
             batch_size=6,
-            colour_augmentation=0.05,
+            color_augmentation=0.05,
             complementary_share=0.1,
             gray_share=0.05,
             jpeg_photograph_quality=75,
@@ -341,5 +341,5 @@ PRESETS = {
     ),
     # The project as it was asked for: 900 DIV2K photographs, full-size networks. Hours on a GPU.
     # A decoded photograph of 2.8 megapixels is worth more than eight patches: decoding takes 0.1 s.
-    "div2k": FitConfig(data=DataConfig(data="div2k", patches_per_photo=32, colour_augmentation=0.3)),
+    "div2k": FitConfig(data=DataConfig(data="div2k", patches_per_photo=32, color_augmentation=0.3)),
 }

@@ -1,7 +1,7 @@
 """The discriminator: six convolutions that tell clean patches from restored ones, patch by patch.
 
 A PatchGAN (Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017) with spectral
-normalisation (Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018), which keeps it
+normalization (Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018), which keeps it
 from becoming so sure of itself that the generator has nothing left to follow.
 """
 
@@ -28,8 +28,8 @@ def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> 
         for each 8x8 block of pixels and what surrounds it; above zero means clean.
     """
     patches = keras.Input([None, None, 3], name="patches")
-    # Centred on zero, as a network without normalisation layers wants its input.
-    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="centred")(patches)
+    # Centered on zero, as a network without normalization layers wants its input.
+    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="centered")(patches)
     f = config.features
     convolutions = [(f, 3, 1), (f, 4, 2), (2 * f, 4, 2), (4 * f, 4, 2), (4 * f, 3, 1)]
     for number, (filters, kernel, stride) in enumerate(convolutions, 1):
@@ -41,7 +41,7 @@ def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> 
 
 def _conv(filters, kernel, stride, name, dtype):
     convolution = layers.Conv2D(filters, kernel, stride, padding="same", dtype=dtype, name=name)
-    # In float32: it writes the normalised kernel back at every training step, and in bfloat16 would round away all but
+    # In float32: it writes the normalized kernel back at every training step, and in bfloat16 would round away all but
     # the largest steps of the optimizer. Without `autocast` what passes through keeps the convolution's precision.
     return layers.SpectralNormalization(
         convolution, dtype="float32", autocast=dtype == "float32", name=f"{name}_spectral"
@@ -72,7 +72,7 @@ def crop_and_add_grain(patches: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
 
 
 def recover_spectral_vectors(discriminator: keras.Model) -> None:
-    """Sets the vectors from which spectral normalisation estimates the kernels' norms to what training converges to.
+    """Sets the vectors from which spectral normalization estimates the kernels' norms to what training converges to.
 
     An export lacks them, as only training needs them. From random ones the norms come out too small, and the first
     training steps would blow the logits of a pretrained discriminator up by a factor.

@@ -187,7 +187,7 @@ def _prepare(output):
 
 
 def _judge_all(config, pictures, restorers, externals, distances):
-    """Judges every picture at every quality: rows for `summarise` by quality, and which pictures were cut."""
+    """Judges every picture at every quality: rows for `summarize` by quality, and which pictures were cut."""
     from rich.console import Console
     from rich.progress import track
 

@@ -33,9 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "quick"
     settings = {"default": PRESETS[preset], "prog": "python -m artifact_remover.fit", "description": __doc__}
-    config = parse_options(FitConfig, arguments, __version__, **settings)
+    config = parse_options(FitConfig, [*map(_rename_old_option, arguments)], __version__, **settings)
     folder = config.workdir or Path("runs") / _name_run(config, preset)
     return run_command(lambda: _fit_or_explain(config, folder), stopped="stopped; the same command goes on")
+
+
+def _rename_old_option(argument):
+    return re.sub(r"^--colour([-_]augmentation)(?=$|=)", r"--color\1", argument)  # old spelling
 
 
 def _fit_or_explain(config, folder):
@@ -108,7 +112,7 @@ def fit(config: FitConfig, folder: Path) -> None:
     manifests = {name: result.manifest for name, result in results.items()}
     quality, chroma_subsampling = scoring.jpeg_settings(config.data.degradation)
     jpeg = {"quality": quality, "chroma_subsampling": chroma_subsampling}
-    scoring.write_report({"jpeg": jpeg, **scoring.summarise(rows), "stages": manifests}, folder / "report.json")
+    scoring.write_report({"jpeg": jpeg, **scoring.summarize(rows), "stages": manifests}, folder / "report.json")
     for what, where in (("pictures", "comparison.png"), ("report", "report.json"), ("models", "saved_models")):
         console.print(f"{what}: {folder / where}", highlight=False, soft_wrap=True)
     _say_what_was_missing(manifests, console)

@@ -2,7 +2,7 @@
 
 Residual dense blocks are ESRGAN's (Wang et al., "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks",
 ECCV Workshops 2018). What is ours: it works on 2x2-folded pictures, and predicts what must be added to the JPEG
-instead of the picture, so that it can leave alone what is right and cannot shift colours by accident. Where `finer`
+instead of the picture, so that it can leave alone what is right and cannot shift colors by accident. Where `finer`
 names levels, the dense blocks work at their coarse end, on a half, a quarter, ... of the folded resolution, where a
 position costs a fraction and sees further, and plain residual blocks on the way down and up keep the detail, as in a
 U-Net (Zhang et al., "Plug-and-Play Image Restoration with Deep Denoiser Prior", PAMI 2021).
@@ -14,7 +14,7 @@ from keras import layers
 from artifact_remover.config import GeneratorConfig
 from artifact_remover.layers import DepthToSpace, SpaceToDepth
 
-RESIDUAL_SCALING = 0.2  # ESRGAN's beta: keeps the sum of many residual branches stable without normalisation
+RESIDUAL_SCALING = 0.2  # ESRGAN's beta: keeps the sum of many residual branches stable without normalization
 
 
 def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Model:
@@ -46,7 +46,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
         x = layers.Add(dtype=dtype, name=f"up{level}")([above, x])
         x = _residual_blocks(x, f"up{level}", blocks[level - 1], dtype)
     x = _conv(features[0], "reconstruction", dtype, activation="leaky_relu")(x)
-    # From here on float32: a correction is to be right to a fraction of a grey level, which bfloat16 is not.
+    # From here on float32: a correction is to be right to a fraction of a gray level, which bfloat16 is not.
     # Without a bias, the shortest way to tint the whole picture.
     x = _conv(3 * config.scale**2, "correction", "float32", kernel_initializer="zeros", use_bias=False)(x)
     correction = DepthToSpace(config.scale, dtype="float32", name="unfold")([x, degraded])

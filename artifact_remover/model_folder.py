@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from data_prep.config import DegradationConfig
 from data_prep.errors import InputError, Option
@@ -30,12 +31,28 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads((folder / MANIFEST).read_text())
         if not isinstance(manifest, dict):
             raise ValueError("no JSON object")
-        return manifest
+        return rename_old_keys(manifest)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder} is not an export of this project, its {MANIFEST} is missing or damaged: give a folder such as "
             "runs/quick/saved_models/pretrain_generator/1"
         ) from error
+
+
+def rename_old_keys(tree: Any) -> Any:
+    """Spells the keys of what an earlier version wrote as they are spelled now, such as `color_augmentation`.
+
+    Args:
+        tree: JSON value: a manifest, the settings of a stage, or its validations.
+
+    Returns:
+        The same with the new keys.
+    """
+    if isinstance(tree, list):
+        return [rename_old_keys(each) for each in tree]
+    if isinstance(tree, dict):
+        return {key.replace("colour", "color"): rename_old_keys(value) for key, value in tree.items()}  # old spelling
+    return tree
 
 
 def read_overlap(manifest: dict) -> int:

@@ -102,7 +102,7 @@ class Restorer:
                 weights (network interpolation, Wang et al., "ESRGAN", 2018). When not given, the faithful model, or the
                 one that there is.
             precision: `auto` computes in bfloat16 where the processor is fast at it: on photographs within one 8-bit
-                level of float32, on hard edges between colours within two.
+                level of float32, on hard edges between colors within two.
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
 
         Raises:
@@ -212,7 +212,7 @@ class Restorer:
         force: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> RestoredPicture:
-        """Restores a decoded picture's colours and, apart from them, its transparency, unless it is left alone.
+        """Restores a decoded picture's colors and, apart from them, its transparency, unless it is left alone.
 
         Transparency is restored where it is partial: what is fully transparent or opaque stays so.
 

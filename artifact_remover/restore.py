@@ -191,7 +191,7 @@ def _describe(summary, force) -> Iterator[tuple[str, str]]:
     yield "format", summary.format
     megapixels = summary.width * summary.height / 1e6
     yield "size", f"{summary.width}x{summary.height}, {megapixels:.2f} megapixels"
-    yield "colour", f"{summary.colour}, {summary.bits} bits"
+    yield "color", f"{summary.color}, {summary.bits} bits"
     yield "orientation", f"{summary.orientation}{'' if summary.orientation == 1 else ', is applied'}"
     yield "metadata", ", ".join(summary.metadata) or "none"
     if summary.pictures > 1:
@@ -202,10 +202,10 @@ def _describe(summary, force) -> Iterator[tuple[str, str]]:
         tables = "standard tables" if header.standard_tables else "estimated, the tables are its own"
         yield "quality", f"{header.quality}, {tables}"
         yield "chroma", header.chroma_subsampling
-        for table in header.quantisation:
+        for table in header.quantization:
             for row in range(8):
                 steps = table[8 * row : 8 * row + 8]
-                yield ("quantisation" if row == 0 else ""), " ".join(f"{step:3}" for step in steps)
+                yield ("quantization" if row == 0 else ""), " ".join(f"{step:3}" for step in steps)
     decision = decide(summary, force)
     yield "left alone", "no" if decision.restore else f"yes, {word_for_terminal(decision.why)}"
 

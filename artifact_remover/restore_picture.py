@@ -24,18 +24,18 @@ class RestoredPicture(Picture):
 
 def restore_parts(
     picture: Picture,
-    restore_colours: Callable[[np.ndarray], np.ndarray],
+    restore_colors: Callable[[np.ndarray], np.ndarray],
     restore_alpha: Callable[[np.ndarray], np.ndarray],
     force: bool = False,
     notes: tuple[str, ...] = (),
 ) -> RestoredPicture:
-    """Restores a decoded picture's colours and, apart from them, its transparency, unless it is left alone.
+    """Restores a decoded picture's colors and, apart from them, its transparency, unless it is left alone.
 
     Transparency is restored where it is partial: what is fully transparent or opaque stays so.
 
     Args:
         picture: From `decode_picture`.
-        restore_colours: From uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same.
+        restore_colors: From uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same.
         restore_alpha: From uint8 or uint16 [H, W, 1] to the same.
         force: As in `decide`.
         notes: What else the user should be told of a picture that is restored.
@@ -46,7 +46,7 @@ def restore_parts(
     decision = decide(picture, force)
     pixels, alpha = picture.pixels, picture.alpha
     if decision.restore:
-        pixels = restore_colours(pixels)
+        pixels = restore_colors(pixels)
         if alpha is not None:
             partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
             if partial.any():

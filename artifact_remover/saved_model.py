@@ -176,7 +176,7 @@ def _load_export(network, folder):
     variables = exported.signatures["serving_default"].variables
     values = {variable.name.removesuffix(":0"): variable for variable in variables}
     wanted = {weight.path: weight for weight in network.weights}
-    # A discriminator's spectral normalisation keeps vectors that only training needs, so an export lacks them.
+    # A discriminator's spectral normalization keeps vectors that only training needs, so an export lacks them.
     lacking = [path for path, weight in wanted.items() if weight.trainable and path not in values]
     if not all(map(is_of_residual_block, lacking)) or any(
         path not in wanted or wanted[path].shape != value.shape for path, value in values.items()

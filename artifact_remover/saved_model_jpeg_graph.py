@@ -24,7 +24,7 @@ def restore_jpegs(
 
     Args:
         network: From float32 [N, H, W, 3] in [0, 1] to the same.
-        image_bytes: String [B], each a JPEG (gray or colours, not CMYK) or a PNG of 8 bits, of which transparency is
+        image_bytes: String [B], each a JPEG (gray or colors, not CMYK) or a PNG of 8 bits, of which transparency is
             dropped; sizes may differ.
         overlap: Surroundings in pixels that a tile needs, a multiple of `GRID`.
         side: Most pixels a tile has in height or width.

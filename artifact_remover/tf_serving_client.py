@@ -100,13 +100,13 @@ class RemoteRestorer:
             InputError: If the picture has 16 bits, or the server refuses it or cannot be reached.
         """
 
-        def restore_colours(pixels):
+        def restore_colors(pixels):
             restored = self._restore(pixels, strength, picture.jpeg)
             if progress:
                 progress(pixels.shape[0] * pixels.shape[1])
             return restored
 
-        return restore_parts(picture, restore_colours, lambda alpha: self._restore(alpha, strength), force)
+        return restore_parts(picture, restore_colors, lambda alpha: self._restore(alpha, strength), force)
 
     def _restore(self, pixels, strength, jpeg=None):
         """Restores uint8 [H, W, 3 or 1] in 0..255; `jpeg` is the file that they were decoded from, if it was a JPEG."""

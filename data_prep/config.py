@@ -140,17 +140,17 @@ class DataConfig:
         exclude: A folder of benchmark pictures; a picture with the same pixels is left out of the data.
         graphics: Text, charts, screenshots, pixel art and the like, to be learned beside the photographs:
             `drawn_graphics` (drawn by this package) or the path of any folder of such pictures; none when not given.
-            They are not recoloured, and their quality is drawn evenly from the whole of `quality`.
+            They are not recolored, and their quality is drawn evenly from the whole of `quality`.
         graphics_share: Share (0..1) of the patches that are of graphics, where there are any.
         graphics_clean_share: As `clean_share`, for graphics.
         patch_size: Side of a square patch, in pixels; a multiple of 16, the size of a 4:2:0 block.
         patches_per_photo: Patches cut from one decoded photograph before the next is decoded.
         batch_size: Patches in a training batch.
-        colour_augmentation: Strength (0..1) of the random colour changes of a clean training patch; 0 is off.
-            Strong when photographs are few: without it the generator learns their colours.
-        complementary_share: Share (0..1) of the patches whose colours are turned into their complements; none where
-            `colour_augmentation` is 0.
-        gray_share: Share (0..1) of the patches that are made gray, beside the few that `colour_augmentation` makes so;
+        color_augmentation: Strength (0..1) of the random color changes of a clean training patch; 0 is off.
+            Strong when photographs are few: without it the generator learns their colors.
+        complementary_share: Share (0..1) of the patches whose colors are turned into their complements; none where
+            `color_augmentation` is 0.
+        gray_share: Share (0..1) of the patches that are made gray, beside the few that `color_augmentation` makes so;
             none where that is 0.
         jpeg_photograph_quality: Highest quality factor that photographs from JPEG files are degraded with. Below 100
             they are not left clean either: a JPEG's own artifacts, mostly of quality 95, are not to pass for detail.
@@ -166,7 +166,7 @@ class DataConfig:
     patch_size: int = 96
     patches_per_photo: int = 8
     batch_size: int = 8
-    colour_augmentation: float = 1.0
+    color_augmentation: float = 1.0
     complementary_share: float = 0.5
     gray_share: float = 0.0
     jpeg_photograph_quality: int = 100
@@ -183,7 +183,7 @@ class DataConfig:
         for field in ("patches_per_photo", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1: {getattr(self, field)}")
-        _require_shares(self, "graphics_clean_share", "colour_augmentation", "complementary_share", "gray_share")
+        _require_shares(self, "graphics_clean_share", "color_augmentation", "complementary_share", "gray_share")
         if not 0 < self.graphics_share < 1:
             raise ValueError(f"graphics_share must lie in 0..1, both excluded: {self.graphics_share}")
         if not 1 <= self.jpeg_photograph_quality <= 100:

@@ -23,7 +23,7 @@ cv2.setNumThreads(0)
 
 
 def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
-    """Cut random patches for training: crop, one of the eight flips and rotations, then colour changes.
+    """Cut random patches for training: crop, one of the eight flips and rotations, then color changes.
 
     The result depends on nothing but the arguments: albumentations ignores NumPy's global seed, so one is
     passed in.
@@ -31,7 +31,7 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     Args:
         photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
         seed: Any number from 0 up; another number gives other patches.
-        config: Gives `patch_size` (p), `patches_per_photo` (n) and how colours are changed.
+        config: Gives `patch_size` (p), `patches_per_photo` (n) and how colors are changed.
 
     Returns:
         Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
@@ -43,7 +43,7 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     augmentation = _build_augmentation(
         threading.get_ident(),
         config.patch_size,
-        config.colour_augmentation,
+        config.color_augmentation,
         config.complementary_share,
         config.gray_share,
     )
@@ -108,12 +108,12 @@ def cut_validation_patches(photo: np.ndarray, count: int, config: DataConfig) ->
     return np.stack([photo[top : top + size, left : left + size] for top, left in corners])
 
 
-class ColourMixing(A.ImageOnlyTransform):
+class ColorMixing(A.ImageOnlyTransform):
     """Mixes the channels, changes contrast and brightness of each, in one step and without clipping.
 
     One matrix in floating point, rounded once: a chain of 8-bit steps (hue through HSV, for one) would leave
     bands in the clean patch, and bands are what the generator is to remove. What leaves 0..255 is not
-    clipped: the whole patch is squeezed back, so that no detail is lost in a saturated colour.
+    clipped: the whole patch is squeezed back, so that no detail is lost in a saturated color.
     """
 
     def __init__(self, strength: float):
@@ -138,23 +138,23 @@ class ColourMixing(A.ImageOnlyTransform):
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
         """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
-        return _recolour(img, matrix)
+        return _recolor(img, matrix)
 
 
-class ComplementaryColours(A.ImageOnlyTransform):
-    """Turns every colour into its complement of the same luma: red into cyan, orange into azure.
+class ComplementaryColors(A.ImageOnlyTransform):
+    """Turns every color into its complement of the same luma: red into cyan, orange into azure.
 
-    A JPEG of low quality rounds weak colours to gray, and a generator guesses them back: after training on a few
+    A JPEG of low quality rounds weak colors to gray, and a generator guesses them back: after training on a few
     photographs, as the tint that most of them have. Where a tint and its complement are equally likely, the best
-    guess is none, and colours do not drift.
+    guess is none, and colors do not drift.
     """
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
-        return _recolour(img, _COMPLEMENT)
+        return _recolor(img, _COMPLEMENT)
 
 
-def _recolour(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _recolor(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     mixed = cv2.transform(img.astype(np.float32), matrix)
     low, high = min(0.0, float(mixed.min())), max(255.0, float(mixed.max()))
     return cv2.convertScaleAbs(mixed, alpha=255 / (high - low), beta=-255 * low / (high - low))
@@ -165,20 +165,20 @@ def _build_augmentation(
     thread: int, size: int, strength: float, complementary_share: float, gray_share: float
 ) -> A.Compose:
     """Build the transforms once per thread: they hold the state of the draw, which threads must not share."""
-    colours = A.Sequential(
+    colors = A.Sequential(
         [
             A.ChannelShuffle(p=strength),
             A.RandomGamma((100 - 40 * strength, 100 + 60 * strength), p=0.5 * strength),
-            ColourMixing(strength),
+            ColorMixing(strength),
             A.ToGray(p=0.1 * strength),
         ],
-        p=0.9,  # one patch in ten keeps its colours, so that the generator also sees true ones
+        p=0.9,  # one patch in ten keeps its colors, so that the generator also sees true ones
     )
     geometry = [A.RandomCrop(size, size), A.SquareSymmetry(p=1)]
     if not strength:
         return A.Compose(geometry)
     gray = [A.ToGray(p=gray_share)] if gray_share else []
-    return A.Compose([*geometry, colours, ComplementaryColours(p=complementary_share), *gray])
+    return A.Compose([*geometry, colors, ComplementaryColors(p=complementary_share), *gray])
 
 
 def _check_size(photo: np.ndarray, size: int) -> None:

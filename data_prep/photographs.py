@@ -52,7 +52,7 @@ def find_photographs(folder: Path) -> Iterator[Path]:
 def read_photograph(file: Path) -> np.ndarray:
     """Decode an image file into RGB.
 
-    The EXIF orientation is applied. Gray becomes three equal channels, a palette its colours. CMYK is
+    The EXIF orientation is applied. Gray becomes three equal channels, a palette its colors. CMYK is
     converted through the embedded ICC profile where there is one; the profile of an RGB picture is not
     applied, as TensorFlow's decoders do not apply it either. 16 bits per channel are scaled to 8, white
     staying white. Transparency is laid over white, as a browser shows it on an empty page. Of several frames

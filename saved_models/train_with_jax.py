@@ -368,7 +368,7 @@ def load_lpips(file):
 def build_discriminator(dtype, f=64):
     """Builds the project's discriminator, by the same names."""
     patches = keras.Input([None, None, 3], name="patches")
-    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="centred")(patches)
+    x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="centered")(patches)
 
     def conv(filters, kernel, stride, name, policy):
         convolution = layers.Conv2D(filters, kernel, stride, padding="same", dtype=policy, name=name)

@@ -51,7 +51,7 @@ def test_whole_and_enlarged_before_and_after_are_shown():
         assert find(canvas, enlarge(pixels[96 : 96 + 256, 176 : 176 + 256]))
 
 
-def test_colours_are_those_of_the_profile():
+def test_colors_are_those_of_the_profile():
     assert draw(picture(PHOTO), picture(PHOTO)).info["icc_profile"] == PROFILE
 
 
@@ -104,6 +104,6 @@ def test_a_large_picture_is_averaged():
 def test_a_jpeg_says_its_quality(tmp_path):
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg", quality=10)
     before = decode_picture(tmp_path / "a.jpg")
-    labelled = np.asarray(draw(before, before))[:28, :400]
-    unlabelled = np.asarray(draw(dataclasses.replace(before, header=None), before))[:28, :400]
-    assert (labelled < 128).sum() > (unlabelled < 128).sum() > 0
+    labeled = np.asarray(draw(before, before))[:28, :400]
+    unlabeled = np.asarray(draw(dataclasses.replace(before, header=None), before))[:28, :400]
+    assert (labeled < 128).sum() > (unlabeled < 128).sum() > 0

@@ -51,6 +51,11 @@ def test_everything_comes_back_bit_equal(tmp_path):
     assert float(after["optimizer"].learning_rate) == float(before["optimizer"].learning_rate) > 0
 
 
+def test_validations_under_the_old_spelling_are_read(tmp_path):
+    Checkpoints(make_state(), tmp_path).save(3, [{**HISTORY[0], "colour_shift": 0.5}])  # old spelling
+    assert Checkpoints(make_state(), tmp_path).restore() == (3, [{**HISTORY[0], "color_shift": 0.5}])
+
+
 def test_without_a_checkpoint_nothing_is_done_before(tmp_path):
     assert Checkpoints(make_state(), tmp_path / "new").restore() == (0, [])
     assert not (tmp_path / "new").exists()

@@ -22,6 +22,8 @@ from artifact_remover.config import (
     Schedule,
 )
 
+OLD_OPTIONS = ["--colour-augmentation", "--colour_augmentation"]  # old spelling
+
 
 @pytest.mark.parametrize(
     ("config", "field", "value"),
@@ -134,6 +136,17 @@ def test_help_shows_the_options_by_their_plain_names(capsys):
     shown = capsys.readouterr().out.split()
     assert {"--data", "--quality", "--vgg-weights", "--perceptual-features"} <= set(shown)
     assert {"--stage", "--init", "--precision", "--workdir", "--seed", "--batch-size"} <= set(shown)
+
+
+@pytest.mark.parametrize("option", ["--color-augmentation", *OLD_OPTIONS])
+def test_an_option_is_read_under_its_old_spelling_too(option, monkeypatch, capsys):
+    fitted = []
+    monkeypatch.setattr(fit, "_fit_or_explain", lambda config, folder: fitted.append(config.data.color_augmentation))
+    assert fit.main([option, "0.25"]) == fit.main(["blind", f"{option}=0.125"]) == 0
+    assert fitted == [0.25, 0.125]
+    with pytest.raises(SystemExit):
+        fit.main(["--help"])
+    assert "colour" not in capsys.readouterr().out  # old spelling
 
 
 @pytest.mark.parametrize("command", [fit, restore, evaluate, serve, data_prep.__main__])

@@ -68,9 +68,9 @@ def test_wrong_number_is_refused(field, value):
         DataConfig(**{field: value})
 
 
-def test_colour_augmentation_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match="colour_augmentation must lie in 0..1: -0.1"):
-        DataConfig(colour_augmentation=-0.1)
+def test_color_augmentation_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="color_augmentation must lie in 0..1: -0.1"):
+        DataConfig(color_augmentation=-0.1)
 
 
 @pytest.mark.parametrize("field", ["graphics_clean_share", "complementary_share", "gray_share"])

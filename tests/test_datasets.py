@@ -70,7 +70,7 @@ def test_16_bits_are_scaled_and_not_clipped(tmp_path, suffix):
     assert read_photograph(tmp_path / f"deep.{suffix}")[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-def test_palette_gives_its_colours(tmp_path):
+def test_palette_gives_its_colors(tmp_path):
     photo = Image.fromarray(make_photo(1)).quantize(16)
     photo.save(tmp_path / "palette.png")
     np.testing.assert_array_equal(read_photograph(tmp_path / "palette.png"), photo.convert("RGB"))

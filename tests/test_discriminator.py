@@ -19,25 +19,25 @@ def patches(height=32, width=32, seed=0):
     return np.random.default_rng(seed).random((2, height, width, 3), np.float32)
 
 
-def normalised(discriminator):
+def normalized(discriminator):
     return [layer for layer in discriminator.layers if isinstance(layer, keras.layers.SpectralNormalization)]
 
 
 def settle(discriminator):
-    """Lets the power iteration of the spectral normalisation converge, as training does."""
+    """Lets the power iteration of the spectral normalization converge, as training does."""
     step = tf.function(lambda patches: discriminator(patches, training=True))
     for _ in range(100):
         step(patches(8, 8))
 
 
 def norms(discriminator):
-    kernels = [layer.layer.kernel.numpy() for layer in normalised(discriminator)]
+    kernels = [layer.layer.kernel.numpy() for layer in normalized(discriminator)]
     return np.array([np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), ord=2) for kernel in kernels])
 
 
-def test_six_convolutions_each_normalised():
+def test_six_convolutions_each_normalized():
     discriminator = build_discriminator(DiscriminatorConfig())
-    convolutions = [layer.layer for layer in normalised(discriminator)]
+    convolutions = [layer.layer for layer in normalized(discriminator)]
     assert [layer.filters for layer in convolutions] == [64, 64, 128, 256, 256, 1]
     assert [layer.strides[0] for layer in convolutions] == [1, 2, 2, 2, 1, 1]
     assert not any(type(layer) is keras.layers.Conv2D for layer in discriminator.layers)
@@ -77,7 +77,7 @@ def test_bfloat16_keeps_weights_in_float32():
     discriminator = build_discriminator(TINY, "mixed_bfloat16")
     discriminator(patches(), training=True)
     assert discriminator.get_layer("leaky3").compute_dtype == "bfloat16"
-    for layer in normalised(discriminator):
+    for layer in normalized(discriminator):
         kernel = layer.layer.kernel.value
         rounded = tf.cast(tf.cast(kernel, tf.bfloat16), tf.float32)
         assert np.any(kernel != rounded), layer.name
@@ -93,7 +93,7 @@ def test_bfloat16_judges_nearly_as_float32():
 def test_recovered_vectors_leave_a_trained_discriminator_as_it_is():
     trained, loaded = build_discriminator(TINY), build_discriminator(TINY)
     settle(trained)
-    for theirs, ours in zip(normalised(loaded), normalised(trained), strict=True):
+    for theirs, ours in zip(normalized(loaded), normalized(trained), strict=True):
         theirs.layer.set_weights(ours.layer.get_weights())
     recover_spectral_vectors(loaded)
     np.testing.assert_allclose(loaded(patches(), training=True), trained(patches()), rtol=1e-3)

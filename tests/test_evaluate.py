@@ -123,7 +123,7 @@ def test_everything_is_measured_and_written(model, run):
         assert float(line["psnr_gain"]) == pytest.approx(
             scores["psnr"] - picture["scores"][scoring.JPEG]["psnr"], rel=1e-4, abs=1e-9
         )
-        assert float(line["blue_shift"]) == pytest.approx(scores["colour_shifts"][2], rel=1e-5)
+        assert float(line["blue_shift"]) == pytest.approx(scores["color_shifts"][2], rel=1e-5)
         assert bool(line["seconds"]) == (line["method"] != scoring.JPEG)
         assert line["unchanged"] == str(int(line["method"] != "tiny perceptual"))
 
@@ -140,7 +140,7 @@ def test_gray_is_compressed_and_measured_as_one_channel(model, run):
     clean = scoring.to_gray(PHOTO[:64, 200:280])
     scores = scoring.score(clean, scoring.encode_jpeg(clean, 10).pixels)
     for name in (scoring.JPEG, "copy", "tiny faithful"):
-        assert first["scores"][name] == scores and len(scores["colour_shifts"]) == 1
+        assert first["scores"][name] == scores and len(scores["color_shifts"]) == 1
     assert report["chroma_subsampling"] is None
 
 

@@ -30,14 +30,14 @@ def test_each_quality_is_known_by_its_tables(mode):
 def test_tables_are_row_by_row():
     steps = [*range(1, 65)]
     header = header_of(NOISE, qtables=[steps, steps[::-1]])
-    assert header.quantisation == (tuple(steps), tuple(steps[::-1]))
+    assert header.quantization == (tuple(steps), tuple(steps[::-1]))
 
 
 def test_tables_of_others_give_the_nearest_quality():
     # Photoshop's, quality 8 of 12: luminance and chrominance
     photoshop = header_of(NOISE, quality="web_high")
     assert not photoshop.standard_tables and 75 <= photoshop.quality <= 90
-    nearly = [list(table) for table in header_of(NOISE, quality=80).quantisation]
+    nearly = [list(table) for table in header_of(NOISE, quality=80).quantization]
     nearly[0][63] += 1
     assert (header_of(NOISE, qtables=nearly).quality, header_of(NOISE, qtables=nearly).standard_tables) == (80, False)
 
@@ -53,7 +53,7 @@ def test_subsampling_and_process(name, sampling, progressive):
 
 def test_gray_has_one_table_and_no_subsampling():
     header = header_of(NOISE.convert("L"), quality=30)
-    assert header.chroma_subsampling == "gray" and len(header.quantisation) == 1
+    assert header.chroma_subsampling == "gray" and len(header.quantization) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from artifact_remover.judging import metrics
-from artifact_remover.judging.metrics import MAX_DECIBELS, colour_shift, discriminator_accuracy, psnr, psnr_b, ssim
+from artifact_remover.judging.metrics import MAX_DECIBELS, color_shift, discriminator_accuracy, psnr, psnr_b, ssim
 
 PICTURES = Path(__file__).resolve().parents[2] / "shared" / "data" / "test"
 MEASURES = [psnr, ssim, psnr_b]
@@ -137,7 +137,7 @@ def test_a_picture_is_judged_alone(measure):
     np.testing.assert_allclose(measure(clean, restored), alone, rtol=1e-5)
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, colour_shift])
+@pytest.mark.parametrize("measure", [*MEASURES, color_shift])
 def test_a_graph_of_unknown_size_gives_the_eager_value(measure):
     unknown = tf.TensorSpec([None, None, None, 3])
     clean, restored = pair(37, 51)
@@ -165,7 +165,7 @@ def test_gradients_reach_the_restored_picture(measure):
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, colour_shift])
+@pytest.mark.parametrize("measure", [*MEASURES, color_shift])
 def test_what_is_not_two_pictures_in_0_1_is_refused(measure):
     clean, restored = pair()
     with pytest.raises(ValueError, match=r"in \[0, 1\].* from 0 to 255"):
@@ -201,7 +201,7 @@ def test_a_slight_overshoot_is_counted_not_refused():
     np.testing.assert_allclose(psnr(clean, clean + 0.1), [20], rtol=1e-5)
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, colour_shift])
+@pytest.mark.parametrize("measure", [*MEASURES, color_shift])
 def test_a_broken_picture_scores_nan_not_a_number_that_looks_right(measure):
     clean, restored = pair()
     restored[1, 20, 20] = np.nan
@@ -209,24 +209,24 @@ def test_a_broken_picture_scores_nan_not_a_number_that_looks_right(measure):
     assert np.isfinite(value[0]).all() and np.isnan(value[1]).all()
 
 
-def test_psnr_and_colour_shift_take_a_single_pixel():
+def test_psnr_and_color_shift_take_a_single_pixel():
     black, gray = np.zeros((1, 1, 1, 3), np.float32), np.full((1, 1, 1, 3), 0.1, np.float32)
     np.testing.assert_allclose(psnr(black, gray), [20], rtol=1e-5)
-    np.testing.assert_allclose(colour_shift(black, gray), [[25.5, 25.5, 25.5]], rtol=1e-5)
+    np.testing.assert_allclose(color_shift(black, gray), [[25.5, 25.5, 25.5]], rtol=1e-5)
 
 
-def test_colour_shift_is_signed_per_picture_and_channel():
+def test_color_shift_is_signed_per_picture_and_channel():
     clean = np.full((2, 20, 30, 3), 0.5, np.float32)
     levels = np.float32([[17, 0, -3], [-0.5, 1, 0]])
-    shift = colour_shift(clean, clean + levels[:, None, None] / 255)
+    shift = color_shift(clean, clean + levels[:, None, None] / 255)
     assert shift.dtype == tf.float32
     np.testing.assert_allclose(shift, levels, atol=1e-3)
-    np.testing.assert_allclose(colour_shift(clean + levels[:, None, None] / 255, clean), -levels, atol=1e-3)
+    np.testing.assert_allclose(color_shift(clean + levels[:, None, None] / 255, clean), -levels, atol=1e-3)
 
 
-def test_colour_shift_sees_the_mean_only():
+def test_color_shift_sees_the_mean_only():
     clean, _ = pair()
-    np.testing.assert_allclose(colour_shift(clean, clean[:, ::-1, ::-1]), np.zeros((2, 3)), atol=1e-3)
+    np.testing.assert_allclose(color_shift(clean, clean[:, ::-1, ::-1]), np.zeros((2, 3)), atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])

@@ -99,6 +99,13 @@ def test_damaged_manifest_is_refused(tmp_path, content):
         read_manifest(tmp_path)
 
 
+def test_manifest_under_the_old_spelling_is_read(tmp_path):
+    before = {"settings": {"data": {"colour_augmentation": 0.1}}, "curve": [{"colour_shift": 0.5}]}  # old spelling
+    (tmp_path / "manifest.json").write_text(json.dumps(before))
+    after = {"settings": {"data": {"color_augmentation": 0.1}}, "curve": [{"color_shift": 0.5}]}
+    assert read_manifest(tmp_path) == after
+
+
 @pytest.mark.parametrize("place", ["", "saved_models/gan"])
 def test_damaged_manifest_is_told_before_anything_is_loaded(run_folder, place):
     (run_folder / "saved_models" / "gan" / "1" / "manifest.json").write_text("[1]")

@@ -5,21 +5,21 @@ import tensorflow as tf
 
 from artifact_remover.config import GeneratorConfig
 from artifact_remover.generator import build_generator
-from artifact_remover.training.optimizers import Muon, orthogonalise
+from artifact_remover.training.optimizers import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(288, 16), (9, 16), (40, 40)])
 def test_singular_vectors_are_kept_and_values_made_alike(shape):
     matrix = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    result = left.T @ orthogonalise(tf.constant(matrix * 1e-4)).numpy() @ right.T
+    result = left.T @ orthogonalize(tf.constant(matrix * 1e-4)).numpy() @ right.T
     kept = values > 0.05 * values[0]
     assert (np.diag(result)[kept] > 0.5).all() and (np.diag(result)[kept] < 1.3).all()
     assert abs(result - np.diag(np.diag(result))).max() < 0.01
 
 
 def test_no_gradient_is_no_step():
-    assert not orthogonalise(tf.zeros([18, 4])).numpy().any()
+    assert not orthogonalize(tf.zeros([18, 4])).numpy().any()
 
 
 @pytest.fixture

@@ -85,10 +85,10 @@ def png_chunks(content):
     return chunks
 
 
-def raw_png(pixels, colour_type, *extra):
+def raw_png(pixels, color_type, *extra):
     """A PNG of 16 bits, which Pillow does not write."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
@@ -129,7 +129,7 @@ def test_gray_stays_gray():
     assert picture.pixels.shape == (60, 80, 1)
     # a profile for RGB in a gray picture is not valid in any format
     assert picture.metadata.icc_profile is None
-    assert picture.notes == ("ICC profile of another colour space dropped",)
+    assert picture.notes == ("ICC profile of another color space dropped",)
     for format in ("png", "jpeg", "tiff", "avif"):
         assert opened(encoded(picture, format)[0]).mode == "L"
     assert decode_picture(encoded(picture, "tiff")[0]).pixels.shape == (60, 80, 1)
@@ -287,7 +287,7 @@ def test_metadata_survives_from_png_to_png():
     for format in ("webp", "tiff", "jpeg"):
         notes = encoded(picture, format)[1]
         assert f"PNG text dropped, {format} cannot hold it" in notes
-        assert f"PNG colour description dropped, {format} cannot hold it" in notes
+        assert f"PNG color description dropped, {format} cannot hold it" in notes
 
 
 def test_metadata_behind_a_pngs_pixels_is_found():
@@ -382,7 +382,7 @@ def test_iptc_of_a_jpeg_is_said_to_be_lost():
     assert decode_picture(content).notes == ("IPTC dropped",)
 
 
-# --- colours
+# --- colors
 
 
 def cmyk_profile():
@@ -419,7 +419,7 @@ def test_cmyk_is_converted_through_its_profile(source):
     assert picture.notes == ("CMYK converted to sRGB",)
     assert np.array_equal(picture.pixels, np.asarray(expected))
     assert np.abs(picture.pixels - plain).mean() > 10
-    assert inspect_picture(io.BytesIO(content)).colour == "CMYK"
+    assert inspect_picture(io.BytesIO(content)).color == "CMYK"
     kept = ImageCms.ImageCmsProfile(io.BytesIO(opened(encoded(picture)[0]).info["icc_profile"]))
     assert ImageCms.getProfileDescription(kept).startswith("sRGB")
 
@@ -444,17 +444,17 @@ def test_adobe_ycck():
     assert picture.header.chroma_subsampling == "4:4:4"
 
 
-def test_colours_of_an_avif_other_than_srgb_are_said_to_be_lost():
+def test_colors_of_an_avif_other_than_srgb_are_said_to_be_lost():
     content = saved(PHOTO, "AVIF")
     assert decode_picture(content).notes == ()
-    colours = content.index(b"colrnclx") + 8
+    colors = content.index(b"colrnclx") + 8
     for wide in (struct.pack(">HH", 12, 13), struct.pack(">HH", 9, 16)):
-        picture = decode_picture(content[:colours] + wide + content[colours + 4 :])
-        assert picture.notes == ("colour description dropped, the colours are taken for sRGB",)
+        picture = decode_picture(content[:colors] + wide + content[colors + 4 :])
+        assert picture.notes == ("color description dropped, the colors are taken for sRGB",)
 
 
 @pytest.mark.parametrize(
-    "name, colours, lost",
+    "name, colors, lost",
     [
         (b"cICP", bytes([9, 16, 0, 1]), True),
         (b"cICP", bytes([1, 13, 0, 1]), False),
@@ -463,11 +463,11 @@ def test_colours_of_an_avif_other_than_srgb_are_said_to_be_lost():
         (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), False),
     ],
 )
-def test_colours_of_a_png_other_than_srgb_are_said_to_be_lost(name, colours, lost):
-    picture = decode_picture(raw_png(noise(60, 80, 3, dtype=np.uint16), 2, (name, colours)))
+def test_colors_of_a_png_other_than_srgb_are_said_to_be_lost(name, colors, lost):
+    picture = decode_picture(raw_png(noise(60, 80, 3, dtype=np.uint16), 2, (name, colors)))
     assert encoded(picture)[1] == ()
     for format in ("tiff", "jpeg", "webp", "avif"):
-        assert (f"PNG colour description dropped, {format} cannot hold it" in encoded(picture, format)[1]) == lost
+        assert (f"PNG color description dropped, {format} cannot hold it" in encoded(picture, format)[1]) == lost
 
 
 def test_profiles_are_kept_where_they_fit():
@@ -481,7 +481,7 @@ def test_profiles_are_kept_where_they_fit():
     picture = decode_picture(saved(PHOTO.convert("L"), icc_profile=gray))
     assert picture.metadata.icc_profile == gray
     assert opened(encoded(picture)[0]).info["icc_profile"] == gray
-    # WebP has no gray, so a reader would apply it to colours
+    # WebP has no gray, so a reader would apply it to colors
     content, notes = encoded(picture, "webp")
     assert "icc_profile" not in opened(content).info and "ICC profile for gray dropped" in notes[0]
 
@@ -516,7 +516,7 @@ def test_transparency_is_kept_bit_for_bit(image, options):
     laid = Image.alpha_composite(page, Image.fromarray(expected)).convert("RGB")
     found = np.asarray(opened(content).convert("RGB"), int)
     assert np.abs(found - np.asarray(laid)).mean() < (5 if image.mode == "RGBA" else 3)
-    assert inspect_picture(io.BytesIO(saved(image, "PNG", **options))).colour.endswith(" + alpha")
+    assert inspect_picture(io.BytesIO(saved(image, "PNG", **options))).color.endswith(" + alpha")
 
 
 @pytest.mark.parametrize("mode, gray", [("1", True), ("L", True), ("P", False), ("RGB", False)])
@@ -539,18 +539,18 @@ def test_transparency_of_a_tiff():
     assert np.array_equal(np.dstack([picture.pixels, picture.alpha]), np.asarray(rgba))
 
 
-@pytest.mark.parametrize("channels, colour_type", [(1, 0), (2, 4), (3, 2), (4, 6)])
-def test_16_bit_pngs_lose_nothing(channels, colour_type):
+@pytest.mark.parametrize("channels, color_type", [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_16_bit_pngs_lose_nothing(channels, color_type):
     pixels = noise(60, 80, channels, dtype=np.uint16)
-    content = raw_png(pixels, colour_type, (b"eXIf", exif_of(6, thumbnail=False)))
+    content = raw_png(pixels, color_type, (b"eXIf", exif_of(6, thumbnail=False)))
     summary = inspect_picture(io.BytesIO(content))
-    assert (summary.bits, summary.colour.split()[0]) == (16, "gray" if channels < 3 else "RGB")
+    assert (summary.bits, summary.color.split()[0]) == (16, "gray" if channels < 3 else "RGB")
     picture = decode_picture(content)
-    colours = channels - 1 + channels % 2
+    colors = channels - 1 + channels % 2
     assert picture.orientation == 6
-    assert picture.pixels.dtype == np.uint16 and np.array_equal(picture.pixels, pixels[..., :colours])
+    assert picture.pixels.dtype == np.uint16 and np.array_equal(picture.pixels, pixels[..., :colors])
     if channels % 2 == 0:
-        assert np.array_equal(picture.alpha, pixels[..., colours])
+        assert np.array_equal(picture.alpha, pixels[..., colors])
     upright = orient(pixels, 6)
     written, notes = encoded(picture, "png")
     # another decoder's word on what was written
@@ -565,10 +565,10 @@ def test_16_bit_pngs_lose_nothing(channels, colour_type):
         assert "16 bits reduced to 8" in encoded(picture, format)[1]
     if channels != 2:  # which Pillow does not read
         again = decode_picture(written)
-        assert np.array_equal(again.pixels, upright[..., :colours]) and again.pixels.dtype == np.uint16
+        assert np.array_equal(again.pixels, upright[..., :colors]) and again.pixels.dtype == np.uint16
 
 
-def test_a_transparent_16_bit_colour():
+def test_a_transparent_16_bit_color():
     pixels = noise(60, 80, 3, dtype=np.uint16)
     picture = decode_picture(raw_png(pixels, 2, (b"tRNS", struct.pack(">3H", *pixels[4, 5]))))
     assert picture.alpha[4, 5] == 0 and np.count_nonzero(picture.alpha == 65535) == 60 * 80 - 1
@@ -656,9 +656,9 @@ def test_summary(tmp_path):
     )
     summary = inspect_picture(file)
     assert (summary.format, summary.width, summary.height, summary.bits) == ("JPEG", 80, 60, 8)
-    assert (summary.colour, summary.orientation, summary.pictures, summary.header.quality) == ("RGB", 6, 1, 42)
+    assert (summary.color, summary.orientation, summary.pictures, summary.header.quality) == ("RGB", 6, 1, 42)
     assert summary.metadata == ("EXIF", "ICC", "XMP", "comment", "300 dpi")
-    assert inspect_picture(io.BytesIO(saved(PHOTO.convert("L"), "PNG"))).colour == "gray"
+    assert inspect_picture(io.BytesIO(saved(PHOTO.convert("L"), "PNG"))).color == "gray"
 
 
 def test_summary_decodes_no_pixel():

@@ -31,7 +31,7 @@ def flat_photographs(tmp_path_factory):
     return open_photographs(DataConfig(str(folder), tmp_path_factory.mktemp("tfds")))
 
 
-FLAT = DataConfig(patch_size=32, patches_per_photo=2, batch_size=1, colour_augmentation=0)
+FLAT = DataConfig(patch_size=32, patches_per_photo=2, batch_size=1, color_augmentation=0)
 
 
 def take(batches, count):
@@ -97,7 +97,7 @@ def test_two_epochs_differ_in_order(flat_photographs):
 
 
 def test_a_batch_shows_different_photographs(flat_photographs):
-    config = DataConfig(patch_size=32, patches_per_photo=4, batch_size=7, colour_augmentation=0)
+    config = DataConfig(patch_size=32, patches_per_photo=4, batch_size=7, color_augmentation=0)
     seen = levels(flat_photographs, config, 4)
     assert all(len(set(seen[first : first + 7])) == 7 for first in range(0, 28, 7))
 
@@ -109,7 +109,7 @@ def test_batch_larger_than_the_data_is_refused(flat_photographs):
 
 
 def test_batch_may_hold_every_patch_of_an_epoch(flat_photographs):
-    config = DataConfig(patch_size=32, patches_per_photo=2, batch_size=14, colour_augmentation=0)
+    config = DataConfig(patch_size=32, patches_per_photo=2, batch_size=14, color_augmentation=0)
     assert len(levels(flat_photographs, config, 1)) == 14
 
 
@@ -120,7 +120,7 @@ def test_patch_larger_than_every_photograph_is_refused(flat_photographs, make):
 
 
 def test_smaller_photographs_are_passed_over(photographs):
-    config = DataConfig(patch_size=448, patches_per_photo=1, batch_size=1, colour_augmentation=0)
+    config = DataConfig(patch_size=448, patches_per_photo=1, batch_size=1, color_augmentation=0)
     assert len(take(training_batches(photographs, "generator", config, 1), 8)) == 8
 
 
@@ -166,8 +166,8 @@ def first_batch(photographs, config, step=0):
 @pytest.mark.parametrize(
     ("config", "step", "expected"),
     [
-        (DataConfig(colour_augmentation=0), 0, "be8d3b223dd03844"),
-        (DataConfig(colour_augmentation=0, patch_size=160, degradation=TWICE), 5, "cfb4ac9b02916b75"),
+        (DataConfig(color_augmentation=0), 0, "be8d3b223dd03844"),
+        (DataConfig(color_augmentation=0, patch_size=160, degradation=TWICE), 5, "cfb4ac9b02916b75"),
     ],
     ids=["default", "blind quality"],
 )
@@ -176,8 +176,8 @@ def test_first_batch_is_the_recorded_one(photographs, config, step, expected):
 
 
 @as_recorded
-def test_first_batch_of_quick_is_recoloured_as_recorded(photographs):
-    # The means alone: mixed colours are rounded from floating point, which differs between processors.
+def test_first_batch_of_quick_is_recolored_as_recorded(photographs):
+    # The means alone: mixed colors are rounded from floating point, which differs between processors.
     _, clean = first_batch(photographs, PRESETS["quick"].data).mean(axis=(2, 3, 4))
     expected = [129.5, 169.35, 100.62, 102.28, 139.81, 124.98, 49.84, 132.75]
     np.testing.assert_allclose(clean, expected, atol=0.02)
@@ -214,11 +214,11 @@ def test_every_graphic_comes_once_in_its_epoch(flat_kinds):
         assert of_kind[:7] != of_kind[7:]
 
 
-def test_graphics_are_recoloured_never_and_photographs_are(flat_kinds):
-    config = dataclasses.replace(FLAT, colour_augmentation=1.0, graphics_share=0.5)
+def test_graphics_are_recolored_never_and_photographs_are(flat_kinds):
+    config = dataclasses.replace(FLAT, color_augmentation=1.0, graphics_share=0.5)
     seen = take(training_batches(flat_kinds, "generator", config, 1), 40)
-    colours = [tuple((clean[0, 0, 0] * 255).round().astype(int)) for _, clean in seen]
-    untouched = [len(set(colour)) == 1 and colour[0] % 20 == 1 for colour in colours]
+    colors = [tuple((clean[0, 0, 0] * 255).round().astype(int)) for _, clean in seen]
+    untouched = [len(set(color)) == 1 and color[0] % 20 == 1 for color in colors]
     assert sum(untouched[2::4]) + sum(untouched[3::4]) == 20
     assert sum(untouched[::4]) + sum(untouched[1::4]) < 10
 

@@ -66,7 +66,7 @@ def test_the_jpeg_is_beaten_on_every_photograph(restorer, name, quality):
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
-def test_colours_stay(restorer, name):
+def test_colors_stay(restorer, name):
     clean = PHOTOGRAPHS[name]
     jpeg = degrade(clean, 10, "4:4:4")
     shift = (restorer.restore(jpeg).astype(float) - jpeg).mean(axis=(0, 1))

@@ -25,7 +25,7 @@ def make_rows(gains, names=None, methods=("model",), **further):
     """Pictures on which each method gains so many dB."""
     rows = []
     for number, gain in enumerate(gains):
-        base = {"ssim": 0.75, "psnr_b": 24.0, **further, "colour_shift": 1.0, "colour_shifts": [1.0, -0.5, 0.0]}
+        base = {"ssim": 0.75, "psnr_b": 24.0, **further, "color_shift": 1.0, "color_shifts": [1.0, -0.5, 0.0]}
         rows.append(
             {
                 "name": names[number] if names else f"picture{number}.png",
@@ -116,7 +116,7 @@ def test_page_shows_the_worst_first_and_marks_losses():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_gray_and_colour_crops_are_drawn(channels):
+def test_gray_and_color_crops_are_drawn(channels):
     figure = report._figure(np.zeros([8, 9, channels], np.uint8), "a caption")
     assert 'src="data:image/png;base64,' in figure and "a caption" in figure
 

@@ -55,7 +55,7 @@ def restorer(run_folder):
 
 @pytest.fixture(scope="module")
 def photo():
-    """A photograph with the artefacts of JPEG, of odd size."""
+    """A photograph with the artifacts of JPEG, of odd size."""
     return np.asarray(Image.open(io.BytesIO(to_jpeg(skimage_data.coffee()[:201, :299]))))
 
 
@@ -133,8 +133,8 @@ def test_gray_stays_gray(restorer, photo):
     restored = restorer.restore(gray)
     assert restored.shape == gray.shape and levels(restored, gray) > 3
     np.testing.assert_array_equal(restorer.restore(np.repeat(gray, 3, axis=2)), np.repeat(restored, 3, axis=2))
-    in_colour = restorer._network(np.repeat(gray, 3, axis=2)[np.newaxis] / np.float32(255))[0] * 255
-    assert np.abs(in_colour @ [0.299, 0.587, 0.114] - restored[:, :, 0]).max() <= 0.51
+    in_color = restorer._network(np.repeat(gray, 3, axis=2)[np.newaxis] / np.float32(255))[0] * 255
+    assert np.abs(in_color @ [0.299, 0.587, 0.114] - restored[:, :, 0]).max() <= 0.51
 
 
 def test_sixteen_bits_are_not_crushed(restorer, photo):

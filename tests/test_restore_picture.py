@@ -18,7 +18,7 @@ def fail(_):
     raise AssertionError
 
 
-def test_colours_are_restored():
+def test_colors_are_restored():
     restored = restore_parts(PICTURE, brighter, fail)
     np.testing.assert_array_equal(restored.pixels, PICTURE.pixels + 1)
     assert restored.alpha is None and restored.metadata == PICTURE.metadata

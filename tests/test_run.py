@@ -106,13 +106,29 @@ def test_a_setting_that_is_no_choice_any_more_must_have_been_what_it_is_now(copi
         "generator": name_export(copied_run.folder, STAGES[0]),
         "discriminator": name_export(copied_run.folder, STAGES[1]),
     }
-    before = {"gate": 0.65, "ema": 0.99, "discriminator_steps": 1, "max_colour_shift": 0.5}
+    before = {"gate": 0.65, "ema": 0.99, "discriminator_steps": 1, "max_colour_shift": 0.5}  # old spelling
     change_settings(copied_run, "train_gan", lambda settings: settings.update(perceptual_layer="block3_conv4"))
     change_settings(copied_run, "train_gan", lambda settings: settings["train_gan"].update(before))
     assert not begin_stage(copied_run, "train_gan", parents)
     change_settings(copied_run, "train_gan", lambda settings: settings["train_gan"].update(discriminator_steps=2))
     with pytest.raises(InputError, match=r"settings \(train_gan.discriminator_steps 2, now 1\)"):
         begin_stage(copied_run, "train_gan", parents)
+
+
+def test_a_run_begun_under_the_old_spelling_goes_on(copied_run, make_run, tiny_config):
+    strength = tiny_config.data.color_augmentation
+    shutil.rmtree(find_result(copied_run.folder, "pretrain_generator").export)
+
+    def spell(settings):
+        assert settings["data"].pop("color_augmentation") == strength
+        settings["data"]["colour_augmentation"] = strength  # old spelling
+
+    change_settings(copied_run, "pretrain_generator", spell)
+    other = make_run(copied_run.folder, data=dataclasses.replace(tiny_config.data, color_augmentation=0.25))
+    with pytest.raises(InputError, match=rf"settings \(data.color_augmentation {strength}, now 0.25\)"):
+        pretrain_generator(other)
+    published = pretrain_generator(copied_run).manifest
+    assert published["settings"]["data"]["color_augmentation"] == strength
 
 
 def test_the_stages_of_the_published_models_say_whether_they_wanted_features():

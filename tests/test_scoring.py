@@ -25,7 +25,7 @@ from artifact_remover.judging.scoring import (
     merit,
     print_table,
     score,
-    summarise,
+    summarize,
     to_gray,
     write_report,
 )
@@ -50,21 +50,21 @@ def rows():
 
 
 def test_the_identity_scores_exactly_what_the_jpeg_scores(rows):
-    summary = summarise(rows)["summary"]
+    summary = summarize(rows)["summary"]
     assert summary["identity"]["mean"] == summary[JPEG]["mean"]
     assert summary["identity"]["psnr_gain"] == {"mean": 0, "least": 0}
     assert summary["identity"]["better_on"] == 0
 
 
 def test_summary_is_the_arithmetic_of_the_rows(rows):
-    report = summarise(rows)
+    report = summarize(rows)
     gains = [row["scores"]["brighter"]["psnr"] - row["scores"][JPEG]["psnr"] for row in rows]
     entry = report["summary"]["brighter"]
     assert entry["psnr_gain"] == {"mean": pytest.approx(np.mean(gains)), "least": min(gains)}
     assert entry["better_on"] == sum(gain > 0 for gain in gains)
     assert entry["worst"] == list(PHOTOS)[int(np.argmin(gains))]
     assert [gain(row, "brighter") for row in rows] == gains
-    assert entry["mean"]["colour_shift"] == pytest.approx(4, abs=1.5)
+    assert entry["mean"]["color_shift"] == pytest.approx(4, abs=1.5)
     assert report["pictures"] == 2 and [each["name"] for each in report["each"]] == list(PHOTOS)
 
 
@@ -107,7 +107,7 @@ def test_the_crop_is_where_the_jpeg_is_worst():
 def test_table_names_every_photograph_and_who_restored_it(rows):
     printed = io.StringIO()
     print_table(rows, DegradationConfig(), Console(file=printed, width=120))
-    for word in (*PHOTOS, "mean", JPEG, "identity", "brighter", "+0.00", "SSIM", "PSNR-B", "colour shift"):
+    for word in (*PHOTOS, "mean", JPEG, "identity", "brighter", "+0.00", "SSIM", "PSNR-B", "color shift"):
         assert word in printed.getvalue()
 
 
@@ -117,15 +117,15 @@ def test_only_the_first_pictures_are_shown_but_all_are_scored(tmp_path):
     draw_comparison(many, tmp_path / "comparison.png")
     with Image.open(tmp_path / "comparison.png") as drawn:
         assert drawn.height == 24 + scoring.SHOWN * (128 * 3 + 8)
-    assert summarise(many)["pictures"] == len(tiny)
+    assert summarize(many)["pictures"] == len(tiny)
     printed = io.StringIO()
     print_table(many, DegradationConfig(), Console(file=printed, width=120))
     assert f"mean of {len(tiny)}" in printed.getvalue() and tiny[-1][0] not in printed.getvalue()
 
 
 def test_report_is_json_that_can_be_read(rows, tmp_path):
-    write_report(summarise(rows), tmp_path / "report.json")
-    assert json.loads((tmp_path / "report.json").read_text()) == summarise(rows)
+    write_report(summarize(rows), tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == summarize(rows)
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 
@@ -137,7 +137,7 @@ def test_a_failed_write_leaves_what_was_there(rows, tmp_path, monkeypatch, write
     (tmp_path / "output").write_text("before")
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write(summarise(rows) if write is write_report else rows, tmp_path / "output")
+        write(summarize(rows) if write is write_report else rows, tmp_path / "output")
     assert (tmp_path / "output").read_text() == "before"
 
 
@@ -158,9 +158,9 @@ def test_a_gray_jpeg_has_one_component_and_decodes_to_three_equal_channels():
 
 
 def test_gray_is_made_as_matlab_makes_it():
-    colours = np.uint8([[[255, 255, 254], [0, 0, 1], [255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 200, 77]]])
+    colors = np.uint8([[[255, 255, 254], [0, 0, 1], [255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 200, 77]]])
     # by hand: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255)
-    np.testing.assert_array_equal(to_gray(colours), np.uint8([[235, 16, 81, 145, 41, 127]])[..., np.newaxis])
+    np.testing.assert_array_equal(to_gray(colors), np.uint8([[235, 16, 81, 145, 41, 127]])[..., np.newaxis])
     np.testing.assert_array_equal(to_gray(np.full([2, 2, 3], 255, np.uint8)), np.full([2, 2, 1], 255))
 
 
@@ -168,12 +168,12 @@ def test_gray_is_measured_on_its_one_channel():
     clean = to_gray(PHOTOS["chelsea"])
     scores = score(clean, np.repeat(clean, 3, axis=2) - 2)
     assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 2), abs=1e-3)
-    assert scores["colour_shifts"] == [pytest.approx(-2, abs=1e-3)] and scores["colour_shift"] == pytest.approx(
+    assert scores["color_shifts"] == [pytest.approx(-2, abs=1e-3)] and scores["color_shift"] == pytest.approx(
         2, abs=1e-3
     )
 
 
-@pytest.mark.parametrize("to_clean", [to_gray, np.asarray], ids=["gray", "colour"])
+@pytest.mark.parametrize("to_clean", [to_gray, np.asarray], ids=["gray", "color"])
 def test_further_measures_see_three_channels_in_0_1(to_clean):
     def distance(clean, restored):
         assert clean.dtype == restored.dtype == np.float32 and clean.shape == restored.shape == (1, 97, 300, 3)
@@ -203,16 +203,16 @@ def test_a_method_is_timed_and_its_crops_are_kept():
     assert row["name"] == "cat" and row["pixels"] == 97 * 300 and list(row["scores"]) == [JPEG, "same"]
     assert 0 <= row["seconds"]["same"] < 1
     assert row["crops"]["same"].shape == row["clean_crop"].shape == (97, 128, 3)
-    summary = summarise([row, row])
+    summary = summarize([row, row])
     assert summary["summary"]["same"]["seconds_per_megapixel"] == pytest.approx(row["seconds"]["same"] / 0.0291)
-    assert len(summary["summary"]["same"]["mean"]["colour_shifts"]) == 3
+    assert len(summary["summary"]["same"]["mean"]["color_shifts"]) == 3
     assert json.loads(json.dumps(summary)) == summary
 
 
 def test_gains_within_rounding_are_equal():
     rows = [{"name": f"{psnr}", "scores": {JPEG: {"psnr": 30.0}, "model": {"psnr": psnr}}} for psnr in (30.5, 29.99)]
     rows += [{"name": f"{psnr}", "scores": {JPEG: {"psnr": 30.0}, "model": {"psnr": psnr}}} for psnr in (30.01, 28.0)]
-    entry = summarise(rows)["summary"]["model"]
+    entry = summarize(rows)["summary"]["model"]
     assert (entry["better_on"], entry["equal_on"], entry["worst"]) == (1, 2, "28.0")
     assert [loss["picture"] for loss in entry["not_beaten"]] == ["28.0", "29.99", "30.01"]
     assert entry["least_psnr"] == {"psnr": 28.0, "picture": "28.0"}
@@ -267,7 +267,7 @@ def check_jpeg_rows(folder, protocol, quality, published):
     for file in sorted((PICTURES / folder).glob("*.png")):
         clean = protocol(read_photograph(file))
         rows.append(judge(file.name, clean, quality, "4:2:0", {}, {}))
-    mean = summarise(rows)["summary"][JPEG]["mean"]
+    mean = summarize(rows)["summary"][JPEG]["mean"]
     measured = [mean[name] for name in ("psnr", "ssim", "psnr_b")]
     np.testing.assert_array_less(np.abs(np.subtract(measured, published)), [0.02, 0.001, 0.02])
 

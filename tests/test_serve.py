@@ -153,6 +153,7 @@ def test_what_is_left_alone_is_said_and_a_jpeg_comes_back_as_it_is(client):
 def test_a_picture_is_inspected(client):
     found = client.post(to_file(PHOTO, quality=80, dpi=(300, 300)), "/api/inspect").json()
     assert (found["format"], found["quality"], found["left_alone"]) == ("JPEG", 80, False)
+    assert found["colour"] == "RGB"  # old spelling
     assert (found["writable_as"], found["metadata"]) == ("jpeg", ["300 dpi"])
     assert client.post(to_file(PHOTO, "BMP"), "/api/inspect").json()["writable_as"] is None
 

@@ -71,7 +71,7 @@ def test_stages_name_their_parents(finished_run):
 
 def test_the_gan_stage_starts_from_stage_one(finished_run):
     one, three = (find_result(finished_run.folder, stage).manifest for stage in (STAGES[0], STAGES[2]))
-    for name in ("psnr", "ssim", "colour_shift"):
+    for name in ("psnr", "ssim", "color_shift"):
         assert three["curve"][0][name] == pytest.approx(one["curve"][-1][name], rel=1e-4)
 
 
@@ -220,8 +220,8 @@ def candidate(step, psnr=30.0, blue=-0.7, perceptual=1.0):
         "best perceptual score": (2, [candidate(1, perceptual=0.9), candidate(2, perceptual=0.7)]),
         "PSNR too low": (1, [candidate(1, perceptual=0.9), candidate(2, psnr=29.4, perceptual=0.1)]),
         "PSNR on the limit": (2, [candidate(1, perceptual=0.9), candidate(2, psnr=29.5, perceptual=0.1)]),
-        "colours drifted": (1, [candidate(1, perceptual=0.9), candidate(2, blue=-0.1, perceptual=0.1)]),
-        "colours drifted back": (2, [candidate(1, perceptual=0.9), candidate(2, blue=-0.3, perceptual=0.1)]),
+        "colors drifted": (1, [candidate(1, perceptual=0.9), candidate(2, blue=-0.1, perceptual=0.1)]),
+        "colors drifted back": (2, [candidate(1, perceptual=0.9), candidate(2, blue=-0.3, perceptual=0.1)]),
         "worse than stage 1": (1, [candidate(1, perceptual=1.5)]),
         "none qualifies": (0, [candidate(1, psnr=20, perceptual=0.1), candidate(2, blue=9, perceptual=0.1)]),
         "there is none": (0, []),

@@ -21,7 +21,7 @@ def test_the_jpeg_itself_scores_what_the_identity_scores(validation):
         "psnr",
         "ssim",
         "psnr_b",
-        "colour_shift",
+        "color_shift",
         "perceptual",
         *(f"{channel}_shift" for channel in CHANNELS),
     }
@@ -44,17 +44,17 @@ def test_a_perfect_generator_is_better_than_the_jpeg(validation):
     clean = iter([CLEAN[:4], CLEAN[4:]])
     scores, _ = validation.score(lambda degraded: next(clean))
     assert scores["psnr"] > validation.jpeg["psnr"] and scores["ssim"] == pytest.approx(1)
-    assert scores["perceptual"] == scores["colour_shift"] == pytest.approx(0, abs=1e-6)
+    assert scores["perceptual"] == scores["color_shift"] == pytest.approx(0, abs=1e-6)
 
 
-def test_colour_shift_is_that_of_all_patches_together():
+def test_color_shift_is_that_of_all_patches_together():
     flat = np.full([4, 32, 32, 3], 0.5, np.float32)
     signs = np.array([1, -1, 1, -1], np.float32)[:, None, None, None]
     validation = Validation(tf.data.Dataset.from_tensor_slices((flat, flat)).batch(4))
     swaying, _ = validation.score(lambda degraded: degraded + signs * 8 / 255)
     drifting, _ = validation.score(lambda degraded: degraded - np.float32([0, 0, 8 / 255]))
-    assert swaying["colour_shift"] == pytest.approx(0, abs=1e-3)
-    assert drifting["colour_shift"] == pytest.approx(8, abs=1e-3)
+    assert swaying["color_shift"] == pytest.approx(0, abs=1e-3)
+    assert drifting["color_shift"] == pytest.approx(8, abs=1e-3)
 
 
 def test_pictures_show_before_after_and_clean(validation):

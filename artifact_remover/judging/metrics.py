@@ -49,7 +49,7 @@ def psnr(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
 
 def ssim(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
-    """Structural similarity, per colour channel, then their mean; 1 is equal.
+    """Structural similarity, per color channel, then their mean; 1 is equal.
 
     Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, windows inside the picture only (Wang et al.,
     "Image Quality Assessment: From Error Visibility to Structural Similarity", 2004). A uniform window of 8 x 8, as
@@ -82,8 +82,8 @@ def psnr_b(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 
         BEF = log2(8) / log2(min(H, W)) * max(0, D_B - D_BC)
 
-    where D_B is the mean squared step between neighbouring pixels across a block edge and D_BC that between
-    all other neighbours, both of the restored picture's luma: `(65.481 R + 128.553 G + 24.966 B + 16) / 255`,
+    where D_B is the mean squared step between neighboring pixels across a block edge and D_BC that between
+    all other neighbors, both of the restored picture's luma: `(65.481 R + 128.553 G + 24.966 B + 16) / 255`,
     MATLAB's `rgb2ycbcr`; a one-channel picture is its own luma (Yim and Bovik, "Quality Assessment of
     Deblocked Images", 2011). As in the published tables, the pairs across an edge are counted as
     `H (W / 8 - 1) + W (H / 8 - 1)` even where a side is no multiple of 8.
@@ -139,7 +139,7 @@ def gmsd(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     return tf.math.reduce_std(similarity, axis=[1, 2])
 
 
-def colour_shift(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
+def color_shift(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """Shift of the mean of each color channel: `255 (mean(restored) - mean(clean))`; 0 is right.
 
     The JPEG itself, at quality 10 on LIVE1, is half a level off, 2.6 at most. A network trained on few photographs,
@@ -147,7 +147,7 @@ def colour_shift(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     not tell why. The sign tells the direction: `[+5, +5, +5]` is brighter, `[+5, 0, -5]` is warmer.
 
     >>> clean = tf.zeros([1, 16, 16, 3])
-    >>> colour_shift(clean, clean + [0.5, 0.0, 0.25]).numpy().tolist()
+    >>> color_shift(clean, clean + [0.5, 0.0, 0.25]).numpy().tolist()
     [[127.5, 0.0, 63.75]]
 
     Args:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from artifact_remover.judging.scoring import EQUAL, JPEG, gain, group_by_kind, merit, summarise, write_report
+from artifact_remover.judging.scoring import EQUAL, JPEG, gain, group_by_kind, merit, summarize, write_report
 from data_prep.errors import to_one_line
 from data_prep.files import write_whole
 
@@ -24,7 +24,7 @@ _MEASURES = {  # by their names in the scores: heading and how many digits are s
     "psnr_b": ("PSNR-B", 2),
     "lpips": ("LPIPS", 4),
     "dists": ("DISTS", 4),
-    "colour_shift": ("shift", 2),
+    "color_shift": ("shift", 2),
 }
 _GAINS = ("gain", "least", "least at", "better")
 _GAINS_OF_CLEAN = ("least", "least at", "unchanged")
@@ -109,19 +109,19 @@ def write_all(described: dict, rows: dict[int, list[dict]], folder: Path) -> lis
         OSError: If they cannot be written.
     """
     files = [folder / f"evaluation.{kind}" for kind in ("json", "csv", "html")]
-    qualities = {str(quality): _summarise_kinds(each) for quality, each in rows.items()}
+    qualities = {str(quality): _summarize_kinds(each) for quality, each in rows.items()}
     write_report({**described, "qualities": qualities}, files[0])
     write_whole(files[1], _to_csv(rows).encode())
     write_whole(files[2], _to_html(described, rows).encode())
     return files
 
 
-def _summarise_kinds(rows):
-    kinds = {kind: summarise(each) for kind, each in group_by_kind(rows).items()}
+def _summarize_kinds(rows):
+    kinds = {kind: summarize(each) for kind, each in group_by_kind(rows).items()}
     # Every picture's own scores stand among all.
     for each in kinds.values():
         del each["each"]
-    return summarise(rows) | {"kinds": kinds}
+    return summarize(rows) | {"kinds": kinds}
 
 
 def _title(described, rows):
@@ -175,7 +175,7 @@ def _tabulate(rows):
 
 def _tabulate_block(rows, measures):
     """Makes a line of text cells for the JPEG and each method."""
-    for who, entry in summarise(rows)["summary"].items():
+    for who, entry in summarize(rows)["summary"].items():
         first, *others = (f"{entry['mean'][name]:.{digits}f}" for name, (_, digits) in measures.items())
         gains, speed = [""] * len(_GAINS), ""
         if who != JPEG:
@@ -194,7 +194,7 @@ def _tabulate_gains(entry, count):
 def _list_losses(rows):
     """Says of each method and quality on which pictures the JPEG is not beaten, or which clean ones are changed."""
     for quality, each in rows.items():
-        for who, entry in summarise(each)["summary"].items():
+        for who, entry in summarize(each)["summary"].items():
             if losses := entry.get("not_beaten"):
                 named = ", ".join(f"{loss['picture']} ({loss['psnr_gain']:+.2f} dB)" for loss in losses)
                 equal = f" ({entry['equal_on']} equal within {EQUAL} dB)" if entry["equal_on"] else ""
@@ -208,14 +208,14 @@ def _list_losses(rows):
 def _to_csv(rows):
     text = io.StringIO()
     scores = next(iter(next(iter(rows.values()))[0]["scores"].values()))
-    measures = [name for name in scores if name != "colour_shifts"]
-    shifts = ["red_shift", "green_shift", "blue_shift"] if len(scores["colour_shifts"]) == 3 else ["gray_shift"]
+    measures = [name for name in scores if name != "color_shifts"]
+    shifts = ["red_shift", "green_shift", "blue_shift"] if len(scores["color_shifts"]) == 3 else ["gray_shift"]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["quality", "method", "picture", "pixels", "psnr_gain", *measures, *shifts, "seconds", "unchanged"])
     for quality, each in rows.items():
         for row in each:
             for who, scores in row["scores"].items():
-                values = [*(scores[name] for name in measures), *scores["colour_shifts"]]
+                values = [*(scores[name] for name in measures), *scores["color_shifts"]]
                 known = [gain(row, who) if JPEG in row["scores"] else "", *values, row["seconds"].get(who, "")]
                 rounded = [value if value == "" else f"{value:.6g}" for value in known]
                 unchanged = int(who == JPEG or who in row["unchanged"])

@@ -72,7 +72,7 @@ def judge(
         offset: As in `make_untouched`.
 
     Returns:
-        A row for `summarise`: `name`, `pixels` (how many), `scores` from `score` and `crops` by the methods' names, the
+        A row for `summarize`: `name`, `pixels` (how many), `scores` from `score` and `crops` by the methods' names, the
         untouched JPEG's under `JPEG` where one was made, `seconds` by the methods' names, and `unchanged`, the names of
         the methods that gave the picture back bit for bit. The crops and the `clean_crop`, uint8 [h, w, C] in 0..255,
         show where the JPEG, or else the first method's picture, is furthest from the clean one.
@@ -229,26 +229,26 @@ def score(
         corner: Row and column, in pixels, of the first corner of a JPEG block; PSNR-B is measured from there on.
 
     Returns:
-        `psnr` and `psnr_b` in dB, `ssim`, the further measures, the signed `colour_shifts` of each channel's mean in
-        8-bit levels, and `colour_shift`, the largest of them without its sign.
+        `psnr` and `psnr_b` in dB, `ssim`, the further measures, the signed `color_shifts` of each channel's mean in
+        8-bit levels, and `color_shift`, the largest of them without its sign.
     """
     if clean.shape[2] == 1:  # equal channels stay as they are
         picture = np.asarray(Image.fromarray(picture).convert("L"))[..., np.newaxis]
     clean, picture = (each[np.newaxis].astype(np.float32) / 255.0 for each in (clean, picture))
-    shifts = np.ravel(metrics.colour_shift(clean, picture))
-    colours = [np.repeat(each, 3, axis=3) if each.shape[3] == 1 else each for each in (clean, picture)]
+    shifts = np.ravel(metrics.color_shift(clean, picture))
+    colors = [np.repeat(each, 3, axis=3) if each.shape[3] == 1 else each for each in (clean, picture)]
     top, left = corner
     return {
         "psnr": float(metrics.psnr(clean, picture)[0]),
         "ssim": float(metrics.ssim(clean, picture)[0]),
         "psnr_b": float(metrics.psnr_b(clean[:, top:, left:], picture[:, top:, left:])[0]),
-        **{name: float(measure(*colours)[0]) for name, measure in (distances or {}).items()},
-        "colour_shift": float(np.max(np.abs(shifts))),
-        "colour_shifts": [float(shift) for shift in shifts],
+        **{name: float(measure(*colors)[0]) for name, measure in (distances or {}).items()},
+        "color_shift": float(np.max(np.abs(shifts))),
+        "color_shifts": [float(shift) for shift in shifts],
     }
 
 
-def summarise(rows: list[dict]) -> dict:
+def summarize(rows: list[dict]) -> dict:
     """Sums a comparison up, as plain JSON values.
 
     Args:
@@ -277,7 +277,7 @@ def summarise(rows: list[dict]) -> dict:
             continue
         summary[who]["worst"] = rows[int(np.argmin([merit(row, who) for row in rows]))]["name"]
         if JPEG in rows[0]["scores"]:
-            summary[who] |= _summarise_gains(rows, who)
+            summary[who] |= _summarize_gains(rows, who)
         else:
             changed = [
                 {"picture": row["name"], "psnr": row["scores"][who]["psnr"]}
@@ -298,7 +298,7 @@ def summarise(rows: list[dict]) -> dict:
     }
 
 
-def _summarise_gains(rows, who):
+def _summarize_gains(rows, who):
     gains = [{"picture": row["name"], "psnr_gain": gain(row, who)} for row in rows]
     values = np.array([each["psnr_gain"] for each in gains])
     return {
@@ -312,7 +312,7 @@ def _summarise_gains(rows, who):
 
 
 def gain(row: dict, who: str) -> float:
-    """Subtracts the JPEG's PSNR on a picture from a restorer's, in dB; `row` as in `summarise`."""
+    """Subtracts the JPEG's PSNR on a picture from a restorer's, in dB; `row` as in `summarize`."""
     return row["scores"][who]["psnr"] - row["scores"][JPEG]["psnr"]
 
 
@@ -325,7 +325,7 @@ def group_by_kind(rows: list[dict]) -> dict[str, list[dict]]:
     """Groups pictures by the folder in which they lie.
 
     Args:
-        rows: As in `summarise`; the part of a `name` before its first slash is the folder, `.` where it has none.
+        rows: As in `summarize`; the part of a `name` before its first slash is the folder, `.` where it has none.
 
     Returns:
         The rows of each folder by its name; nothing where all lie in one.
@@ -347,11 +347,11 @@ def print_table(rows: list[dict], degradation: DegradationConfig, console: Conso
     """
     quality, subsampling = jpeg_settings(degradation)
     table = Table(title=f"Held-out photographs, as JPEGs of quality {quality}, {subsampling}, and restored from these")
-    for heading in ("photograph", "", "PSNR dB", "over the JPEG", "SSIM", "PSNR-B dB", "colour shift"):
+    for heading in ("photograph", "", "PSNR dB", "over the JPEG", "SSIM", "PSNR-B dB", "color shift"):
         table.add_column(heading, justify="left" if heading in ("photograph", "") else "right")
     means = {
         "name": f"mean of {len(rows)}",
-        "scores": {who: entry["mean"] for who, entry in summarise(rows)["summary"].items()},
+        "scores": {who: entry["mean"] for who, entry in summarize(rows)["summary"].items()},
     }
     for row in [*rows[:SHOWN], means]:
         table.add_section()
@@ -363,7 +363,7 @@ def print_table(rows: list[dict], degradation: DegradationConfig, console: Conso
                 "" if who == JPEG else f"{gain(row, who):+.2f}",
                 f"{scores['ssim']:.4f}",
                 f"{scores['psnr_b']:.2f}",
-                f"{scores['colour_shift']:.2f}",
+                f"{scores['color_shift']:.2f}",
             )
     console.print(table)
 
@@ -391,7 +391,7 @@ def draw_comparison(rows: list[dict], file: Path) -> None:
         draw.text((left, 4), title, fill="black", font=ImageFont.load_default(14))
         for number, row in enumerate(rows):
             crop = Image.fromarray(row["crops"].get(title, row["clean_crop"]))
-            # Nearest neighbour: every pixel is to be seen as it is.
+            # Nearest neighbor: every pixel is to be seen as it is.
             crop = crop.resize((crop.width * _ENLARGED, crop.height * _ENLARGED), Image.Resampling.NEAREST)
             canvas.paste(crop, (left, heading + number * (side + margin)))
     png = io.BytesIO()

@@ -10,7 +10,7 @@ import numpy as np
 from data_prep.errors import InputError
 
 # Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1). The other markers stand for lossless
-# JPEGs, which have no quantisation, and for hierarchical ones, which no program writes.
+# JPEGs, which have no quantization, and for hierarchical ones, which no program writes.
 _FRAMES = {
     0xC0: ("baseline", "Huffman"),
     0xC1: ("extended", "Huffman"),
@@ -45,7 +45,7 @@ class JpegHeader:
     Attributes:
         quality: IJG quality factor, 1..100, whose tables are these or nearest to these.
         standard_tables: Whether they are exactly the tables of that quality.
-        quantisation: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
+        quantization: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
         chroma_subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "gray", or each component's sampling
             factors as written in the file, such as "2x2 1x2 1x1".
         process: "baseline", "extended" or "progressive".
@@ -55,7 +55,7 @@ class JpegHeader:
 
     quality: int
     standard_tables: bool
-    quantisation: tuple[tuple[int, ...], ...]
+    quantization: tuple[tuple[int, ...], ...]
     chroma_subsampling: str
     process: str
     entropy_coding: str
@@ -75,7 +75,7 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     try:
         for marker, content in _segments(file):
             if marker == 0xDB:
-                tables.update(_quantisation_tables(content))
+                tables.update(_quantization_tables(content))
             elif marker == 0xDD:
                 [restart_interval] = struct.unpack(">H", content)
             elif marker in _OTHER_FRAMES:
@@ -107,7 +107,7 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield marker, file.read(length - 2) if length > 2 else b""
 
 
-def _quantisation_tables(content: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+def _quantization_tables(content: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
     while content:
         precision, identifier = divmod(content[0], 16)
         size = 128 if precision else 64

@@ -29,7 +29,7 @@ _ORIENTATION = ExifTags.Base.Orientation
 _RESOLUTIONS = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
 _SUB_DIRECTORIES = ((34665, 34853), (40965,), ())  # by depth: Exif and GPS in the first directory, Interop in Exif
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes by type (TIFF 6.0)
-_NCLX = re.compile(rb"colrnclx(.{4})", re.DOTALL)  # colours of an AVIF (ISO/IEC 14496-12, 12.1.5)
+_NCLX = re.compile(rb"colrnclx(.{4})", re.DOTALL)  # colors of an AVIF (ISO/IEC 14496-12, 12.1.5)
 _SRGB_CHRM = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _ORIENTATION_IN_XMP = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])")
 
@@ -39,12 +39,12 @@ class Metadata:
     """The metadata of a picture that are kept when it is restored.
 
     Attributes:
-        icc_profile: ICC.1 profile whose colour space is that of the pixels, gray or RGB.
+        icc_profile: ICC.1 profile whose color space is that of the pixels, gray or RGB.
         exif: EXIF 2.32 as a TIFF file, without the "Exif" in front of it; byte for byte as it was read.
         xmp: XMP packet.
         dpi: Pixels per inch, across and down.
         comment: Comment, UTF-8 or of unknown encoding.
-        png_chunks: Types and contents of a PNG's colour chunks and text chunks, and of its pHYs chunk where that gives
+        png_chunks: Types and contents of a PNG's color chunks and text chunks, and of its pHYs chunk where that gives
             an aspect ratio only, no resolution.
     """
 
@@ -80,7 +80,7 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     if 0x0404 in (info.get("photoshop") or ()):
         notes.append("IPTC dropped")
     if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
-        notes.append("colour description dropped, the colours are taken for sRGB")
+        notes.append("color description dropped, the colors are taken for sRGB")
     chunks = tuple(_png_chunks(file)) if format == "PNG" else ()
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
     return Metadata(
@@ -113,9 +113,9 @@ def _exif_of_tiff(file: BinaryIO) -> bytes:
 
 
 def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metadata, list[str]]:
-    """Drops an ICC profile that is damaged, or made for another colour space than the pixels'.
+    """Drops an ICC profile that is damaged, or made for another color space than the pixels'.
 
-    Other programs would refuse the picture or show wrong colours.
+    Other programs would refuse the picture or show wrong colors.
 
     Args:
         metadata: The picture's metadata.
@@ -130,7 +130,7 @@ def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metada
     if profile[36:40] != b"acsp" or int.from_bytes(profile[:4], "big") > len(profile):
         return replace(metadata, icc_profile=None), ["damaged ICC profile dropped"]
     if profile[16:20] != (b"GRAY" if pixels.shape[2] == 1 else b"RGB "):
-        return replace(metadata, icc_profile=None), ["ICC profile of another colour space dropped"]
+        return replace(metadata, icc_profile=None), ["ICC profile of another color space dropped"]
     return metadata, []
 
 
@@ -215,7 +215,7 @@ def chunks_of_png_only(metadata: Metadata) -> list[str]:
     texts = [content for name, content in metadata.png_chunks if name.endswith(b"Xt")]
     comments = sum(content.startswith(b"Comment\0") for content in texts)
     names = ["PNG text"] if len(texts) > comments or comments > 1 else []
-    return names + ([] if _is_srgb_png(metadata) else ["PNG colour description"])
+    return names + ([] if _is_srgb_png(metadata) else ["PNG color description"])
 
 
 def _is_srgb_png(metadata) -> bool:

@@ -78,7 +78,7 @@ class Summary:
         width: In pixels, as stored.
         height: In pixels, as stored.
         bits: Bits per channel.
-        colour: "gray", "RGB" or "CMYK", or Pillow's name of something rarer, with " + alpha" where it has one.
+        color: "gray", "RGB" or "CMYK", or Pillow's name of something rarer, with " + alpha" where it has one.
         orientation: EXIF's, 1..8.
         pictures: How many the file holds.
         header: How a JPEG was compressed, None for other formats.
@@ -89,7 +89,7 @@ class Summary:
     width: int
     height: int
     bits: int
-    colour: str
+    color: str
     orientation: int
     pictures: int
     header: JpegHeader | None
@@ -115,12 +115,12 @@ def inspect_picture(file: Path | BinaryIO) -> Summary:
         names = [name for name, content in present.items() if content]
         if metadata.dpi:
             names.append(" x ".join(dict.fromkeys(f"{dpi:.0f}" for dpi in metadata.dpi)) + " dpi")
-        colour = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
+        color = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
         return Summary(
             image.format,
             *stored_size(image),
             bit_depth(image, opened),
-            colour + (" + alpha" if image.has_transparency_data else ""),
+            color + (" + alpha" if image.has_transparency_data else ""),
             orientation_of(metadata),
             getattr(image, "n_frames", 1),
             _header(image, opened),
@@ -134,7 +134,7 @@ def decode_picture(
     """Decodes a picture, the first one where there are several.
 
     CMYK is converted to sRGB through the embedded profile, or plainly where there is none. A palette becomes its
-    colours; gray stays gray; 16 bits stay 16 bits.
+    colors; gray stays gray; 16 bits stay 16 bits.
 
     Args:
         source: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF: its path, whatever its suffix, or its content.
@@ -167,7 +167,7 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
         file: Where, at its start; must be able to seek.
         format: One of `FORMATS`.
         quality: 1..100, of `QUALITY_FORMATS`; None for lossless WebP, JPEG 95 and AVIF 90. Only
-            WebP, as it must, subsamples the colours.
+            WebP, as it must, subsamples the colors.
 
     Returns:
         Notes on what the format cannot hold, each a short clause.
@@ -283,7 +283,7 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         # Pillow turns a TIFF upright and removes the orientation from its XMP, so that it is kept here.
         kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
         decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image)
-        pixels, alpha, info, colour_notes = decoded
+        pixels, alpha, info, color_notes = decoded
         metadata, metadata_notes = read_metadata({**info, **kept}, format, file)
     if depth not in (1, 2, 4, 8, 16):
         notes.append(f"{depth} bits reduced to 8")
@@ -291,7 +291,7 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
     if format == "TIFF":  # Pillow has turned it upright
         pixels, alpha = (_turn_back(each, orientation) for each in (pixels, alpha))
     metadata, profile_notes = with_fitting_profile(metadata, pixels)
-    notes = (*notes, *colour_notes, *metadata_notes, *profile_notes)
+    notes = (*notes, *color_notes, *metadata_notes, *profile_notes)
     return Picture(pixels, alpha, orientation, metadata, header, format, notes, jpeg)
 
 

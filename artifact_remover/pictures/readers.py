@@ -113,7 +113,7 @@ def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, di
 
     Returns:
         Pixels, uint8 [H, W, C] in 0..255, C 1 (gray) or 3 (RGB); alpha, uint8 [H, W] in 0..255, or None; what Pillow
-        says of the picture; and notes on the colours, each a short clause.
+        says of the picture; and notes on the colors, each a short clause.
 
     Raises:
         InputError: If it is of a kind that has no 8 bits, such as 32 bits of gray.

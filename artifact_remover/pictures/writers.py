@@ -31,7 +31,7 @@ _STRIP = 2**18  # pixels of a TIFF's strip
 def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, metadata: Metadata) -> None:
     """Writes a PNG (PNG specification, third edition).
 
-    Pillow would write colours of 8 bits only, and take twice as long for the same size.
+    Pillow would write colors of 8 bits only, and take twice as long for the same size.
 
     Args:
         file: Where.
@@ -40,9 +40,9 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         metadata: The picture's; all of it is written.
     """
     height, width, channels = pixels.shape
-    colour_type = (0 if channels == 1 else 2) + (0 if alpha is None else 4)
+    color_type = (0 if channels == 1 else 2) + (0 if alpha is None else 4)
     file.write(PNG_SIGNATURE)
-    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, colour_type, 0, 0, 0))
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color_type, 0, 0, 0))
     for name, content in metadata.png_chunks:
         if name != b"sRGB" or not metadata.icc_profile:  # a PNG may have only one of them
             _write_chunk(file, name, content)
@@ -77,7 +77,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     """Writes a TIFF (TIFF 6.0, deflated strips).
 
     The file begins with the EXIF, which is a TIFF itself and has its offsets counted from its start; the strips follow.
-    Pillow would write colours of 8 bits only, and fails on some EXIF.
+    Pillow would write colors of 8 bits only, and fails on some EXIF.
 
     Args:
         file: Where, at its start; must be able to seek.
@@ -123,7 +123,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         (317, "H", [2]),  # differences, as above
     ]
     if alpha is not None:
-        fields.append((338, "H", [2]))  # transparency, by which the colours are not multiplied
+        fields.append((338, "H", [2]))  # transparency, by which the colors are not multiplied
     if metadata.dpi:
         fields += [(tag, "Q", [round(each * 10000), 10000]) for tag, each in zip((282, 283), metadata.dpi, strict=True)]
         fields.append((296, "H", [2]))  # per inch

@@ -1,1 +1,1 @@
-"""Training: the three stages of a run, what they minimise, and what watches them."""
+"""Training: the three stages of a run, what they minimize, and what watches them."""

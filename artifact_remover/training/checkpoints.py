@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from artifact_remover.model_folder import rename_old_keys
 from data_prep.errors import InputError, Option
 
 SECONDS_BETWEEN = 30
@@ -50,7 +51,7 @@ class Checkpoints:
                     f"the checkpoint {path} does not fit these networks, or is damaged: use another ",
                     Option("workdir"),
                 ) from error
-        return int(self._step), json.loads(self._history.numpy())
+        return int(self._step), rename_old_keys(json.loads(self._history.numpy()))
 
     def save(self, step: int, history: list[dict]) -> None:
         """Saves the state as it is after `step` steps."""

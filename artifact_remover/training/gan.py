@@ -132,7 +132,7 @@ class ArtifactRemovalGAN(keras.Model):
     def _generator_step(self, degraded, clean):
         with tf.GradientTape() as tape:
             step, restored = self.optimizer.iterations.value, self.generator(degraded, training=True)
-            # Not in training mode, in which spectral normalisation would change the discriminator's weights.
+            # Not in training mode, in which spectral normalization would change the discriminator's weights.
             logits = self.discriminator(crop_and_add_grain(restored, step), training=False)
             terms = self.objective(clean, restored, step, logits)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)

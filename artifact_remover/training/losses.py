@@ -12,7 +12,7 @@ import tensorflow as tf
 def pixel_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """Mean squared error of the pixel values: `mean((clean - restored)^2)`.
 
-    On its own it maximises PSNR, and blurs. 1e-2 is 20 dB, 1e-3 is 30 dB.
+    On its own it maximizes PSNR, and blurs. 1e-2 is 20 dB, 1e-3 is 30 dB.
 
     >>> round(float(pixel_loss(tf.zeros([1, 8, 8, 3]), tf.fill([1, 8, 8, 3], 0.1))), 4)
     0.01

@@ -33,12 +33,12 @@ class Muon(keras.optimizers.Adam):
             return
         momentum = self._momentums[index]
         self.assign(momentum, _MOMENTUM * momentum + gradient)
-        step = orthogonalise(tf.reshape(gradient + _MOMENTUM * momentum, [-1, variable.shape[-1]]))
+        step = orthogonalize(tf.reshape(gradient + _MOMENTUM * momentum, [-1, variable.shape[-1]]))
         size = 0.2 * math.sqrt(max(step.shape))
         self.assign_sub(variable, tf.cast(learning_rate, tf.float32) * size * tf.reshape(step, variable.shape))
 
 
-def orthogonalise(matrix: tf.Tensor) -> tf.Tensor:
+def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
     """Approximates the nearest semi-orthogonal matrix: singular vectors are kept, singular values come near 1.
 
     Args:

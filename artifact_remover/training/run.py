@@ -14,8 +14,8 @@ import tensorflow as tf
 from rich.console import Console
 
 import artifact_remover
-from artifact_remover.config import DISCRIMINATOR_CLIP_NORM, DISCRIMINATOR_LEARNING_RATE, MAX_COLOUR_SHIFT, FitConfig
-from artifact_remover.model_folder import name_export, read_manifest
+from artifact_remover.config import DISCRIMINATOR_CLIP_NORM, DISCRIMINATOR_LEARNING_RATE, MAX_COLOR_SHIFT, FitConfig
+from artifact_remover.model_folder import name_export, read_manifest, rename_old_keys
 from artifact_remover.training.gan import AVERAGE_DECAY, GATE
 from artifact_remover.training.perceptual import Distance, PerceptualLoss
 from data_prep.errors import InputError, Option
@@ -30,7 +30,7 @@ _RETIRED = {
     "train_gan.discriminator_steps": 1,
     "train_gan.gate": GATE,
     "train_gan.ema": AVERAGE_DECAY,
-    "train_gan.max_colour_shift": MAX_COLOUR_SHIFT,
+    "train_gan.max_color_shift": MAX_COLOR_SHIFT,
 }
 """Settings that runs of earlier versions may have chosen, by what they are always now."""
 
@@ -204,7 +204,7 @@ def _settings(config, stage) -> dict:
 
 
 def _read_settings(file):
-    settings = json.loads(file.read_text())
+    settings = rename_old_keys(json.loads(file.read_text()))
     if settings["perceptual_features"] is True:  # written before there was a choice
         settings["perceptual_features"] = "vgg19"
     return settings

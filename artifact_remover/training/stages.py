@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover import saved_model
-from artifact_remover.config import MAX_COLOUR_SHIFT, STAGES
+from artifact_remover.config import MAX_COLOR_SHIFT, STAGES
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
@@ -158,7 +158,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
         "discriminator_optimizer": trainer.discriminator_optimizer,
     }
     history = _train(run, stage, "generator", trainer, state, validate)
-    picked = pick_candidate(history, schedule.max_psnr_loss, MAX_COLOUR_SHIFT)
+    picked = pick_candidate(history, schedule.max_psnr_loss, MAX_COLOR_SHIFT)
     candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
     run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
     manifest = describe_stage(run, stage, parents, history, picked, validation.jpeg)
@@ -166,7 +166,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     return find_result(run.folder, stage)
 
 
-def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: float) -> dict:
+def pick_candidate(history: list[dict], max_psnr_loss: float, max_color_shift: float) -> dict:
     """Picks where the GAN stage should have been stopped.
 
     DeOldify's authors look for the "inflection point" just before glitches by eye; here it is the best perceptual score
@@ -176,7 +176,7 @@ def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: 
         history: Validations in order, the first of them of stage 1's weights, with `psnr` (dB), `red_shift`,
             `green_shift`, `blue_shift` (8-bit levels) and `perceptual` (smaller is better).
         max_psnr_loss: How far below the first a candidate's PSNR may lie, in dB.
-        max_colour_shift: How far from the first the mean of any of its channels may lie, in 8-bit levels.
+        max_color_shift: How far from the first the mean of any of its channels may lie, in 8-bit levels.
 
     Returns:
         The picked validation: the first, stage 1 itself, only where no candidate stayed faithful.
@@ -187,7 +187,7 @@ def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: 
         each
         for each in candidates
         if each["psnr"] >= before["psnr"] - max_psnr_loss
-        and all(abs(each[shift] - before[shift]) <= max_colour_shift for shift in shifts)
+        and all(abs(each[shift] - before[shift]) <= max_color_shift for shift in shifts)
     ]
     return min(faithful, key=lambda each: each["perceptual"], default=before)
 
@@ -195,7 +195,7 @@ def pick_candidate(history: list[dict], max_psnr_loss: float, max_colour_shift: 
 def _explain(picked, before, schedule):
     if picked is before:
         return (
-            f"no checkpoint stayed within {schedule.max_psnr_loss} dB and {MAX_COLOUR_SHIFT} levels of "
+            f"no checkpoint stayed within {schedule.max_psnr_loss} dB and {MAX_COLOR_SHIFT} levels of "
             "stage 1, which is exported unchanged"
         )
     return (

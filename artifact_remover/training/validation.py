@@ -36,7 +36,7 @@ class Validation:
         Returns:
             The mean of each measure over all patches: `psnr` and `psnr_b` in dB, of those that JPEG changed, as clean
             ones would drown all others; `ssim`; `red_shift`, `green_shift`, `blue_shift` and the largest of them,
-            without its sign, `colour_shift`, in 8-bit levels; and `perceptual`,
+            without its sign, `color_shift`, in 8-bit levels; and `perceptual`,
             the smaller the better: the perceptual loss, or without pretrained features the deviation of gradient
             magnitudes (`gmsd`). And pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
         """
@@ -50,8 +50,8 @@ class Validation:
         if any(changed):
             values |= {name: values[name][changed] for name in ("psnr", "psnr_b")}
         means = {name: np.mean(each, axis=0) for name, each in values.items()}
-        shift = means["colour_shift"]
-        means["colour_shift"] = np.max(np.abs(shift))
+        shift = means["color_shift"]
+        means["color_shift"] = np.max(np.abs(shift))
         means |= {f"{channel}_shift": value for channel, value in zip(CHANNELS, shift, strict=True)}
         scores = {name: float(value) for name, value in means.items()}
         return scores, np.round(np.stack(pictures) * 255.0).astype(np.uint8)
@@ -78,7 +78,7 @@ class Validation:
             "psnr": metrics.psnr(clean, restored),
             "ssim": metrics.ssim(clean, restored),
             "psnr_b": metrics.psnr_b(clean, restored),
-            "colour_shift": metrics.colour_shift(clean, restored),
+            "color_shift": metrics.color_shift(clean, restored),
             # One number for the batch, where the other measures have one for each patch.
             "perceptual": self._distance(clean, restored)[tf.newaxis]
             if self._distance

@@ -44,7 +44,7 @@ class Inspection:
         width: In pixels, as stored.
         height: In pixels, as stored.
         bits: Bits per channel.
-        colour: Such as "RGB" or "gray".
+        colour: Such as "RGB" or "gray"; the old spelling stays, as clients of the API read it.
         metadata: Names of what is there, such as "EXIF" or "300 dpi".
         quality: Of a JPEG, the estimated quality factor, 1..100.
         standard_tables: Of a JPEG, whether its tables are exactly those of that quality.
@@ -57,7 +57,7 @@ class Inspection:
     width: int
     height: int
     bits: int
-    colour: str
+    colour: str  # old spelling
     metadata: tuple[str, ...]
     quality: int | None
     standard_tables: bool | None
@@ -303,7 +303,7 @@ def _inspect(content) -> Inspection:
         summary.width,
         summary.height,
         summary.bits,
-        summary.colour,
+        summary.color,
         summary.metadata,
         header.quality if header else None,
         header.standard_tables if header else None,

@@ -75,7 +75,7 @@ class Card {
     if (this.removed.signal.aborted) return;
     try {
       const found = await (await post("api/inspect", this.file, this.removed.signal)).json();
-      const facts = [found.format, `${found.width} × ${found.height}`, found.colour];
+      const facts = [found.format, `${found.width} × ${found.height}`, found.colour]; // old spelling, the API's
       if (found.quality) {
         facts.push(`quality ${found.standard_tables ? "" : "about "}${found.quality}`, found.chroma_subsampling);
       }

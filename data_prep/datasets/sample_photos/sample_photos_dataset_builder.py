@@ -21,17 +21,17 @@ class SamplePhoto:
         split: The part it belongs to: `train`, `validation` or `test`.
         reduce: Whole number by which the sides are reduced (area average), where the file shows JPEG's grid.
         source: Who made it, or where scikit-image took it from.
-        licence: Its licence, as stated by scikit-image.
+        license: Its license, as stated by scikit-image.
     """
 
     file: str
     split: str
     reduce: int
     source: str
-    licence: str
+    license: str
 
 
-# Sources and licences are those given by the docstrings of `skimage.data`. Left out: drawings and
+# Sources and licenses are those given by the docstrings of `skimage.data`. Left out: drawings and
 # measurements (cell, color, horse, logo, phantom, chessboard), text (page, text), a blur (clock_motion), a
 # fragment (microaneurysms), and moon, which is enlarged by repeating pixels.
 PHOTOS = (
@@ -54,7 +54,7 @@ PHOTOS = (
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Eight photographs for training, two for validation, four for testing; `PHOTOS` names the licences.
+    """Eight photographs for training, two for validation, four for testing; `PHOTOS` names the licenses.
 
     Features: `image`, `uint8 [H, W, 3]`, RGB, 0..255, kept as PNG; `name`, the file's name without extension.
     """
