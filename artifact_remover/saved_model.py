@@ -114,9 +114,10 @@ def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], di
         raise InputError(f"{folder} restores nothing, it is a discriminator: give a generator's export")
 
     def restore(degraded: np.ndarray) -> np.ndarray:
-        return signature(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
+        # Not the signature itself: the weights live only as long as what was loaded.
+        serve = exported.signatures["serving_default"]
+        return serve(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
 
-    restore.exported = exported  # the weights live only as long
     return restore, {variable.name: variable for variable in signature.variables}
 
 

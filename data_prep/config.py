@@ -106,13 +106,15 @@ class DegradationConfig:
 
 
 def _parse_quality(field: str, text: str) -> list[tuple[int, int]]:
-    matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in text.split(",")]
-    if not all(matches):
-        raise ValueError(
-            f"{field} must be a number such as 10, a range such as 5-95, or several of these with commas between: "
-            f"{text}"
-        )
-    ranges = [(int(match[1]), int(match[2] or match[1])) for match in matches]
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise ValueError(
+                f"{field} must be a number such as 10, a range such as 5-95, or several of these with commas between: "
+                f"{text}"
+            )
+        ranges.append((int(match[1]), int(match[2] or match[1])))
     if not all(1 <= low <= high <= 100 for low, high in ranges):
         raise ValueError(f"{field} must lie in 1..100, the lower end first: {text}")
     return ranges

@@ -77,7 +77,7 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
     def cut() -> np.ndarray:
         corner = rng.integers(0, np.array(picture.shape[:2]) - size + 1)
         top, left = corner // 16 * 16 if rng.random() < 0.5 else corner
-        patch = np.rot90(picture[top : top + size, left : left + size], rng.integers(4))
+        patch = np.rot90(picture[top : top + size, left : left + size], int(rng.integers(4)))
         return patch[:, ::-1] if rng.random() < 0.5 else patch
 
     return np.stack([cut() for _ in range(config.patches_per_photo)])

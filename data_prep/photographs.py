@@ -103,7 +103,7 @@ def hash_pixels(photo: np.ndarray) -> str:
         SHA-256 over height, width and pixels, in hexadecimal.
     """
     digest = hashlib.sha256(struct.pack("<II", *photo.shape[:2]))
-    digest.update(np.ascontiguousarray(photo))
+    digest.update(np.ascontiguousarray(photo).data)
     return digest.hexdigest()
 
 

@@ -273,7 +273,8 @@ def _list_split(builder: tfds.core.DatasetBuilder, feature: str, split: str) -> 
     for index, example in enumerate(_read_encoded(builder, split).as_numpy_iterator()):
         photo = decode(example[feature]).numpy()
         name = example["name"].decode() if "name" in example else f"{split}_{index:04d}"
-        entries.append(Entry(name, *photo.shape[:2], hash_pixels(photo)))
+        height, width, _ = photo.shape
+        entries.append(Entry(name, height, width, hash_pixels(photo)))
     return tuple(entries)
 
 

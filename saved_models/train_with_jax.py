@@ -34,12 +34,12 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from data_prep.drawing import draw  # noqa: E402
 from keras import layers  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from artifact_remover.config import GeneratorConfig  # noqa: E402
 from artifact_remover.generator import build_generator  # noqa: E402
+from data_prep.drawing import draw  # noqa: E402
 
 GENERATOR = GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3))
 SAMPLINGS = {

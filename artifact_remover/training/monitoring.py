@@ -69,7 +69,7 @@ class Monitor:
                 for name, value in {**scalars, **speed}.items():
                     if np.isfinite(value):
                         tf.summary.scalar(f"train/{name}", value)
-        loss = scalars.get("loss", scalars.get("discriminator_loss"))
+        loss = scalars.get("loss", scalars.get("discriminator_loss", np.nan))
         if np.isfinite(loss):
             self._loss = f"loss {loss:.5f}"
         self._progress.update(self._task, completed=step, state=f"{self._loss}{self._validated}")

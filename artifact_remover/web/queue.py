@@ -172,7 +172,7 @@ class RestoreQueue:
         finally:
             place.stop()
             self.taken -= 1
-            if self._named.get(name) is place:
+            if name and self._named.get(name) is place:
                 del self._named[name]
 
     async def read(self, request: Request, place: HeldPlace) -> bytes:

@@ -77,7 +77,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(self.builder_config.folder)}
 
     def _generate_examples(self, folder: Path) -> Iterator[tuple[str, dict]]:
-        seen = {}
+        seen: dict[str, Path] = {}
         for file in find_photographs(folder):
             try:
                 photo = read_photograph(file)
