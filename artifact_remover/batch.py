@@ -33,7 +33,7 @@ _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where restored pictures are written: to one file, below a folder, or beside the originals when neither is given.
+    """The place of restored pictures: one file, below a folder, or beside the originals when neither is given.
 
     Attributes:
         format: One of `artifact_remover.pictures.picture.FORMATS`.

@@ -137,7 +137,7 @@ class Restorer:
 
     @property
     def blends(self) -> bool:
-        """Whether it was loaded with a blend, of two models, so that it can be blended anew."""
+        """True after loading two models with a blend, which can then be changed."""
         return self._mixture is not None
 
     def reblend(self, blend: float) -> None:

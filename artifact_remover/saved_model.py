@@ -1,4 +1,4 @@
-"""The only door to SavedModels: writing a network as TF Serving expects it, and taking its weights up again.
+"""The writing of networks as SavedModels for TF Serving, and the loading of their weights; no other module does.
 
 An export is a folder `<stage>/<version>/` with the SavedModel and a `manifest.json` that says how it came about. It
 appears under its name whole or not at all, runs without this project's code, and holds each weight once.

@@ -21,7 +21,7 @@ _TOLERANCE = 0.25 * _LEVEL
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture, and what is looked at to restore it.
+    """A part of a picture, with the surroundings that its restoring looks at.
 
     Attributes:
         target: Rows and columns that the tile fills; the targets of a plan cover the picture once.
@@ -39,7 +39,7 @@ class Tile:
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Where the target lies in the source."""
+        """The target's rows and columns in the source."""
         rows, columns = (
             slice(target.start - source.start, target.stop - source.start)
             for target, source in zip(self.target, self.source, strict=True)

@@ -114,7 +114,7 @@ def _draw_corner(rng: np.random.Generator, low: int, high: int) -> tuple[int, in
 
 
 def _draw_count(rng: np.random.Generator, size: int, low: int, high: int) -> int:
-    """How many things are drawn: so many, `high` excluded, for every 128 x 128 pixels."""
+    """Draws the number of things to draw: `low` to `high`, that excluded, for every 128 x 128 pixels."""
     return max(1, int(rng.integers(low, high) * (size / 128) ** 2))
 
 
@@ -392,4 +392,4 @@ _DRAW: dict[str, Callable[[np.random.Generator, int], Image.Image]] = {
     "interface": _draw_interface,
 }
 KINDS = tuple(_DRAW)
-"""What `draw_graphic` can draw."""
+"""The kinds of pictures that `draw_graphic` draws."""

@@ -1,4 +1,4 @@
-"""How a JPEG was compressed, read from its header without decoding a pixel."""
+"""The compression of a JPEG, read from its header without decoding a pixel."""
 
 import struct
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ _ANNEX_K = np.array(
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """How a JPEG was compressed (ITU-T T.81).
+    """The compression of a JPEG (ITU-T T.81).
 
     Attributes:
         quality: IJG quality factor, 1..100, whose tables are these or nearest to these.

@@ -36,9 +36,9 @@ INPUT_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
 )
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tiff", "avif": ".avif"}
-"""What can be written, and the suffix that a file of the format gets."""
+"""The formats for writing, each with its suffix."""
 QUALITY_FORMATS = ("webp", "jpeg", "avif")
-"""Of these, the formats that take a quality; the others are lossless."""
+"""The formats that take a quality; the others are lossless."""
 
 _LONGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65500, "tiff": 2**32 - 1, "avif": 65536}
 

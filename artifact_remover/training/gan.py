@@ -39,7 +39,7 @@ class GeneratorPretraining(keras.Model):
     """
 
     def __init__(self, generator: keras.Model, loss: LossConfig, distance: Distance | None):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(name="generator_pretraining")
         self.generator = generator
         self.objective = GeneratorObjective(loss, distance)
@@ -66,7 +66,7 @@ class DiscriminatorPretraining(keras.Model):
     """
 
     def __init__(self, discriminator: keras.Model, generator: keras.Model):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(name="discriminator_pretraining")
         self.discriminator = discriminator
         self.generator = generator
@@ -100,7 +100,7 @@ class ArtifactRemovalGAN(keras.Model):
         loss: GanLossConfig,
         distance: Distance | None,
     ):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(name="artifact_removal_gan")
         self.generator = generator
         self.averaged_generator = averaged_generator
@@ -164,7 +164,7 @@ class GeneratorObjective:
     """
 
     def __init__(self, loss: LossConfig, distance: Distance | None):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self.weights = loss
         self.distance = distance if loss.perceptual else None
         self._measures = self._list_measures()

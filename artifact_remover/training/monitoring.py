@@ -26,7 +26,7 @@ class Monitor:
     """
 
     def __init__(self, stage: str, folder: Path, steps: int, first_step: int, console: Console):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self._stage = stage
         self._writers = {
             name: tf.summary.create_file_writer(str(folder / stage / name)) for name in ("train", "validation", "jpeg")

@@ -21,7 +21,7 @@ class Validation:
     """
 
     def __init__(self, batches: tf.data.Dataset, distance: Distance | None = None):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self._batches = batches
         self._distance = distance
         self._measure = tf.function(self._measure_batch)

@@ -37,7 +37,7 @@ _GONE = 499  # nginx's status for a client that left before the answer; nobody r
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a picture says of itself.
+    """The facts about a picture that its file states.
 
     Attributes:
         format: Such as "JPEG" or "PNG".

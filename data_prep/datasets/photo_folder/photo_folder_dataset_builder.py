@@ -30,7 +30,7 @@ class FolderConfig(tfds.core.BuilderConfig):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "FolderConfig":
-        """Name the configuration after the folder's content, so that a changed folder is prepared anew.
+        """Names the configuration after the folder's content, so that a changed folder is prepared anew.
 
         Args:
             folder: A folder of photographs.
