@@ -15,6 +15,7 @@ from artifact_remover.pictures.before_after import draw_before_after
 from artifact_remover.pictures.picture import (
     FORMATS,
     INPUT_SUFFIXES,
+    Picture,
     check_format,
     decode_picture,
     format_of,
@@ -32,7 +33,7 @@ _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where restored pictures are written: to one file, below a folder, or beside the originals when neither is given.
+    """The place of restored pictures: one file, below a folder, or beside the originals when neither is given.
 
     Attributes:
         format: One of `artifact_remover.pictures.picture.FORMATS`.
@@ -177,7 +178,8 @@ def find_sources(inputs: Iterable[Path], output: Path | None) -> tuple[list[Sour
     Returns:
         The pictures, and what is wrong with other inputs.
     """
-    found, errors = {}, []
+    found: dict[str, Source] = {}
+    errors: list[str] = []
     several = sum(map(os.path.isdir, inputs)) > 1
     for given in inputs:
         sources = []
@@ -210,13 +212,14 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
         The jobs, and why there is none for other pictures.
     """
     jobs = [_name(source, output, compare) for source in sources]
-    extended = set()
+    extended: set[int] = set()
     while sharing := _find_sharing(jobs) - extended:
         for number in sharing:
             jobs[number] = _name(sources[number], output, compare, keep_extension=True)
         extended |= sharing
     owners = {_identify(source.file): source.file for source in sources}
-    named, errors = [], []
+    named: list[Job] = []
+    errors: list[str] = []
     for job in jobs:
         taken = [file for file in job.results if owners.get(_identify(file), job.source) != job.source]
         if taken:
@@ -287,8 +290,9 @@ def restore_all(
         progress: Called with the number of pixels that are restored since the last call.
         report: Called with the outcome of each picture as soon as it is known.
     """
-    waiting, reading, writing, in_flight = deque(jobs), deque(), deque(), 0
-    restorer = None
+    waiting, in_flight, restorer = deque(jobs), 0, None
+    reading: deque[tuple[Job, Future[Picture]]] = deque()
+    writing: deque[tuple[Job, Future[Outcome]]] = deque()
 
     def report_written():
         nonlocal in_flight
@@ -392,7 +396,7 @@ def _read(job, config):
     return decode_picture(job.source, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated)
 
 
-def _restore(job, read, restorer, config, format, progress, writer):
+def _restore(job, read, restorer, config, format, progress, writer) -> tuple[Job, Future[Outcome]]:
     """Restores one picture and hands it to the writer.
 
     The picture's memory is freed when this function returns, as no variable of the loop over all pictures holds it.
@@ -404,7 +408,7 @@ def _restore(job, read, restorer, config, format, progress, writer):
         left -= pixels
         progress(pixels)
 
-    written = Future()
+    written: Future[Outcome] = Future()
     try:
         before = read.result()
         after = _restore_picture(before, job, restorer, config, advance)

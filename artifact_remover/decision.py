@@ -17,7 +17,7 @@ NEARLY_UNCOMPRESSED_SUBSAMPLED = 97
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What is done with a picture.
+    """The choice between restoring a picture and leaving it alone.
 
     Attributes:
         restore: Whether it is restored. A picture that is not keeps its pixels, and its file is handed back byte for
@@ -30,7 +30,7 @@ class Decision:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user is told."""
+        """Notes to the user."""
         return () if self.restore else (Message("left alone, as ", self.why),)
 
 

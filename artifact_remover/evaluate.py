@@ -5,6 +5,7 @@ python -m artifact_remover.evaluate --data DIR [--model DIR]... [OPTIONS]
 Prints a table and writes it as JSON, CSV and an HTML page with pictures, the worst cases first.
 """
 
+import functools
 import os
 import platform
 import re
@@ -51,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
     pictures = find_pictures(config.data, _SMALLEST_SIDE + max(config.offset))
     exports = name_models(config.model, can_do_without=bool(config.external))
-    commands = {}
+    commands: dict[str, str] = {}
     for given in config.external:
         name, _, command = given.partition("=")
         name = to_one_line(name.strip())
@@ -116,7 +117,8 @@ def find_pictures(folder: Path, smallest: int = _SMALLEST_SIDE) -> dict[str, Pat
     """
     from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 
-    files, known = {}, {}
+    files: dict[str, Path] = {}
+    known: dict[str, Path] = {}
     for file in find_photographs(folder):
         photo = read_photograph(file)
         if min(photo.shape[:2]) < smallest:
@@ -156,7 +158,7 @@ def name_models(folders: tuple[Path, ...], can_do_without: bool = False) -> dict
             raise
         except OSError as error:
             raise InputError(f"cannot read the model folder, check its permissions: {error.filename}") from error
-    exports = {}
+    exports: dict[str, Path] = {}
     short = [f"{_name_run(folder)} {_KINDS[model]}" for folder, model, _ in found]
     for name, (folder, model, export) in zip(short, found, strict=True):
         read_manifest(export)
@@ -194,10 +196,13 @@ def _judge_all(config, pictures, restorers, externals, distances):
     from artifact_remover.judging import scoring
     from data_prep.photographs import read_photograph
 
-    methods = {name: lambda given, each=each: _restore_file(each, given.content) for name, each in restorers.items()}
-    methods |= {name: lambda given, each=each: each.restore(given.content) for name, each in externals.items()}
+    methods: dict[str, scoring.Method] = {
+        **{name: functools.partial(_restore_file, each) for name, each in restorers.items()},
+        **{name: functools.partial(_run_external, each) for name, each in externals.items()},
+    }
     first = next(iter(methods))
-    rows, cut = {quality: [] for quality in (("clean",) if config.clean else config.quality)}, []
+    rows: dict[int | str, list[dict]] = {quality: [] for quality in (("clean",) if config.clean else config.quality)}
+    cut = []
     console = Console(stderr=True)
     for name, file in track(pictures.items(), "measuring", console=console, disable=not console.is_terminal):
         photo = read_photograph(file)
@@ -207,11 +212,11 @@ def _judge_all(config, pictures, restorers, externals, distances):
         if config.protocol == "gray":
             clean = scoring.to_gray(clean)
         for quality, judged in rows.items():
-            how = (None if config.clean else quality, config.subsampling)
+            how = (quality if isinstance(quality, int) else None, config.subsampling)
             if not any(rows.values()):
                 _, given = scoring.make_untouched(clean, *how, config.resave, config.offset)
                 for restorer in restorers.values():
-                    _restore_file(restorer, given.content)  # the first time takes longer, and is not counted
+                    _restore_file(restorer, given)  # the first time takes longer, and is not counted
             judged.append(
                 scoring.judge(name, clean, *how, methods, distances, resave=config.resave, offset=config.offset)
             )
@@ -221,14 +226,18 @@ def _judge_all(config, pictures, restorers, externals, distances):
     return rows, cut
 
 
-def _restore_file(restorer, content):
+def _restore_file(restorer, given):
     """Restores a file as users have it restored, which may leave it alone; uint8 [H, W, 3] in 0..255, RGB."""
     import numpy as np
 
     from artifact_remover.pictures.picture import decode_picture
 
-    pixels = restorer.restore_picture(decode_picture(content)).pixels
+    pixels = restorer.restore_picture(decode_picture(given.content)).pixels
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _run_external(external, given):
+    return external.restore(given.content)
 
 
 def _describe_machine(precision):

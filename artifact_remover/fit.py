@@ -6,6 +6,7 @@ python -m artifact_remover.fit [quick|blind|div2k] [OPTIONS]
 every quality; give it photographs of your own, `--data DIR`. `div2k` is the training for one quality, at full size.
 """
 
+import functools
 import os
 import re
 import sys
@@ -122,13 +123,19 @@ def _judge_held_out(photographs, restorers, degradation):
     from artifact_remover.judging import scoring
 
     quality, chroma_subsampling = scoring.jpeg_settings(degradation)
-    methods = {name: lambda jpeg, restore=restore: restore(jpeg.pixels) for name, restore in restorers.items()}
+    methods: dict[str, scoring.Method] = {
+        name: functools.partial(_restore_pixels, restore) for name, restore in restorers.items()
+    }
     rows = []
     for name, photo in photographs.decoded("generator", "test"):
         clean = scoring.cut_middle(photo, _LARGEST_SIDE, _LARGEST_SIDE)
         rows.append(scoring.judge(name, clean, quality, chroma_subsampling, methods, {}))
         del rows[-1]["seconds"]  # of models that run for the first time
     return rows
+
+
+def _restore_pixels(restore, jpeg):
+    return restore(jpeg.pixels)
 
 
 def _run_stages(run):

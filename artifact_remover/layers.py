@@ -24,7 +24,7 @@ class SpaceToDepth(keras.layers.Layer):
     """
 
     def __init__(self, scale: int, multiple: int | None = None, **kwargs):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(**kwargs)
         self.scale = scale
         self.multiple = multiple or scale
@@ -61,7 +61,7 @@ class DepthToSpace(keras.layers.Layer):
     """
 
     def __init__(self, scale: int, **kwargs):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(**kwargs)
         self.scale = scale
 

@@ -1,4 +1,4 @@
-"""Which models a folder holds; plain Python, so that a wrong folder is told before TensorFlow is loaded."""
+"""The models in a folder; plain Python, so that a wrong folder is told before TensorFlow is loaded."""
 
 import json
 from pathlib import Path

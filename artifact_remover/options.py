@@ -15,6 +15,8 @@ from data_prep.command_line import optional
 SMALLEST_TILE = 64
 """Pixels in height and width of the smallest tiles in which pictures are restored."""
 
+Format = Literal["png", "webp", "jpeg", "tiff", "avif"]
+"""The formats of `artifact_remover.pictures.picture.FORMATS`."""
 
 # An option that is given or not, without a `--no-` beside it.
 _Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -55,9 +57,7 @@ class RestoreConfig:
 
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, optional("PICTURE_OR_FOLDER ...")] = ()
     output: Annotated[Path | None, optional("FILE_OR_DIR"), tyro.conf.arg(aliases=("-o",))] = None
-    format: Annotated[Literal["png", "webp", "jpeg", "tiff", "avif"] | None, optional("{png,webp,jpeg,tiff,avif}")] = (
-        None
-    )
+    format: Annotated[Format | None, optional("{png,webp,jpeg,tiff,avif}")] = None
     quality: Annotated[int | None, optional("INT")] = None
     overwrite: _Flag = False
     resume: _Flag = False

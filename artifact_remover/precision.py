@@ -1,4 +1,4 @@
-"""Which precision to compute in."""
+"""The choice of the precision to compute in."""
 
 from pathlib import Path
 from typing import Literal

@@ -83,7 +83,7 @@ class Restorer:
         self._in_bfloat16 = in_bfloat16
         self._tile = tile
         self._together = _TOGETHER
-        self._mixture = None
+        self._mixture: _Mixture | None = None
 
     @classmethod
     def load(
@@ -130,14 +130,14 @@ class Restorer:
             description=str(export),
             trained_quality=read_trained_quality(manifest),
         )
-        if mixture:
+        if mixture and blend is not None:
             restorer._mixture = mixture
             restorer.reblend(blend)
         return restorer
 
     @property
     def blends(self) -> bool:
-        """Whether it was loaded with a blend, of two models, so that it can be blended anew."""
+        """True after loading two models with a blend, which can then be changed."""
         return self._mixture is not None
 
     def reblend(self, blend: float) -> None:
@@ -149,7 +149,7 @@ class Restorer:
         Raises:
             ValueError: If it is out of range, or `load` was given none.
         """
-        if not self.blends:
+        if self._mixture is None:
             raise ValueError("loaded without a blend, so there is one model only")
         if not 0 <= blend <= 1:
             raise ValueError(f"blend must lie in 0..1: {blend}")

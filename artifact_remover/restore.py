@@ -55,8 +55,8 @@ def inspect(config: RestoreConfig) -> int:
         say(str(source.file))
         for name, value in _describe(summary, config.force):
             say(f"  {name:<13} {value}")
-    for error in errors:
-        complain(error)
+    for message in errors:
+        complain(message)
     return _choose_code(len(errors), total)
 
 

@@ -1,4 +1,4 @@
-"""The only door to SavedModels: writing a network as TF Serving expects it, and taking its weights up again.
+"""The writing of networks as SavedModels for TF Serving, and the loading of their weights; no other module does.
 
 An export is a folder `<stage>/<version>/` with the SavedModel and a `manifest.json` that says how it came about. It
 appears under its name whole or not at all, runs without this project's code, and holds each weight once.
@@ -114,9 +114,10 @@ def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], di
         raise InputError(f"{folder} restores nothing, it is a discriminator: give a generator's export")
 
     def restore(degraded: np.ndarray) -> np.ndarray:
-        return signature(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
+        # Not the signature itself: the weights live only as long as what was loaded.
+        serve = exported.signatures["serving_default"]
+        return serve(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
 
-    restore.exported = exported  # the weights live only as long
     return restore, {variable.name: variable for variable in signature.variables}
 
 

@@ -51,7 +51,7 @@ def restore_jpegs(
 
 
 def _decode(content):
-    """uint8 [H, W, 3]; what cannot or may not be decoded is refused before memory is taken for it."""
+    """Decodes to uint8 [H, W, 3]; what cannot or may not be decoded is refused before memory is taken for it."""
     is_png = tf.strings.substr(content, 0, len(_PNG)) == _PNG
     known = tf.debugging.Assert(
         is_png | (tf.strings.substr(content, 0, len(_JPEG)) == _JPEG),
@@ -90,7 +90,7 @@ def _measure_png(content):
 
 
 def _restore_tiles(network, pixels, gray, overlap, side):
-    """uint8 [H, W, 3], restored tile by tile, as `tiling.plan_tiles` plans them."""
+    """Restores uint8 [H, W, 3] tile by tile, as `tiling.plan_tiles` plans them."""
     height, width = tf.unstack(tf.shape(pixels)[:2])
     core_height, core_width = _choose_core(height, overlap, side), _choose_core(width, overlap, side)
     empty_row = pixels[:, :0]

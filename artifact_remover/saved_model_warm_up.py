@@ -14,7 +14,7 @@ from PIL import Image
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 WARM_UP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
-"""Where TF Serving looks for them in an export."""
+"""The place in an export where TF Serving looks for them."""
 
 _SIDE = 64  # any size takes the same way through the graph
 

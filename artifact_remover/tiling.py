@@ -21,7 +21,7 @@ _TOLERANCE = 0.25 * _LEVEL
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a picture, and what is looked at to restore it.
+    """A part of a picture, with the surroundings that its restoring looks at.
 
     Attributes:
         target: Rows and columns that the tile fills; the targets of a plan cover the picture once.
@@ -34,15 +34,17 @@ class Tile:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the source."""
-        return tuple(part.stop - part.start for part in self.source)
+        rows, columns = self.source
+        return rows.stop - rows.start, columns.stop - columns.start
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Where the target lies in the source."""
-        return tuple(
+        """The target's rows and columns in the source."""
+        rows, columns = (
             slice(target.start - source.start, target.stop - source.start)
             for target, source in zip(self.target, self.source, strict=True)
         )
+        return rows, columns
 
 
 def choose_side(memory: float, per_pixel: float) -> int:
@@ -73,7 +75,7 @@ def plan_tiles(
     Returns:
         Tiles row by row.
     """
-    region = region or tuple(slice(0, length) for length in shape)
+    region = region or (slice(0, shape[0]), slice(0, shape[1]))
     rows, columns = (list(_cut(length, part, side, overlap)) for length, part in zip(shape, region, strict=True))
     return [Tile((row[0], column[0]), (row[1], column[1])) for row in rows for column in columns]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Prepare photographs for training, and show how many there are, how large, and where they landed.
+    """Prepares photographs for training, and shows how many there are, how large, and where they landed.
 
     Attributes:
         data: `sample_photos` (inside an installed package), `div2k` (downloaded, 4 GB), `drawn_graphics` (drawn by this
@@ -33,7 +33,7 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Runs the command line.
 
     Args:
         arguments: What follows the command's name; what the process was started with when not given.
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _open(options: Options) -> "Photographs":
-    """Open the photographs; TensorFlow is loaded here, so that `--help` answers at once."""
+    """Opens the photographs; TensorFlow is loaded here, so that `--help` answers at once."""
     with quiet_tensorflow():
         from data_prep.sources import open_photographs
 

@@ -1,4 +1,4 @@
-"""What all commands share: options from a dataclass, errors in one line, and exit codes."""
+"""The common parts of all commands: options from a dataclass, errors in one line, and exit codes."""
 
 import contextlib
 import io

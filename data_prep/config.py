@@ -1,4 +1,4 @@
-"""What the data is: photographs, patches cut from them, and how they are degraded.
+"""The options of the data: photographs, patches cut from them, and how they are degraded.
 
 Plain Python, so that a command line can be built from it before TensorFlow is imported.
 """
@@ -18,7 +18,7 @@ _SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
 @dataclasses.dataclass(frozen=True)
 class DegradationConfig:
-    """How a clean patch becomes the JPEG that the generator sees.
+    """The degradation that makes a clean patch the JPEG for the generator.
 
     Attributes:
         quality: JPEG quality factor (libjpeg's, 1..100): one number, or a range such as `5-95` of which one
@@ -45,7 +45,7 @@ class DegradationConfig:
     shifted_share: float = 0.0
 
     def __post_init__(self):
-        """Refuse numbers outside their range.
+        """Refuses numbers outside their range.
 
         Raises:
             ValueError: A number is outside its range, or `quality`, `first_quality` or `chroma_subsampling` is none.
@@ -65,7 +65,7 @@ class DegradationConfig:
 
     @property
     def first_quality_ranges(self) -> list[tuple[int, int]]:
-        """The same of the first of two compressions."""
+        """The quality ranges of the first of two compressions, likewise."""
         return (
             self.quality_ranges if self.first_quality is None else _parse_quality("first_quality", self.first_quality)
         )
@@ -81,7 +81,7 @@ class DegradationConfig:
         return _span(self.quality_ranges + self.first_quality_ranges)
 
     def limit(self, highest: int) -> "DegradationConfig":
-        """Limit the quality factors to `highest` (1..100), and leave nothing clean."""
+        """Limits the quality factors to `highest` (1..100), and leaves nothing clean."""
 
         def limit(ranges: list[tuple[int, int]]) -> str:
             kept = [(low, min(high, highest)) for low, high in ranges if low <= highest] or [(highest, highest)]
@@ -106,13 +106,15 @@ class DegradationConfig:
 
 
 def _parse_quality(field: str, text: str) -> list[tuple[int, int]]:
-    matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in text.split(",")]
-    if not all(matches):
-        raise ValueError(
-            f"{field} must be a number such as 10, a range such as 5-95, or several of these with commas between: "
-            f"{text}"
-        )
-    ranges = [(int(match[1]), int(match[2] or match[1])) for match in matches]
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise ValueError(
+                f"{field} must be a number such as 10, a range such as 5-95, or several of these with commas between: "
+                f"{text}"
+            )
+        ranges.append((int(match[1]), int(match[2] or match[1])))
     if not all(1 <= low <= high <= 100 for low, high in ranges):
         raise ValueError(f"{field} must lie in 1..100, the lower end first: {text}")
     return ranges
@@ -131,7 +133,7 @@ def _require_shares(config: object, *fields: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which photographs and graphics, and which patches of them.
+    """The photographs and graphics, and the patches of them.
 
     Attributes:
         data: `sample_photos` (inside an installed package), `div2k` (downloaded by TensorFlow Datasets), or
@@ -173,7 +175,7 @@ class DataConfig:
     degradation: DegradationConfig = DegradationConfig()
 
     def __post_init__(self):
-        """Refuse numbers outside their range.
+        """Refuses numbers outside their range.
 
         Raises:
             ValueError: A number is outside its range.
@@ -191,11 +193,11 @@ class DataConfig:
 
     @property
     def graphics_degradation(self) -> DegradationConfig:
-        """How a patch of graphics is degraded."""
+        """The degradation of a patch of graphics."""
         low, high = self.degradation.quality_range
         return dataclasses.replace(self.degradation, quality=f"{low}-{high}", clean_share=self.graphics_clean_share)
 
     @property
     def jpeg_photograph_degradation(self) -> DegradationConfig:
-        """How a patch of a photograph from a JPEG file is degraded, where `jpeg_photograph_quality` is below 100."""
+        """The degradation of a patch from a JPEG photograph, where `jpeg_photograph_quality` is below 100."""
         return self.degradation.limit(self.jpeg_photograph_quality)

@@ -21,7 +21,7 @@ _SAME_GRID = 0.5
 
 
 def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) -> tf.Tensor:
-    """Compress patches as JPEG and decode them again; the block grid starts at the patch's corner.
+    """Compresses patches as JPEG and decodes them again; the block grid starts at the patch's corner.
 
     Where shares ask for it, a patch is compressed twice, or on a grid that starts elsewhere, or left clean. The
     result depends on nothing but the arguments, eagerly and inside `Dataset.map`.
@@ -56,7 +56,7 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
 
 
 class _Drawn(NamedTuple):
-    """What is drawn for each of N patches.
+    """The draws for each of N patches.
 
     Attributes:
         coding: Index of the last compression's coding, `int32 [N]`.
@@ -116,7 +116,7 @@ def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str) -
 
 
 def _encode_422(image: np.ndarray, quality: int) -> bytes:
-    """Code an image, `uint8 [H, W, 3]`, RGB, as `tf.io.encode_jpeg` cannot."""
+    """Codes an image, `uint8 [H, W, 3]`, RGB, as `tf.io.encode_jpeg` cannot."""
     settings = {
         cv2.IMWRITE_JPEG_QUALITY: int(quality),
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR: cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -126,14 +126,14 @@ def _encode_422(image: np.ndarray, quality: int) -> bytes:
 
 
 def _list_codings(config: DegradationConfig) -> tuple[tuple[int, str], ...]:
-    """List every pair of quality factor and chroma subsampling that may be drawn, as often as it may."""
+    """Lists every pair of quality factor and chroma subsampling that may be drawn, as often as it may."""
     low, high = config.lowest_and_highest
     return tuple((quality, subsampling) for quality in range(low, high + 1) for subsampling in config.subsamplings)
 
 
 @functools.cache
 def _build_coder(codings: tuple[tuple[int, str], ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Build the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
+    """Builds the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
 
     The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding: 190 take seconds to
     trace, so all that ask for these codings share them; only one runs. OpenCV takes any quality in one branch. A single
@@ -162,7 +162,7 @@ def _compress(image: tf.Tensor, coding: tf.Tensor, codings: tuple[tuple[int, str
 def _compress_shifted(
     patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: tuple[tuple[int, str], ...]
 ) -> tf.Tensor:
-    """Code a patch on a block grid that starts `shift` pixels (0..15) further down and right.
+    """Codes a patch on a block grid that starts `shift` pixels (0..15) further down and right.
 
     The patch is continued by mirroring, as nothing else is known of its surroundings: unlike a rolled patch
     this puts no false edge into it.

@@ -84,9 +84,9 @@ def _draw_tiles(rng: np.random.Generator, side: int, palette: np.ndarray) -> np.
 def _put_sprite(rng: np.random.Generator, pixels: np.ndarray, palette: np.ndarray) -> None:
     width = int(rng.integers(5, 17))
     half = (width, (width + 1) // 2)
-    shape, colors = rng.random(half) < 0.55, rng.integers(0, len(palette), half)
-    shape, colors = (np.hstack([each, each[:, ::-1][:, width % 2 :]]) for each in (shape, colors))
-    top, left = (int(corner) for corner in rng.integers(-4, len(pixels), 2))
+    halves: tuple[np.ndarray, ...] = (rng.random(half) < 0.55, rng.integers(0, len(palette), half))
+    shape, colors = (np.hstack([each, each[:, ::-1][:, width % 2 :]]) for each in halves)
+    top, left = _draw_corner(rng, -4, len(pixels))
     rows, columns = slice(max(0, -top), len(pixels) - top), slice(max(0, -left), len(pixels) - left)
     shape, colors = shape[rows, columns], colors[rows, columns]
     under = pixels[max(0, top) : max(0, top) + shape.shape[0], max(0, left) : max(0, left) + shape.shape[1]]
@@ -98,18 +98,23 @@ def _enlarge(
 ) -> Image.Image:
     """Repeats pixels; without a start, the first square is whole in two of three pictures."""
     if start is None:
-        start = (0, 0) if rng.random() < 0.67 else tuple(int(each) for each in rng.integers(0, scale, 2))
+        start = (0, 0) if rng.random() < 0.67 else _draw_corner(rng, 0, scale)
     large = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     return large.crop((*start, start[0] + size, start[1] + size))
 
 
 @functools.cache
 def _load_font(height: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(height)
+    return ImageFont.load_default(height)  # type: ignore[return-value]  # with a height it is always FreeType's
+
+
+def _draw_corner(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
+    first, second = rng.integers(low, high, 2)
+    return int(first), int(second)
 
 
 def _draw_count(rng: np.random.Generator, size: int, low: int, high: int) -> int:
-    """How many things are drawn: so many, `high` excluded, for every 128 x 128 pixels."""
+    """Draws the number of things to draw: `low` to `high`, that excluded, for every 128 x 128 pixels."""
     return max(1, int(rng.integers(low, high) * (size / 128) ** 2))
 
 
@@ -180,7 +185,8 @@ def _write_subpixels(picture: Image.Image, corner: tuple[int, int], words: str, 
     stripes = np.asarray(mask.resize((width * 3, rows), Image.Resampling.BOX), np.float32) / 255
     padded = np.pad(stripes, ((0, 0), (2, 2)))
     weights = (1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9)  # FreeType's default filter against colored fringes
-    cover = sum(weight * padded[:, i : i + width * 3] for i, weight in enumerate(weights)).reshape(rows, width, 3)
+    cover = np.sum([weight * padded[:, i : i + width * 3] for i, weight in enumerate(weights)], axis=0)
+    cover = cover.reshape(rows, width, 3)
     box = (corner[0] - 4, corner[1], corner[0] - 4 + width, corner[1] + rows)
     under = np.asarray(picture.crop(box), np.float32)
     written = np.rint(under + (np.array(ink, np.float32) - under) * cover).astype(np.uint8)
@@ -253,7 +259,7 @@ def _draw_dither(rng: np.random.Generator, size: int) -> Image.Image:
 
 
 def _to_two_colors(mask: np.ndarray, inside: Color, outside: Color) -> Image.Image:
-    return Image.fromarray(np.where(mask[..., None], np.uint8(inside), np.uint8(outside)))
+    return Image.fromarray(np.where(mask[..., None], np.array(inside, np.uint8), np.array(outside, np.uint8)))
 
 
 def _reduce(large: Image.Image) -> Image.Image:
@@ -285,7 +291,7 @@ def _draw_shapes(rng: np.random.Generator, size: int) -> Image.Image:
     draw = ImageDraw.Draw(large)
     for _ in range(_draw_count(rng, size, 1, 7)):
         color, length = _draw_color(rng), int(rng.integers(8, 128 * _SUPERSAMPLING))
-        left, top = (int(corner) for corner in rng.integers(-length // 2, side, 2))
+        left, top = _draw_corner(rng, -length // 2, side)
         box = [left, top, left + length, top + length // int(rng.integers(1, 3))]
         shape = rng.integers(3)
         if shape == 0:
@@ -321,8 +327,7 @@ def _draw_chart(rng: np.random.Generator, size: int) -> Image.Image:
     picture = _reduce(large)
     draw = ImageDraw.Draw(picture)
     for _ in range(_draw_count(rng, size, 2, 6)):
-        corner = tuple(int(each) for each in rng.integers(0, size, 2))
-        draw.text(corner, _draw_words(rng, 7), font=_load_font(int(rng.integers(8, 14))), fill=ink)
+        draw.text(_draw_corner(rng, 0, size), _draw_words(rng, 7), font=_load_font(int(rng.integers(8, 14))), fill=ink)
     return picture
 
 
@@ -360,7 +365,7 @@ def _draw_interface(rng: np.random.Generator, size: int) -> Image.Image:
     page, _ = _draw_page(rng)
     picture = Image.new("RGB", (size, size), page)
     for _ in range(_draw_count(rng, size, 2, 7)):
-        left, top = (int(corner) for corner in rng.integers(-20, size, 2))
+        left, top = _draw_corner(rng, -20, size)
         right, bottom = left + int(rng.integers(20, 160)), top + int(rng.integers(14, 90))
         near = tuple(int(level) for level in np.clip(np.array(page) + rng.integers(-25, 26), 0, 255))
         ground = _draw_color(rng) if rng.random() < 0.5 else near
@@ -387,4 +392,4 @@ _DRAW: dict[str, Callable[[np.random.Generator, int], Image.Image]] = {
     "interface": _draw_interface,
 }
 KINDS = tuple(_DRAW)
-"""What `draw_graphic` can draw."""
+"""The kinds of pictures that `draw_graphic` draws."""

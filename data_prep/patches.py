@@ -23,7 +23,7 @@ cv2.setNumThreads(0)
 
 
 def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
-    """Cut random patches for training: crop, one of the eight flips and rotations, then color changes.
+    """Cuts random patches for training: crop, one of the eight flips and rotations, then color changes.
 
     The result depends on nothing but the arguments: albumentations ignores NumPy's global seed, so one is
     passed in.
@@ -54,7 +54,7 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
 
 
 def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
-    """Cut random patches of graphics for training: crop, and one of the eight flips and rotations.
+    """Cuts random patches of graphics for training: crop, and one of the eight flips and rotations.
 
     Half of them start at multiples of 16, as blocks do in a JPEG of the whole picture: rows of text and the pixels of
     pixel art lie where they would lie there.
@@ -77,14 +77,14 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
     def cut() -> np.ndarray:
         corner = rng.integers(0, np.array(picture.shape[:2]) - size + 1)
         top, left = corner // 16 * 16 if rng.random() < 0.5 else corner
-        patch = np.rot90(picture[top : top + size, left : left + size], rng.integers(4))
+        patch = np.rot90(picture[top : top + size, left : left + size], int(rng.integers(4)))
         return patch[:, ::-1] if rng.random() < 0.5 else patch
 
     return np.stack([cut() for _ in range(config.patches_per_photo)])
 
 
 def cut_validation_patches(photo: np.ndarray, count: int, config: DataConfig) -> np.ndarray:
-    """Cut evenly spaced patches, always the same ones, as they are.
+    """Cuts evenly spaced patches, always the same ones, as they are.
 
     Args:
         photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
@@ -117,7 +117,7 @@ class ColorMixing(A.ImageOnlyTransform):
     """
 
     def __init__(self, strength: float):
-        """Set how strong the changes are.
+        """Sets how strong the changes are.
 
         Args:
             strength: 0 is no change; at 1 half of a channel may come from the others, contrast is multiplied
@@ -127,7 +127,7 @@ class ColorMixing(A.ImageOnlyTransform):
         self.strength = strength
 
     def get_params(self) -> dict[str, Any]:
-        """Draw the matrix, `float64 [3, 4]`: three channel weights and an offset in levels per channel."""
+        """Draws the matrix, `float64 [3, 4]`: three channel weights and an offset in levels per channel."""
         draw = self.random_generator.uniform
         noise = draw(-0.5, 0.5, (3, 3)) * self.strength
         # Weights of a channel add up to 1, so that gray stays gray until contrast and brightness change it.
@@ -137,7 +137,7 @@ class ColorMixing(A.ImageOnlyTransform):
         return {"matrix": np.hstack([weights * contrast, 127.5 * (1 - contrast) + brightness])}
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params: Any) -> np.ndarray:
-        """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
+        """Changes a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
         return _recolor(img, matrix)
 
 
@@ -150,7 +150,7 @@ class ComplementaryColors(A.ImageOnlyTransform):
     """
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
-        """Change a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
+        """Changes a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
         return _recolor(img, _COMPLEMENT)
 
 
@@ -164,7 +164,7 @@ def _recolor(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def _build_augmentation(
     thread: int, size: int, strength: float, complementary_share: float, gray_share: float
 ) -> A.Compose:
-    """Build the transforms once per thread: they hold the state of the draw, which threads must not share."""
+    """Builds the transforms once per thread: they hold the state of the draw, which threads must not share."""
     colors = A.Sequential(
         [
             A.ChannelShuffle(p=strength),

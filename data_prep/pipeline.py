@@ -27,7 +27,7 @@ _MILLION = 10**6
 def training_batches(
     photographs: Photographs, role: Role, config: DataConfig, seed: int, start_step: int = 0
 ) -> tf.data.Dataset:
-    """Make endless batches for training.
+    """Makes endless batches for training.
 
     Batch `i` depends on nothing but the photographs, the configuration, the seed and `i`, so a resumed run
     that starts at `i` sees what the interrupted run would have seen. Each photograph comes once per epoch;
@@ -67,7 +67,7 @@ def training_batches(
 
 
 def validation_batches(photographs: Photographs, role: Role, config: DataConfig, seed: int) -> tf.data.Dataset:
-    """Make the batches for validation, always the same: at most 64 patches, of as many photographs as can be.
+    """Makes the batches for validation, always the same: at most 64 patches, of as many photographs as can be.
 
     Args:
         photographs: Opened photographs.
@@ -144,14 +144,14 @@ def _count_usable(kind: _Kind, role: Role, part: Part, config: DataConfig) -> in
 
 
 def _mix_pictures(photographs: Photographs, role: Role, config: DataConfig, seed: int, first: int) -> tf.data.Dataset:
-    """Make (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of endless pictures from the `first`-th on."""
+    """Makes (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of endless pictures from the `first`-th on."""
     photograph, graphic = _describe_kinds(photographs, config)
     if not graphic:
         return _training_pairs(photograph, role, config, seed, first)
     share = round(config.graphics_share * _MILLION)
 
     def count_graphics(pictures):
-        """How many of so many first pictures are graphics: the share of them, at even distances."""
+        """Counts the graphics among so many first pictures: the share of them, at even distances."""
         return pictures * share // _MILLION
 
     graphics_before = count_graphics(first)
@@ -165,7 +165,7 @@ def _mix_pictures(photographs: Photographs, role: Role, config: DataConfig, seed
 
 
 def _training_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, first: int) -> tf.data.Dataset:
-    """Make (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of one kind from its `first`-th picture on."""
+    """Makes (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of one kind from its `first`-th picture on."""
     first_epoch, pictures_before = divmod(first, _count_usable(kind, role, "train", config))
 
     def cut(picture: np.ndarray, picture_seed: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def _training_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, firs
 
 
 def _validation_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, patches: int) -> tf.data.Dataset:
-    """Make (degraded, clean), each `uint8 [n, p, p, 3]`: at most so many patches, of as many pictures as can be."""
+    """Makes (degraded, clean), each `uint8 [n, p, p, 3]`: at most so many patches, of as many pictures as can be."""
     count = min(_count_usable(kind, role, "validation", config), patches)
     per_picture = min(config.patches_per_photo, patches // count)
 
@@ -207,13 +207,13 @@ def _validation_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, pa
 
 
 def _draw_seed(kind: _Kind, seed: int, number: tf.Tensor) -> tf.Tensor:
-    """Draw the seed of a picture; the numbers of graphics are told from those of photographs by their sign."""
+    """Draws the seed of a picture; the numbers of graphics are told from those of photographs by their sign."""
     signed = number if kind.name == "photograph" else -1 - number
     return tf.random.stateless_uniform([], [seed, signed], 0, 2**31 - 1, tf.int32)
 
 
 def _shuffled_epochs(kind: _Kind, role: Role, config: DataConfig, seed: int, first_epoch: int) -> tf.data.Dataset:
-    """Repeat the pictures for ever, as `Photographs.read` gives them, in another order in each epoch.
+    """Repeats the pictures for ever, as `Photographs.read` gives them, in another order in each epoch.
 
     `Dataset.shuffle` also depends on TensorFlow's global seed; a stateless shuffle of a batch of file
     contents depends on seed and epoch alone.
@@ -236,7 +236,7 @@ def _shuffled_epochs(kind: _Kind, role: Role, config: DataConfig, seed: int, fir
 
 
 def _spread_over_batches(*pair: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Turn B photographs of n patches into n batches of B patches, each from another photograph."""
+    """Turns B photographs of n patches into n batches of B patches, each from another photograph."""
     return tuple(tf.transpose(patches, [1, 0, 2, 3, 4]) for patches in pair)
 
 

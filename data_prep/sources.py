@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What is known of one prepared photograph without decoding it.
+    """The facts about one prepared photograph that need no decoding.
 
     Attributes:
         name: Its file name, or split and index where TFDS keeps no name (`div2k`).
@@ -73,7 +73,7 @@ class Photographs:
 
     @property
     def full_name(self) -> str:
-        """Name, state and version of what was prepared, such as `photo_folder/0123456789abcdef/1.0.0`."""
+        """The name, state and version of what was prepared, such as `photo_folder/0123456789abcdef/1.0.0`."""
         own = self.builder.info.full_name
         return f"{own} + {self.graphics.full_name}" if self.graphics else own
 
@@ -83,7 +83,7 @@ class Photographs:
         return self.builder.info.dataset_size
 
     def entries(self, role: Role, part: Part, shortest_side: int = 1) -> list[Entry]:
-        """List the photographs of a part, in the order in which `read` gives them.
+        """Lists the photographs of a part, in the order in which `read` gives them.
 
         Args:
             role: `generator` (also for the GAN) or `discriminator`.
@@ -95,11 +95,11 @@ class Photographs:
         return [entry for entry in entries if self._is_wanted(entry, shortest_side)]
 
     def count(self, role: Role, part: Part) -> int:
-        """Count the photographs of a part; arguments as in `entries`."""
+        """Counts the photographs of a part; arguments as in `entries`."""
         return len(self.entries(role, part))
 
     def read(self, role: Role, part: Part, shortest_side: int = 1) -> tf.data.Dataset:
-        """Read the photographs of a part in a fixed order, each once, still encoded.
+        """Reads the photographs of a part in a fixed order, each once, still encoded.
 
         Args:
             role: `generator` (also for the GAN) or `discriminator`.
@@ -120,7 +120,7 @@ class Photographs:
         )
 
     def decoded(self, role: Role, part: Part) -> Iterator[tuple[str, np.ndarray]]:
-        """Iterate over whole photographs, for evaluation.
+        """Iterates over whole photographs, for evaluation.
 
         Args:
             role: `generator` (also for the GAN) or `discriminator`.
@@ -137,7 +137,7 @@ class Photographs:
 
 
 def open_photographs(config: DataConfig) -> Photographs:
-    """Open photographs by name, and graphics where there are to be any, preparing them first where they are not.
+    """Opens photographs by name, and graphics where there are to be any, preparing them first where they are not.
 
     Args:
         config: Says which photographs (`data`) and `graphics`, where they are kept prepared (`data_dir`) and which are
@@ -154,7 +154,7 @@ def open_photographs(config: DataConfig) -> Photographs:
 
 
 def decode(image: tf.Tensor | bytes) -> tf.Tensor:
-    """Decode an encoded photograph as `Photographs.read` gives it.
+    """Decodes an encoded photograph as `Photographs.read` gives it.
 
     Args:
         image: Bytes of a PNG file, `string []`.
@@ -208,7 +208,7 @@ def _split(name: str, inventory: Mapping[str, tuple[Entry, ...]], excluded: froz
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepare a data set unless that was done before.
+    """Prepares a data set unless that was done before.
 
     TFDS writes into a temporary folder and renames it at the end, so a killed preparation leaves nothing that
     a later run could take for a prepared data set.
@@ -244,7 +244,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
-    """Read examples in the order of their indices, every feature still encoded: `string []`."""
+    """Reads examples in the order of their indices, every feature still encoded: `string []`."""
     return builder.as_dataset(
         split=split,
         decoders={feature: tfds.decode.SkipDecoding() for feature in builder.info.features},
@@ -254,7 +254,7 @@ def _read_encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Data
 
 
 def _take_inventory(builder: tfds.core.DatasetBuilder, feature: str) -> Mapping[str, tuple[Entry, ...]]:
-    """List what was prepared; decodes every photograph once, then keeps the list beside the data set."""
+    """Lists what was prepared: decodes every photograph once, then keeps the list beside the data set."""
     file = Path(builder.data_dir) / "inventory.json"
     with contextlib.suppress(FileNotFoundError, PermissionError):
         lists = json.loads(file.read_text(encoding="utf-8"))
@@ -273,12 +273,13 @@ def _list_split(builder: tfds.core.DatasetBuilder, feature: str, split: str) -> 
     for index, example in enumerate(_read_encoded(builder, split).as_numpy_iterator()):
         photo = decode(example[feature]).numpy()
         name = example["name"].decode() if "name" in example else f"{split}_{index:04d}"
-        entries.append(Entry(name, *photo.shape[:2], hash_pixels(photo)))
+        height, width, _ = photo.shape
+        entries.append(Entry(name, height, width, hash_pixels(photo)))
     return tuple(entries)
 
 
 def _hash_folder(folder: Path) -> frozenset[str]:
-    """Hash the pictures of a folder; broken ones are passed over with a line of log."""
+    """Hashes the pictures of a folder; broken ones are passed over with a line of log."""
     hashes = set()
     for file in find_photographs(folder):
         try:

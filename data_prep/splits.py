@@ -1,4 +1,4 @@
-"""Which photographs train, validate and test, for the generator (and the GAN) and for the discriminator.
+"""The photographs to train, validate and test with, for the generator (and the GAN) and for the discriminator.
 
 A part is written in the slicing notation of TensorFlow Datasets (`train[700:800]`), by absolute indices, so
 that it never depends on rounding. The three parts of a role never share a photograph, and neither does a
@@ -45,7 +45,7 @@ Splits = Mapping[Role, Mapping[Part, Span]]
 
 
 def split_div2k() -> Splits:
-    """Split DIV2K's 900 photographs: 700 / 100 / 100 for the generator, 300 / 50 / 50 for the discriminator.
+    """Splits DIV2K's 900 photographs: 700 / 100 / 100 for the generator, 300 / 50 / 50 for the discriminator.
 
     DIV2K (Agustsson and Timofte, CVPR workshops 2017) is published as 800 `train` and 100 `validation`
     photographs; the published validation photographs are our test part, so that no reported figure comes from
@@ -66,7 +66,7 @@ def split_div2k() -> Splits:
 
 
 def split_as_prepared(counts: Mapping[str, int]) -> Splits:
-    """Take the parts as the data set was prepared, the same for both roles.
+    """Takes the parts as the data set was prepared, the same for both roles.
 
     Args:
         counts: Number of photographs in each of the splits `train`, `validation` and `test`.
@@ -76,7 +76,7 @@ def split_as_prepared(counts: Mapping[str, int]) -> Splits:
 
 
 def split_folder(indices: Sequence[int]) -> Splits:
-    """Split the photographs of a folder 7 : 1 : 1, and 3 : 0.5 : 0.5 of the same nine for the discriminator.
+    """Splits the photographs of a folder 7 : 1 : 1, and 3 : 0.5 : 0.5 of the same nine for the discriminator.
 
     These are DIV2K's proportions. Every part holds at least one photograph; what does not divide goes to
     training.

@@ -22,6 +22,7 @@ from artifact_remover.saved_model import export_discriminator, export_generator
 from artifact_remover.training import gan
 from artifact_remover.training.run import Run
 from data_prep.sources import open_photographs
+from tests import tiny_models
 
 # No perceptual term, or a test's outcome would depend on whether VGG19 can be downloaded.
 TINY = """
@@ -40,11 +41,9 @@ STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
 @pytest.fixture(scope="session")
 def saved_models(tmp_path_factory):
     """The models of `tf_serving/models.config`, tiny ones, which no test changes."""
-    from tests.test_restoration import TINY, make_generator
-
     folder = tmp_path_factory.mktemp("saved_models")
     for seed, model in enumerate(("pretrain_generator", "gan")):
-        export_generator(make_generator(seed), TINY, folder / model / "1", {})
+        export_generator(tiny_models.make_generator(seed), tiny_models.TINY, folder / model / "1", {})
     config = DiscriminatorConfig(features=4)
     export_discriminator(build_discriminator(config), config, folder / "pretrain_discriminator" / "1", {})
     return folder

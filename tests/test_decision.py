@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import restore, tf_serving_client
@@ -13,8 +12,8 @@ from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.tf_serving_client import RemoteRestorer
-from tests.test_restoration import to_jpeg
-from tests.test_serve import serving
+from tests.sample_pictures import to_jpeg, to_png
+from tests.web_server import serving
 
 PHOTO = skimage_data.astronaut()[:96, :100]
 FINE, POOR = to_jpeg(PHOTO, 97), to_jpeg(PHOTO, 10)
@@ -25,12 +24,6 @@ def brighter(pictures):
 
 
 RESTORER = Restorer(brighter, 16)
-
-
-def to_png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def restore_bytes(content, format, **options):

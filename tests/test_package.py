@@ -1,6 +1,7 @@
 import ast
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ TESTED_IN = {
     "data_prep.sources": "test_datasets",
     "data_prep.quiet": "test_data_prep_cli",
 }
+# First words of clauses, where a docstring begins with a verb in the third person or a noun.
+CLAUSES = {"As", "How", "If", "Of", "What", "When", "Where", "Whether", "Which", "Why"}
+IMPERATIVES = """
+    Apply Ask Build Change Check Choose Code Compress Compute Convert Count Create Cut Decide Decode Describe Draw
+    Encode Find Gather Get Give Hash Iterate Limit List Load Make Measure Name Open Pick Prepare Print Read Refuse
+    Repeat Restore Return Run Save Scale See Set Show Split Take Tell Train Turn Use Write Yield
+""".split()  # noqa: SIM905
 
 
 def public_definitions(tree):
@@ -44,17 +52,42 @@ def public_definitions(tree):
                 yield from ((f"{node.name}.{name}", method) for name, method in public_definitions(node))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_public_names_have_docstrings(module):
-    tree = ast.parse(MODULES[module].read_text())
-    assert ast.get_docstring(tree), module
-    assert [name for name, node in public_definitions(tree) if not ast.get_docstring(node)] == []
+def test_public_names_have_docstrings():
+    trees = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+    bare = [module for module, tree in trees.items() if not ast.get_docstring(tree)]
+    bare += [
+        f"{module}.{name}"
+        for module, tree in trees.items()
+        for name, node in public_definitions(tree)
+        if not ast.get_docstring(node)
+    ]
+    assert bare == []
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if "__init__" not in name and "datasets" not in name])
-def test_module_has_a_test_file(module):
-    file = TESTED_IN.get(module, f"test_{module.rpartition('.')[2]}")
-    assert (Path(__file__).parent / f"{file}.py").exists()
+def docstrings(path):
+    """Yields every docstring of a module with its line, those below variables too, and whether it is a function's."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    of_functions = {id(node.body[0]) for node in functions}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield f"{path}:{node.lineno}", node.value.value, id(node) in of_functions
+
+
+def test_docstrings_begin_with_a_verb_in_the_third_person_or_a_noun():
+    offenders = []
+    for path in MODULES.values():
+        for place, text, of_function in docstrings(path):
+            first = re.match(r"\W*(\w*)", text)[1]
+            if first in CLAUSES or (of_function and first in IMPERATIVES):
+                offenders.append(f"{place}: {text.splitlines()[0]}")
+    assert offenders == []
+
+
+def test_modules_have_a_test_file():
+    modules = [name for name in MODULES if "__init__" not in name and "datasets" not in name]
+    files = {module: f"{TESTED_IN.get(module, 'test_' + module.rpartition('.')[2])}.py" for module in modules}
+    assert {module: file for module, file in files.items() if not (Path(__file__).parent / file).exists()} == {}
 
 
 @pytest.mark.parametrize("module", COMMANDS)

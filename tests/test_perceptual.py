@@ -11,7 +11,7 @@ from artifact_remover.judging.perceptual_distances import load_lpips_vgg16
 from artifact_remover.training.perceptual import cut_alike, load_perceptual_loss
 from artifact_remover.training.vgg import PretrainedFeaturesUnavailable
 from data_prep.errors import InputError
-from tests.test_perceptual_distances import pictures
+from tests.sample_pictures import make_pairs
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"
 LPIPS, VGG19 = WEIGHTS / "lpips_vgg16_float16.npz", WEIGHTS / "vgg19_conv1_1_to_conv3_4.npz"
@@ -54,7 +54,7 @@ def test_a_patch_that_is_no_larger_is_taken_whole(side):
 @needs_weights
 def test_the_lpips_loss_is_the_mean_of_the_distance_that_judges():
     loss, judge = load("lpips"), load_lpips_vgg16(LPIPS)
-    np.testing.assert_allclose(loss.distance(*pictures()), np.mean(judge(*pictures())), rtol=1e-6)
+    np.testing.assert_allclose(loss.distance(*make_pairs()), np.mean(judge(*make_pairs())), rtol=1e-6)
     assert loss.description == {"network": "lpips v0.1, vgg16", "source": str(LPIPS)}
 
 
@@ -62,7 +62,7 @@ def test_the_lpips_loss_is_the_mean_of_the_distance_that_judges():
 @pytest.mark.parametrize("features", ["vgg19", "lpips"])
 def test_a_step_down_the_gradient_comes_closer_and_equal_pictures_cost_nothing(features):
     distance = load(features).distance
-    clean, restored = (each[:, :32, :32] for each in pictures())
+    clean, restored = (each[:, :32, :32] for each in make_pairs())
     with tf.GradientTape() as tape:
         tape.watch(restored)
         before = distance(clean, restored)
@@ -75,7 +75,7 @@ def test_a_step_down_the_gradient_comes_closer_and_equal_pictures_cost_nothing(f
 @needs_weights
 def test_half_precision_is_near_and_black_patches_have_a_finite_gradient():
     distance = load("lpips", "mixed_bfloat16").distance
-    np.testing.assert_allclose(distance(*pictures()), load("lpips").distance(*pictures()), rtol=0.02)
+    np.testing.assert_allclose(distance(*make_pairs()), load("lpips").distance(*make_pairs()), rtol=0.02)
     black = tf.zeros([1, 32, 32, 3])
     with tf.GradientTape() as tape:
         tape.watch(black)
@@ -87,7 +87,7 @@ def test_half_precision_is_near_and_black_patches_have_a_finite_gradient():
 def test_the_loss_runs_in_a_graph_of_unknown_size():
     distance = load("lpips").distance
     graph = tf.function(distance, input_signature=2 * [tf.TensorSpec([None, None, None, 3])])
-    np.testing.assert_allclose(graph(*pictures()), distance(*pictures()), rtol=1e-4)
+    np.testing.assert_allclose(graph(*make_pairs()), distance(*make_pairs()), rtol=1e-4)
 
 
 def test_lpips_without_weights_says_how_to_get_them(monkeypatch, tmp_path):

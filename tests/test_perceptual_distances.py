@@ -16,6 +16,7 @@ from scipy.ndimage import correlate
 from artifact_remover.judging import perceptual_distances
 from artifact_remover.judging.perceptual_distances import find_distances, find_lpips_vgg16, load_lpips_vgg16
 from data_prep.errors import InputError
+from tests.sample_pictures import make_pairs
 
 GENUINE = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"
 LIVE1 = GENUINE.parent / "test" / "live1"
@@ -35,17 +36,6 @@ VGG16 = {
     for block, channels in enumerate(BLOCKS, start=1)
     for number in range(1, len(channels))
 }
-
-
-def pictures():
-    """Two pairs, fixed and made of what JPEG does: block means against stripes, and a lighter picture."""
-    y, x = np.mgrid[:64, :80].astype(np.float32)
-    stripes = np.stack([(np.sin(x / 5) + 1) / 2, (np.sin((x + y) / 7) + 1) / 2, (x * y) % 64 / 63], axis=-1)
-    means = stripes.reshape(8, 8, 10, 8, 3).mean(axis=(1, 3), keepdims=True)
-    blocks = np.broadcast_to(means, (8, 8, 10, 8, 3)).reshape(64, 80, 3)
-    turned = stripes[::-1, ::-1]
-    clean, restored = [stripes, turned], [blocks, (turned + 0.1).clip(0, 1)]
-    return tf.constant(np.stack(clean), tf.float32), tf.constant(np.stack(restored), tf.float32)
 
 
 def random_network(layers, seed):
@@ -219,7 +209,7 @@ def dists_in_numpy(clean, restored, arrays, alpha, beta):
 
 @pytest.mark.parametrize("crop", [(slice(0, 31), slice(3, 41)), (slice(2, 50), slice(0, 33))])
 def test_lpips_is_that_of_its_paper(distances, alexnet, crop):
-    clean, restored = (each.numpy()[:, *crop] for each in pictures())
+    clean, restored = (each.numpy()[:, *crop] for each in make_pairs())
     expected = lpips_in_numpy(clean, restored, alexnet)
     np.testing.assert_allclose(distances["LPIPS"](clean, restored), expected, rtol=1e-4)
 
@@ -228,7 +218,7 @@ def test_lpips_is_that_of_its_paper(distances, alexnet, crop):
 def test_lpips_with_vgg16_is_that_of_its_paper(vgg16, crop, tmp_path):
     heads = {f"lpips_lin{index}": np.linspace(0, 1, channels[-1]) for index, channels in enumerate(BLOCKS)}
     np.savez(tmp_path / "lpips_vgg16_float16.npz", **vgg16, **heads)
-    clean, restored = (each.numpy()[:, *crop] for each in pictures())
+    clean, restored = (each.numpy()[:, *crop] for each in make_pairs())
     expected = lpips_of_vgg16_in_numpy(clean, restored, vgg16 | heads)
     lpips = load_lpips_vgg16(find_lpips_vgg16(tmp_path))
     np.testing.assert_allclose(lpips(clean, restored), expected, rtol=1e-4)
@@ -238,14 +228,14 @@ def test_lpips_with_vgg16_is_that_of_its_paper(vgg16, crop, tmp_path):
 
 @pytest.mark.parametrize("crop", [(slice(0, 17), slice(3, 24)), (slice(2, 20), slice(0, 16))])
 def test_dists_is_that_of_its_paper(distances, vgg16, alpha_beta, crop):
-    clean, restored = (each.numpy()[:, *crop] for each in pictures())
+    clean, restored = (each.numpy()[:, *crop] for each in make_pairs())
     expected = dists_in_numpy(clean, restored, vgg16, **alpha_beta)
     np.testing.assert_allclose(distances["DISTS"](clean, restored), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["LPIPS", "DISTS"])
 def test_equal_pictures_are_nothing_apart_and_each_picture_is_judged_alone(distances, name):
-    clean, restored = pictures()
+    clean, restored = make_pairs()
     both = distances[name](clean, restored)
     assert both.dtype == tf.float32 and both.shape == [2] and min(both) > 0
     np.testing.assert_allclose(distances[name](clean[1:], restored[1:]), both[1:], rtol=1e-5)
@@ -270,7 +260,7 @@ def test_other_shapes_are_refused(distances, first, second, reason):
 @needs_genuine_weights
 def test_lpips_is_the_reference_implementation_s():
     distances, _ = find_distances(GENUINE)
-    np.testing.assert_allclose(distances["LPIPS"](*pictures()), [0.31021517, 0.00420471], atol=1e-6)
+    np.testing.assert_allclose(distances["LPIPS"](*make_pairs()), [0.31021517, 0.00420471], atol=1e-6)
 
 
 @needs_genuine_weights
@@ -278,15 +268,15 @@ def test_dists_is_the_reference_implementation_s(alpha_beta, tmp_path):
     (tmp_path / "lpips_vgg16_float16.npz").symlink_to(GENUINE / "lpips_vgg16_float16.npz")
     np.savez(tmp_path / "dists_alpha_beta.npz", **alpha_beta)
     distances, _ = find_distances(tmp_path)
-    np.testing.assert_allclose(distances["DISTS"](*pictures()), [0.60897028, 0.06041130], atol=1e-6)
+    np.testing.assert_allclose(distances["DISTS"](*make_pairs()), [0.60897028, 0.06041130], atol=1e-6)
 
 
 def test_the_packages_weights_give_the_reference_implementation_s_distances():
     distances, missing = find_distances(None)
     if missing:
         pytest.skip(missing[-1])
-    np.testing.assert_allclose(distances["LPIPS"](*pictures()), [0.31021517, 0.00420471], atol=1e-6)
-    np.testing.assert_allclose(distances["DISTS"](*pictures()), [0.43434332, 0.04358319], atol=1e-6)
+    np.testing.assert_allclose(distances["LPIPS"](*make_pairs()), [0.31021517, 0.00420471], atol=1e-6)
+    np.testing.assert_allclose(distances["DISTS"](*make_pairs()), [0.43434332, 0.04358319], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -326,16 +316,16 @@ def test_installed_packages_are_read_but_not_imported(packages, distances, alexn
     install(packages, "DISTS_pytorch/weights.pt", dists_file(alpha_beta))
     installed, missing = find_distances(None)
     assert not missing
-    pair = [each[:, :32, :32] for each in pictures()]
+    pair = [each[:, :32, :32] for each in make_pairs()]
     for name in ("LPIPS", "DISTS"):
         np.testing.assert_array_equal(installed[name](*pair), distances[name](*pair))
 
 
 def test_float16_kernels_are_computed_with_in_float32(distances, alexnet, tmp_path):
     np.savez(tmp_path / "lpips_alexnet.npz", **{name: np.float16(array) for name, array in alexnet.items()})
-    halved = find_distances(tmp_path)[0]["LPIPS"](*pictures())
+    halved = find_distances(tmp_path)[0]["LPIPS"](*make_pairs())
     assert halved.dtype == tf.float32
-    np.testing.assert_allclose(halved, distances["LPIPS"](*pictures()), rtol=1e-2)
+    np.testing.assert_allclose(halved, distances["LPIPS"](*make_pairs()), rtol=1e-2)
 
 
 class Trap:

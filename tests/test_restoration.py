@@ -3,7 +3,6 @@ import subprocess
 import sys
 import threading
 
-import keras
 import numpy as np
 import psutil
 import pytest
@@ -12,26 +11,18 @@ from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import model_folder, restoration
-from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
+from artifact_remover.config import DiscriminatorConfig
 from artifact_remover.discriminator import build_discriminator
-from artifact_remover.generator import build_generator, receptive_field
+from artifact_remover.generator import receptive_field
 from artifact_remover.model_folder import name_export, read_manifest
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.saved_model import export_discriminator, export_generator
 from data_prep.errors import InputError
+from tests.sample_pictures import levels, to_jpeg, to_png
+from tests.tiny_models import TINY, make_generator
 
-TINY = GeneratorConfig(features=8, growth=4, blocks=1)
 LEVEL = 1 / 255
-
-
-def make_generator(seed):
-    """A generator that changes pixels by some levels, as far as it can see."""
-    keras.utils.set_random_seed(seed)
-    generator = build_generator(TINY)
-    [kernel] = generator.get_layer("correction").weights
-    kernel.assign(0.01 * np.random.default_rng(seed).standard_normal(kernel.shape))
-    return generator
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +48,6 @@ def restorer(run_folder):
 def photo():
     """A photograph with the artifacts of JPEG, of odd size."""
     return np.asarray(Image.open(io.BytesIO(to_jpeg(skimage_data.coffee()[:201, :299]))))
-
-
-def to_jpeg(pixels, quality=10, **options):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, **options)
-    return file.getvalue()
-
-
-def levels(one, other):
-    """The largest difference."""
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 def identity(pictures):
@@ -408,12 +388,6 @@ def test_what_is_left_alone_is_not_warned_of():
     restorer = Restorer(identity, 16, trained_quality=(10, 10))
     [note], [forced] = (restorer.restore_picture(picture, force=force).notes for force in (False, True))
     assert note.startswith("left alone") and forced.startswith("quality 98")
-
-
-def to_png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def test_hard_transparency_is_kept_bit_for_bit(restorer, photo):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from skimage import data as skimage_data
 
 from artifact_remover import restore
 from artifact_remover.__main__ import COMMANDS
+from artifact_remover.options import Format
+from artifact_remover.pictures.picture import FORMATS
 from tests.conftest import describe
 
 PHOTO = skimage_data.astronaut()
@@ -64,6 +67,10 @@ def test_a_picture_is_restored_beside_itself(folder, run):
     assert before.shape == after.shape and 0 < np.abs(before.astype(int) - after).mean() < 20
     assert "a.jpg -> a_restored.png\n" in printed
     assert re.fullmatch(r"restored 1 \(0\.0 MP, \d+\.\d\d MP/s\)", printed.splitlines()[-1])
+
+
+def test_the_options_name_every_format():
+    assert get_args(Format) == tuple(FORMATS)
 
 
 def test_it_is_a_subcommand():
@@ -422,6 +429,7 @@ def test_a_picture_that_cannot_be_written_whole_is_one_line(folder, run):
 MEASURED = """
 import re, sys
 from pathlib import Path
+from typing import get_args
 from artifact_remover import restore
 code = restore.main(sys.argv[1:])
 print(re.search("VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

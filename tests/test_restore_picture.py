@@ -5,7 +5,7 @@ import pytest
 
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import restore_parts
-from tests.test_restoration import to_jpeg
+from tests.sample_pictures import to_jpeg
 
 PICTURE = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8)))
 

@@ -11,7 +11,8 @@ from artifact_remover import saved_model_jpeg_graph
 from artifact_remover.model_folder import read_manifest, read_overlap
 from artifact_remover.restoration import Restorer
 from artifact_remover.tiling import plan_tiles
-from tests.test_restoration import levels, make_generator, to_jpeg
+from tests.sample_pictures import levels, to_cmyk_jpeg, to_jpeg, to_png
+from tests.tiny_models import make_generator
 
 PHOTO = skimage_data.coffee()[:201, :299]
 PICTURES = Path(__file__).parent / "pictures"
@@ -54,12 +55,6 @@ def decode(content):
     with Image.open(io.BytesIO(content)) as image:
         assert image.format == "PNG"
         return image.mode, np.asarray(image.convert("RGB"))
-
-
-def to_png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", JPEGS)
@@ -123,12 +118,6 @@ def test_png_of_eight_bits_is_restored(restorer, restore_jpeg):
     assert mode == "L"
 
 
-def cmyk():
-    file = io.BytesIO()
-    Image.fromarray(PHOTO[:16, :16]).convert("CMYK").save(file, "JPEG")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -138,7 +127,7 @@ def cmyk():
         (b"\xff\xd8" + bytes(60), "JPEG"),
         (JPEGS["odd"][:100], "JPEG"),
         (JPEGS["odd"][:2000], "Invalid JPEG data"),
-        (cmyk(), "CMYK JPEG"),
+        (to_cmyk_jpeg(PHOTO[:16, :16]), "CMYK JPEG"),
         (to_png(PHOTO[:9, :9, 0].astype(np.uint16) * 257), "PNG of more than 8 bits"),
         (to_png(PHOTO)[:20], "PNG without a header"),
         (to_png(PHOTO)[:2000], "PNG"),

@@ -29,7 +29,7 @@ from artifact_remover.restoration import Restorer
 from artifact_remover.saved_model_warm_up import WARM_UP_FILE
 from artifact_remover.tf_serving_client import RemoteRestorer
 from tests.model_server import ServedModel, serve_rest
-from tests.test_restoration import levels, to_jpeg
+from tests.sample_pictures import levels, to_jpeg
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = Path(tf.sysconfig.get_lib()) / "libtensorflow_cc.so.2"

@@ -1,5 +1,4 @@
 import http.server
-import io
 import subprocess
 import sys
 import threading
@@ -17,8 +16,7 @@ from artifact_remover.saved_model import export_discriminator
 from artifact_remover.tf_serving_client import RemoteRestorer
 from data_prep.errors import InputError
 from tests.model_server import ServedModel, serve_grpc, serve_rest
-from tests.test_restoration import levels, to_jpeg
-from tests.test_saved_model_jpeg_graph import cmyk
+from tests.sample_pictures import levels, to_cmyk_jpeg, to_file, to_jpeg
 
 grpc = pytest.importorskip("grpc")
 PHOTO = skimage_data.coffee()[:75, :97]
@@ -64,12 +62,6 @@ def hasty(monkeypatch):
     monkeypatch.setattr(tf_serving_client, "_BACKOFF_SECONDS", 0.01)
 
 
-def to_bytes(pixels, format, **options):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format, **options)
-    return file.getvalue()
-
-
 def with_exif():
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
@@ -81,10 +73,10 @@ PICTURES = {
     "turned.jpg": with_exif(),
     "gray.jpg": to_jpeg(PHOTO[:, :, 0]),
     "neutral.jpg": to_jpeg(np.repeat(PHOTO[:, :, :1], 3, axis=2)),
-    "cmyk.jpg": cmyk(),
-    "photo.png": to_bytes(PHOTO, "PNG"),
-    "photo.webp": to_bytes(PHOTO, "WEBP", quality=20),
-    "transparent.png": to_bytes(np.dstack([PHOTO, PHOTO[:, :, 0]]), "PNG"),
+    "cmyk.jpg": to_cmyk_jpeg(PHOTO[:16, :16]),
+    "photo.png": to_file(PHOTO, "PNG"),
+    "photo.webp": to_file(PHOTO, "WEBP", quality=20),
+    "transparent.png": to_file(np.dstack([PHOTO, PHOTO[:, :, 0]]), "PNG"),
 }
 
 
@@ -113,7 +105,7 @@ def test_jpegs_are_sent_as_they_are(monkeypatch):
 
     def send(content):
         sent.append(content)
-        return to_bytes(PHOTO, "PNG")
+        return to_file(PHOTO, "PNG")
 
     remote = RemoteRestorer(send, "a server")
     for name in ("photo.jpg", "photo.png", "turned.jpg"):
@@ -123,14 +115,14 @@ def test_jpegs_are_sent_as_they_are(monkeypatch):
 
 
 def test_sixteen_bits_are_refused_rather_than_lost(url):
-    picture = decode_picture(to_bytes(PHOTO[:, :, 0].astype(np.uint16) * 257, "PNG"))
+    picture = decode_picture(to_file(PHOTO[:, :, 0].astype(np.uint16) * 257, "PNG"))
     with pytest.raises(InputError, match="16 bits per channel, of which a server would keep 8: leave server out"):
         RemoteRestorer.connect(url).restore_picture(picture)
 
 
 def test_a_large_request_is_sent_and_answered(url, restorer):
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)  # gRPC's own limit is 4 MiB
-    picture = decode_picture(to_bytes(noise, "PNG", compress_level=0))
+    picture = decode_picture(to_file(noise, "PNG", compress_level=0))
     restored = RemoteRestorer.connect(url).restore_picture(picture)
     assert levels(restored.pixels[:64, :64], restorer.restore(noise[:128, :128])[:64, :64]) <= 1
 
@@ -139,7 +131,7 @@ def test_a_large_request_is_sent_and_answered(url, restorer):
 def test_a_busy_server_is_asked_again(url, model):
     remote = RemoteRestorer.connect(url)
     model.failures[:] = [grpc.StatusCode.UNAVAILABLE if url.startswith("grpc") else 503] * 3
-    picture = decode_picture(to_bytes(np.tile(PHOTO, (8, 8, 1)), "PNG"))  # more than gRPC keeps unasked
+    picture = decode_picture(to_file(np.tile(PHOTO, (8, 8, 1)), "PNG"))  # more than gRPC keeps unasked
     before = model.requests
     restored = remote.restore_picture(picture)
     assert levels(restored.pixels, picture.pixels) > 2 and model.requests - before == 4

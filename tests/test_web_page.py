@@ -11,7 +11,8 @@ from skimage import data as skimage_data
 
 from artifact_remover import restore
 from artifact_remover.restoration import Restorer
-from tests.test_serve import Gate, serving, to_file
+from tests.sample_pictures import to_file
+from tests.web_server import Gate, serving
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the browser: apt-get install chromium")

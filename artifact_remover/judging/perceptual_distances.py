@@ -99,13 +99,14 @@ def find_distances(weights: Path | None) -> tuple[dict[str, Distance], list[str]
         InputError: If there is no such folder, or a file is damaged or not what it should be.
     """
     _require_folder(weights)
-    distances, missing = {}, []
+    distances: dict[str, Distance] = {}
+    missing: list[str] = []
     for name, make, sources in (
         ("LPIPS", _lpips_alexnet, [_ALEXNET_SOURCE]),
         ("DISTS", _dists, [_VGG16_SOURCE, _DISTS_SOURCE]),
     ):
-        paths = {source: source.find(weights) for source in sources}
-        absent = [source for source, path in paths.items() if path is None]
+        paths = {source: path for source in sources if (path := source.find(weights))}
+        absent = [source for source in sources if source not in paths]
         if not absent:
             distances[name] = make(*(source.load(path) for source, path in paths.items()))
             continue

@@ -68,7 +68,7 @@ def say(line: str, console: Console) -> None:
     console.print(to_one_line(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def print_all(described: dict, rows: dict[int, list[dict]], console: Console) -> None:
+def print_all(described: dict, rows: dict[int | str, list[dict]], console: Console) -> None:
     """Prints the means, a section for each quality, and where the JPEG is not beaten.
 
     Args:
@@ -92,7 +92,7 @@ def print_all(described: dict, rows: dict[int, list[dict]], console: Console) ->
         say(line, console)
 
 
-def write_all(described: dict, rows: dict[int, list[dict]], folder: Path) -> list[Path]:
+def write_all(described: dict, rows: dict[int | str, list[dict]], folder: Path) -> list[Path]:
     """Writes `evaluation.json`, `.csv` and `.html`, each whole or not at all.
 
     Args:

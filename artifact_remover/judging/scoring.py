@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -95,7 +96,7 @@ def judge(
             raise InputError(f"{who} made {made} of {name}, which is {given}: only what keeps the size can be judged")
     pictures = restored if quality is None else {JPEG: untouched.pixels, **restored}
     crop = find_worst_crop(clean, next(iter(pictures.values())))
-    corner = tuple(-start % _BLOCK for start in offset)
+    corner = (-offset[0] % _BLOCK, -offset[1] % _BLOCK)
     return {
         "name": name,
         "pixels": clean.shape[0] * clean.shape[1],
@@ -265,7 +266,7 @@ def summarize(rows: list[dict]) -> dict:
           gain is `EQUAL` or less, the least gain first; without a JPEG the pictures `changed`, the least PSNR first;
         * of restorers that were timed `seconds_per_megapixel`, and how many pictures are `unchanged_on`.
     """
-    summary = {}
+    summary: dict[str, dict[str, Any]] = {}
     for who in rows[0]["scores"]:
         scores = [row["scores"][who] for row in rows]
         # By channel where a measure is a list of them.
@@ -330,7 +331,7 @@ def group_by_kind(rows: list[dict]) -> dict[str, list[dict]]:
     Returns:
         The rows of each folder by its name; nothing where all lie in one.
     """
-    kinds = {}
+    kinds: dict[str, list[dict]] = {}
     for row in rows:
         folder, slash, _ = row["name"].partition("/")
         kinds.setdefault(folder if slash else ".", []).append(row)

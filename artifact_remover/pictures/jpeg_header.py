@@ -1,4 +1,4 @@
-"""How a JPEG was compressed, read from its header without decoding a pixel."""
+"""The compression of a JPEG, read from its header without decoding a pixel."""
 
 import struct
 from collections.abc import Iterator
@@ -21,7 +21,14 @@ _FRAMES = {
 _OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
-_SUBSAMPLINGS = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 2): "4:1:0"}
+_SUBSAMPLINGS: dict[tuple[float, float], str] = {
+    (1, 1): "4:4:4",
+    (2, 1): "4:2:2",
+    (2, 2): "4:2:0",
+    (1, 2): "4:4:0",
+    (4, 1): "4:1:1",
+    (4, 2): "4:1:0",
+}
 
 # Along the diagonals, down and up by turns (ITU-T T.81, figure A.6).
 _ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
@@ -40,7 +47,7 @@ _ANNEX_K = np.array(
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """How a JPEG was compressed (ITU-T T.81).
+    """The compression of a JPEG (ITU-T T.81).
 
     Attributes:
         quality: IJG quality factor, 1..100, whose tables are these or nearest to these.
@@ -71,7 +78,8 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     Raises:
         InputError: If it is no JPEG, is damaged before its first scan, or is lossless or hierarchical.
     """
-    tables, frame, restart_interval = {}, None, 0
+    tables: dict[int, tuple[int, ...]] = {}
+    frame, restart_interval = None, 0
     try:
         for marker, content in _segments(file):
             if marker == 0xDB:
@@ -82,10 +90,12 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
                 raise InputError("a lossless or hierarchical JPEG cannot be read: save it as a common one")
             elif marker in _FRAMES:
                 frame = *_FRAMES[marker], _components(content)
+        if frame is None:
+            raise ValueError("no start of frame")
         process, entropy_coding, components = frame
         used = tuple(dict.fromkeys(tables[identifier] for *_, identifier in components))
         subsampling = _subsampling([(across, down) for across, down, _ in components])
-    except (struct.error, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (struct.error, IndexError, KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError("not a JPEG, or its header is damaged: mend or remove it") from error
     quality, standard_tables = _estimate_quality(used)
     return JpegHeader(quality, standard_tables, used, subsampling, process, entropy_coding, restart_interval)
@@ -149,4 +159,4 @@ def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
             return quality, True
         # Ratios count, not differences: 2 instead of 1 is as far off as 200 instead of 100.
         distances[quality] = np.abs(np.log(np.maximum(found, 1) / baseline)).sum()
-    return min(distances, key=distances.get), False
+    return min(distances, key=distances.__getitem__), False

@@ -136,9 +136,10 @@ def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metada
 
 def orientation_of(metadata: Metadata) -> int:
     """Tells the orientation, 1..8, by EXIF or else by XMP."""
-    for directory, form, position in _orientation_fields(metadata.exif or b""):
+    exif = metadata.exif or b""
+    for directory, form, position in _orientation_fields(exif):
         if directory == 0:
-            [value] = struct.unpack_from(form, metadata.exif, position)
+            [value] = struct.unpack_from(form, exif, position)
             return value if 1 <= value <= 8 else 1
     in_xmp = _ORIENTATION_IN_XMP.search(metadata.xmp or b"")
     return int(in_xmp[2]) if in_xmp else 1
@@ -250,7 +251,8 @@ def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int,
     size = 20 if big else 12
     if number > 4096:
         raise ValueError("more entries than anybody writes")
-    table, entries, total = file.read(number * size), {}, 0
+    entries: dict[int, tuple[int, int, bytes | dict]] = {}
+    table, total = file.read(number * size), 0
     for start in range(0, number * size, size):
         tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), table, start)
         value = table[start + (12 if big else 8) : start + size]

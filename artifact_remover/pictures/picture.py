@@ -24,6 +24,7 @@ from artifact_remover.pictures.readers import (
     breaks_off,
     decode_8_bits,
     decode_16_bits,
+    file_format,
     is_gray,
     open_image,
     stored_size,
@@ -35,9 +36,9 @@ INPUT_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
 )
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tiff", "avif": ".avif"}
-"""What can be written, and the suffix that a file of the format gets."""
+"""The formats for writing, each with its suffix."""
 QUALITY_FORMATS = ("webp", "jpeg", "avif")
-"""Of these, the formats that take a quality; the others are lossless."""
+"""The formats that take a quality; the others are lossless."""
 
 _LONGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65500, "tiff": 2**32 - 1, "avif": 65536}
 
@@ -110,14 +111,14 @@ def inspect_picture(file: Path | BinaryIO) -> Summary:
         InputError: If it cannot be read or is no such picture.
     """
     with open_image(file) as (image, opened):
-        metadata, _ = read_metadata(image.info, image.format, opened)
+        metadata, _ = read_metadata(image.info, file_format(image), opened)
         present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "comment": metadata.comment}
         names = [name for name, content in present.items() if content]
         if metadata.dpi:
             names.append(" x ".join(dict.fromkeys(f"{dpi:.0f}" for dpi in metadata.dpi)) + " dpi")
         color = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
         return Summary(
-            image.format,
+            file_format(image),
             *stored_size(image),
             bit_depth(image, opened),
             color + (" + alpha" if image.has_transparency_data else ""),
@@ -271,7 +272,7 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
             raise TooLargeError(
                 f"{megapixels:.6g} megapixels, more than {limit}: raise it with ", Option("max_megapixels")
             )
-        format, depth, header = image.format, bit_depth(image, file), _header(image, file)
+        format, depth, header = file_format(image), bit_depth(image, file), _header(image, file)
         if header and not allow_truncated and breaks_off(header, file):
             raise OSError("the data end before the last row")
         jpeg = None
@@ -291,8 +292,8 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
     if format == "TIFF":  # Pillow has turned it upright
         pixels, alpha = (_turn_back(each, orientation) for each in (pixels, alpha))
     metadata, profile_notes = with_fitting_profile(metadata, pixels)
-    notes = (*notes, *color_notes, *metadata_notes, *profile_notes)
-    return Picture(pixels, alpha, orientation, metadata, header, format, notes, jpeg)
+    notes += [*color_notes, *metadata_notes, *profile_notes]
+    return Picture(pixels, alpha, orientation, metadata, header, format, tuple(notes), jpeg)
 
 
 def _turn_back(pixels, orientation):

@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from artifact_remover.pictures.jpeg_header import JpegHeader
 from artifact_remover.pictures.writers import BAND
@@ -33,7 +33,7 @@ class DamagedError(InputError):
 @contextmanager
 def open_image(
     source: Path | bytes | BinaryIO, allow_truncated: bool = False
-) -> Iterator[tuple[Image.Image, BinaryIO]]:
+) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
     """Opens an image file with Pillow, and words what goes wrong while it is open.
 
     Args:
@@ -140,7 +140,7 @@ def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, di
     return pixels, alpha, info, notes
 
 
-def decode_16_bits(image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
+def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
     """Decodes a picture of 16 bits per channel.
 
     Args:
@@ -166,16 +166,16 @@ def decode_16_bits(image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, np.n
         passes = [(f"{mode};16B", 8 if big_endian else 0), (f"{mode};16L", 0 if big_endian else 8)]
     else:
         raise InputError("of 16 bits per channel in an unusual arrangement: save it as a PNG")
-    stored = np.zeros((*image.size[::-1], 1 if mode.startswith("I") else len(mode)), np.uint16)
+    stored: np.ndarray = np.zeros((*image.size[::-1], 1 if mode.startswith("I") else len(mode)), np.uint16)
     for rawmode, shift in passes:
         file.seek(0)
-        with Image.open(file, formats=[image.format]) as each:
+        with Image.open(file, formats=[file_format(image)]) as each:
             each.tile = [_with_rawmode(tile, rawmode) for tile in each.tile]
             each.load()
             info = {**image.info, **each.info}
             for rows, band in _bands(each):
                 stored[rows] |= band.astype(np.uint16) << shift
-    if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:
+    if _tiff_tag(image, ExifTags.Base.PhotometricInterpretation) == 0:
         stored = 65535 - stored  # zero is white, which Pillow heeds for 8 bits only
     if passes[0][0] == "RGBA":
         stored = stored[..., ::2] << 8 | stored[..., 1::2]
@@ -189,7 +189,11 @@ def decode_16_bits(image: Image.Image, file: BinaryIO) -> tuple[np.ndarray, np.n
 
 def _is_planar(image) -> bool:
     # Each channel is stored by itself; of these, Pillow keeps the upper byte with either byte order.
-    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.PlanarConfiguration) == 2
+    return _tiff_tag(image, ExifTags.Base.PlanarConfiguration) == 2
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: Any = None) -> Any:
+    return image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
@@ -208,18 +212,24 @@ def _with_rawmode(tile, rawmode):
     return tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:]))
 
 
+def file_format(image: ImageFile.ImageFile) -> str:
+    """Tells Pillow's name of a file's format, such as "JPEG"."""
+    assert image.format  # only pictures that were never a file have none
+    return image.format
+
+
 def is_gray(image: Image.Image) -> bool:
     """Tells whether a picture is gray, with or without transparency."""
     # Pillow opens a PNG of gray and alpha in 16 bits in a mode for colors.
-    in_16_bits = image.format == "PNG" and image.tile and _rawmode(image.tile[0]) == "LA;16B"
+    in_16_bits = isinstance(image, PngImagePlugin.PngImageFile) and image.tile and _rawmode(image.tile[0]) == "LA;16B"
     return bool(in_16_bits) or image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F"))
 
 
-def stored_size(image: Image.Image) -> tuple[int, int]:
+def stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
     """Tells width and height in pixels, as stored."""
     # Pillow gives the size of a TIFF as it is after turning it upright.
-    turned = image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return image.size[::-1] if turned else image.size
+    turned = _tiff_tag(image, ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def breaks_off(header: JpegHeader, file: BinaryIO) -> bool:
@@ -255,10 +265,10 @@ def _keeps_last_row(content, channels, mark) -> bool:
         return bool((np.asarray(image.crop(row)) == mark).all())
 
 
-def bit_depth(image: Image.Image, file: BinaryIO) -> int:
+def bit_depth(image: ImageFile.ImageFile, file: BinaryIO) -> int:
     """Tells how many bits the file stores per channel, from its header where Pillow does not say."""
     if image.format == "TIFF":
-        return max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,)))
+        return max(_tiff_tag(image, ExifTags.Base.BitsPerSample, (1,)))
     if image.format not in ("PNG", "AVIF"):
         return 8
     file.seek(0)

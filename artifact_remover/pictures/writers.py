@@ -5,7 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -67,7 +67,7 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         left = np.pad(rows[:, :-pixel], ((0, 0), (pixel, 0))).astype(np.uint16)
         filtered[:, 1:] = rows - ((left + np.concatenate([above, rows[:-1]])) // 2).astype(np.uint8)
         above = rows[-1:]
-        if compressed := compressor.compress(filtered):
+        if compressed := compressor.compress(filtered.data):
             _write_chunk(file, b"IDAT", compressed)
     _write_chunk(file, b"IDAT", compressor.flush())
     _write_chunk(file, b"IEND", b"")
@@ -91,26 +91,27 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     """
     height, width, channels = pixels.shape
     samples = channels + (alpha is not None)
-    order = ">" if metadata.exif and metadata.exif.startswith(b"MM") else "<"
-    file.write(metadata.exif or b"II*\0" + bytes(4))
+    exif = metadata.exif or b""
+    order = ">" if exif.startswith(b"MM") else "<"
+    file.write(exif or b"II*\0" + bytes(4))
     rows_per_strip = max(1, _STRIP // width)
     offsets, sizes = [], []
     for _, band in _interleaved(pixels, alpha, rows_per_strip):
         differences = np.concatenate([band[:, :1], band[:, 1:] - band[:, :-1]], axis=1)
-        strip = zlib.compress(_as_bytes(differences, order), 1)
+        strip = zlib.compress(_as_bytes(differences, order).data, 1)
         offsets.append(file.tell())
         sizes.append(len(strip))
         file.write(strip)
-    in_exif = list(exif_entries(metadata.exif or b""))
+    in_exif = list(exif_entries(exif))
     entries = {
-        tag: metadata.exif[position : position + 12]
+        tag: exif[position : position + 12]
         for _, directory, tag, _, _, position in in_exif
         if directory == 0 and tag in DESCRIPTIVE_TAGS
     }
     lost = ["comment dropped, a description is there"] if metadata.comment and 270 in entries else []
     thumbnail = ["EXIF thumbnail"] if any(directory == 1 for _, directory, *_ in in_exif) else []
     lost += [f"{name} dropped, tiff cannot hold it" for name in thumbnail + chunks_of_png_only(metadata)]
-    fields = [
+    fields: list[tuple[int, str, list[int] | bytes]] = [
         (256, "I", [width]),
         (257, "I", [height]),
         (258, "H", [8 * pixels.itemsize] * samples),
@@ -184,7 +185,7 @@ def write_with_pillow(
             opacity = band[..., -1:].astype(np.uint16)
             band = ((band[..., :-1] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
         image.paste(Image.fromarray(band[..., 0] if band.shape[2] == 1 else np.ascontiguousarray(band)), (0, top))
-    options = {"icc_profile": metadata.icc_profile, "xmp": metadata.xmp or b""}
+    options: dict[str, Any] = {"icc_profile": metadata.icc_profile, "xmp": metadata.xmp or b""}
     if format == "jpeg":
         options |= {"quality": 95 if quality is None else quality, "subsampling": 0, "comment": metadata.comment}
         options |= {"exif": b"Exif\0\0" + metadata.exif if metadata.exif else b"", "dpi": metadata.dpi or (0, 0)}
@@ -274,4 +275,5 @@ def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list
         too_much["dpi"] = "resolution"
     names = [*too_much.values(), *chunks_of_png_only(metadata)]
     notes = [f"{name} dropped, {format} cannot hold it" for name in names]
-    return replace(metadata, **dict.fromkeys(too_much)), notes
+    dropped: dict[str, Any] = dict.fromkeys(too_much)
+    return replace(metadata, **dropped), notes

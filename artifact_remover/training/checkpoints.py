@@ -25,7 +25,7 @@ class Checkpoints:
     """
 
     def __init__(self, state: dict, folder: Path):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self.folder = folder
         self._step = tf.Variable(0, dtype=tf.int64)
         self._history = tf.Variable("[]", dtype=tf.string)

@@ -39,7 +39,7 @@ class GeneratorPretraining(keras.Model):
     """
 
     def __init__(self, generator: keras.Model, loss: LossConfig, distance: Distance | None):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(name="generator_pretraining")
         self.generator = generator
         self.objective = GeneratorObjective(loss, distance)
@@ -66,7 +66,7 @@ class DiscriminatorPretraining(keras.Model):
     """
 
     def __init__(self, discriminator: keras.Model, generator: keras.Model):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(name="discriminator_pretraining")
         self.discriminator = discriminator
         self.generator = generator
@@ -100,7 +100,7 @@ class ArtifactRemovalGAN(keras.Model):
         loss: GanLossConfig,
         distance: Distance | None,
     ):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         super().__init__(name="artifact_removal_gan")
         self.generator = generator
         self.averaged_generator = averaged_generator
@@ -164,7 +164,7 @@ class GeneratorObjective:
     """
 
     def __init__(self, loss: LossConfig, distance: Distance | None):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self.weights = loss
         self.distance = distance if loss.perceptual else None
         self._measures = self._list_measures()
@@ -172,15 +172,18 @@ class GeneratorObjective:
 
     def _list_measures(self) -> dict[str, Callable[["_Patches"], tf.Tensor]]:
         # A new term is a function, a weight in the config, and a line here.
-        pixel_loss = {
+        pixel_losses: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
             "mse": losses.pixel_loss,
             "l1": losses.l1_loss,
             "log_mse": functools.partial(losses.log_mse_loss, floor=self.weights.floor),
             "rmse": functools.partial(losses.rmse_loss, floor=self.weights.floor),
-        }[self.weights.pixel_loss]
-        measures = {"pixel": lambda each: pixel_loss(each.clean, each.restored)}
+        }
+        pixel_loss = pixel_losses[self.weights.pixel_loss]
+        measures: dict[str, Callable[[_Patches], tf.Tensor]] = {
+            "pixel": lambda each: pixel_loss(each.clean, each.restored)
+        }
         if self.distance:
-            measures["perceptual"] = self._measure_perceptual
+            measures["perceptual"] = functools.partial(self._measure_perceptual, self.distance)
         if isinstance(self.weights, GanLossConfig):
             measures |= {
                 "adversarial": lambda each: losses.adversarial_loss(each.restored_logits),
@@ -211,9 +214,9 @@ class GeneratorObjective:
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return {"loss": loss, **terms}
 
-    def _measure_perceptual(self, patches):
+    def _measure_perceptual(self, distance: Distance, patches: "_Patches") -> tf.Tensor:
         share, side = slice(self.weights.perceptual_patches), self.weights.perceptual_crop
-        return self.distance(*cut_alike(patches.clean[share], patches.restored[share], side, patches.step))
+        return distance(*cut_alike(patches.clean[share], patches.restored[share], side, patches.step))
 
 
 class _Patches(NamedTuple):

@@ -26,7 +26,7 @@ class Monitor:
     """
 
     def __init__(self, stage: str, folder: Path, steps: int, first_step: int, console: Console):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self._stage = stage
         self._writers = {
             name: tf.summary.create_file_writer(str(folder / stage / name)) for name in ("train", "validation", "jpeg")
@@ -69,7 +69,7 @@ class Monitor:
                 for name, value in {**scalars, **speed}.items():
                     if np.isfinite(value):
                         tf.summary.scalar(f"train/{name}", value)
-        loss = scalars.get("loss", scalars.get("discriminator_loss"))
+        loss = scalars.get("loss", scalars.get("discriminator_loss", np.nan))
         if np.isfinite(loss):
             self._loss = f"loss {loss:.5f}"
         self._progress.update(self._task, completed=step, state=f"{self._loss}{self._validated}")

@@ -21,7 +21,7 @@ from artifact_remover.training.perceptual import Distance, PerceptualLoss
 from data_prep.errors import InputError, Option
 from data_prep.files import write_whole
 from data_prep.sources import Photographs
-from data_prep.splits import PARTS
+from data_prep.splits import PARTS, Role
 
 _RETIRED = {
     "perceptual_layer": "block3_conv4",
@@ -128,8 +128,13 @@ def checkpoint_folder(run: Run, stage: str) -> Path:
 
 def find_result(folder: Path, stage: str) -> StageResult | None:
     """Finds a finished stage of a run, `None` where it is not finished."""
+    return read_result(folder, stage) if name_export(folder, stage).is_dir() else None
+
+
+def read_result(folder: Path, stage: str) -> StageResult:
+    """Reads what a finished stage of a run has exported."""
     exported = name_export(folder, stage)
-    return StageResult(stage, exported, read_manifest(exported)) if exported.is_dir() else None
+    return StageResult(stage, exported, read_manifest(exported))
 
 
 def wants_features(settings: dict) -> bool:
@@ -164,7 +169,7 @@ def describe_stage(
         chosen: Which of these the exported model is of.
         jpeg: What the untouched JPEGs score.
     """
-    role = "discriminator" if stage == "pretrain_discriminator" else "generator"
+    role: Role = "discriminator" if stage == "pretrain_discriminator" else "generator"
     return {
         "stage": stage,
         "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},

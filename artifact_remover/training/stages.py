@@ -20,7 +20,7 @@ from artifact_remover.training.checkpoints import Checkpoints
 from artifact_remover.training.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
 from artifact_remover.training.loop import make_optimizer, train
 from artifact_remover.training.monitoring import Monitor
-from artifact_remover.training.run import Run, StageResult, begin_stage, checkpoint_folder, describe_stage, find_result
+from artifact_remover.training.run import Run, StageResult, begin_stage, checkpoint_folder, describe_stage, read_result
 from artifact_remover.training.validation import CHANNELS, Validation
 from data_prep.pipeline import training_batches, validation_batches
 
@@ -61,7 +61,7 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     history = _train(run, stage, "generator", trainer, state, validate)
     manifest = describe_stage(run, stage, parents, history, history[-1], validation.jpeg)
     saved_model.export_generator(generator, run.config.generator, name_export(run.folder, stage), manifest)
-    return find_result(run.folder, stage)
+    return read_result(run.folder, stage)
 
 
 def pretrain_discriminator(run: Run, generator_export: Path) -> StageResult:
@@ -101,7 +101,7 @@ def pretrain_discriminator(run: Run, generator_export: Path) -> StageResult:
     history = _train(run, stage, "discriminator", trainer, state, validate)
     manifest = describe_stage(run, stage, parents, history, history[-1], validation.jpeg)
     saved_model.export_discriminator(discriminator, run.config.discriminator, name_export(run.folder, stage), manifest)
-    return find_result(run.folder, stage)
+    return read_result(run.folder, stage)
 
 
 def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> StageResult:
@@ -163,7 +163,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
     manifest = describe_stage(run, stage, parents, history, picked, validation.jpeg)
     saved_model.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
-    return find_result(run.folder, stage)
+    return read_result(run.folder, stage)
 
 
 def pick_candidate(history: list[dict], max_psnr_loss: float, max_color_shift: float) -> dict:

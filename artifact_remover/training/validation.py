@@ -21,7 +21,7 @@ class Validation:
     """
 
     def __init__(self, batches: tf.data.Dataset, distance: Distance | None = None):
-        """See the class."""
+        """Takes the arguments that the class documents."""
         self._batches = batches
         self._distance = distance
         self._measure = tf.function(self._measure_batch)
@@ -40,7 +40,8 @@ class Validation:
             the smaller the better: the perceptual loss, or without pretrained features the deviation of gradient
             magnitudes (`gmsd`). And pictures uint8 [N, H, 3 W, 3] of before, after and clean side by side.
         """
-        measured, changed, pictures = [], [], []
+        measured, changed = [], []
+        pictures: list[tf.Tensor] = []
         for degraded, clean in self._batches:
             restored = tf.clip_by_value(tf.cast(generator(degraded), tf.float32), 0.0, 1.0)
             measured.append(self._measure(clean, restored))

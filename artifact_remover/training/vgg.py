@@ -173,7 +173,7 @@ def _why_unreachable(url: str) -> str | None:
     Keras's download has no time limit of its own, and neither has the lookup of a host's name, hence the
     thread.
     """
-    answer = queue.SimpleQueue()
+    answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask():
         try:

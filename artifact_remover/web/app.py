@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
@@ -19,8 +19,8 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from artifact_remover import __version__
-from artifact_remover.options import ServeConfig
-from artifact_remover.pictures.picture import FORMATS, check_format
+from artifact_remover.options import Format, ServeConfig
+from artifact_remover.pictures.picture import check_format
 from artifact_remover.restoration import Restorer
 from artifact_remover.web.guard import DOCS, Guard, ReadToEnd
 from artifact_remover.web.queue import HeldPlace, Inspection, RestoreParameters, RestoreQueue, word_for_api
@@ -44,7 +44,9 @@ _ERRORS = {
     504: "The picture was not restored in time.",
 }
 _ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
-_ERROR_RESPONSES = {status: {"description": text, "content": _ERROR} for status, text in _ERRORS.items()}
+_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": _ERROR} for status, text in _ERRORS.items()
+}
 
 
 def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
@@ -90,7 +92,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         place: Place,
         strength: Annotated[float, Query(ge=0, le=1, description="0 is the picture as it is, 1 all.")] = 1.0,
         blend: Annotated[float, Query(ge=0, le=1, description="From the faithful model to the perceptual one.")] = 0.0,
-        format: Annotated[Literal[tuple(FORMATS)], Query(description="What is returned.")] = "png",
+        format: Annotated[Format, Query(description="What is returned.")] = "png",
         quality: Annotated[int | None, Query(ge=1, le=100, description="Of webp, jpeg and avif.")] = None,
         force: Annotated[bool, Query(description="Also what is practically uncompressed.")] = False,
         allow_truncated: Annotated[bool, Query(description="A broken-off picture as far as it goes.")] = False,

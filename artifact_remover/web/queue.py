@@ -37,7 +37,7 @@ _GONE = 499  # nginx's status for a client that left before the answer; nobody r
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a picture says of itself.
+    """The facts about a picture that its file states.
 
     Attributes:
         format: Such as "JPEG" or "PNG".
@@ -172,7 +172,7 @@ class RestoreQueue:
         finally:
             place.stop()
             self.taken -= 1
-            if self._named.get(name) is place:
+            if name and self._named.get(name) is place:
                 del self._named[name]
 
     async def read(self, request: Request, place: HeldPlace) -> bytes:

@@ -30,7 +30,7 @@ class FolderConfig(tfds.core.BuilderConfig):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "FolderConfig":
-        """Name the configuration after the folder's content, so that a changed folder is prepared anew.
+        """Names the configuration after the folder's content, so that a changed folder is prepared anew.
 
         Args:
             folder: A folder of photographs.
@@ -77,7 +77,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(self.builder_config.folder)}
 
     def _generate_examples(self, folder: Path) -> Iterator[tuple[str, dict]]:
-        seen = {}
+        seen: dict[str, Path] = {}
         for file in find_photographs(folder):
             try:
                 photo = read_photograph(file)

@@ -1,0 +1,43 @@
+"""Pictures to test with, as arrays and as files, and how far apart two are."""
+
+import io
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+
+def to_file(pixels, format="JPEG", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+def to_jpeg(pixels, quality=10, **options):
+    return to_file(pixels, quality=quality, **options)
+
+
+def to_png(pixels):
+    return to_file(pixels, "PNG")
+
+
+def to_cmyk_jpeg(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert("CMYK").save(file, "JPEG")
+    return file.getvalue()
+
+
+def levels(one, other):
+    """The largest difference."""
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def make_pairs():
+    """Two pairs, fixed and made of what JPEG does: block means against stripes, and a lighter picture."""
+    y, x = np.mgrid[:64, :80].astype(np.float32)
+    stripes = np.stack([(np.sin(x / 5) + 1) / 2, (np.sin((x + y) / 7) + 1) / 2, (x * y) % 64 / 63], axis=-1)
+    means = stripes.reshape(8, 8, 10, 8, 3).mean(axis=(1, 3), keepdims=True)
+    blocks = np.broadcast_to(means, (8, 8, 10, 8, 3)).reshape(64, 80, 3)
+    turned = stripes[::-1, ::-1]
+    clean, restored = [stripes, turned], [blocks, (turned + 0.1).clip(0, 1)]
+    return tf.constant(np.stack(clean), tf.float32), tf.constant(np.stack(restored), tf.float32)
