@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data_prep.command_line import optional
-from data_prep.config import DataConfig, DegradationConfig
+from data_prep.config import GRID, DataConfig, DegradationConfig
 
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
 
@@ -62,7 +62,7 @@ class GeneratorConfig:
                 f"{' '.join(map(str, self.residual_blocks))}"
             )
         # Tiles start at multiples of 16, and are to be halved as the whole picture is.
-        if self.finer and 16 % self.coarsest_scale:
+        if self.finer and GRID % self.coarsest_scale:
             raise ValueError(
                 f"finer has too many levels, scale times two for each must divide 16: {' '.join(map(str, self.finer))}"
             )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import DegradationConfig
+from data_prep.config import GRID, DegradationConfig
 from data_prep.errors import InputError, Option
 
 MANIFEST = "manifest.json"
@@ -62,8 +62,8 @@ def read_overlap(manifest: dict) -> int:
         InputError: If the manifest says something else than a multiple of 16.
     """
     overlap = manifest.get("overlap", _FALLBACK_OVERLAP)
-    if not isinstance(overlap, int) or overlap <= 0 or overlap % 16:
-        raise InputError(f"the model's {MANIFEST} is damaged, overlap must be a multiple of 16: {overlap}")
+    if not isinstance(overlap, int) or overlap <= 0 or overlap % GRID:
+        raise InputError(f"the model's {MANIFEST} is damaged, overlap must be a multiple of {GRID}: {overlap}")
     return overlap
 
 

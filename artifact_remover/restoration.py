@@ -28,6 +28,7 @@ from artifact_remover.precision import choose_dtype
 from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
 from artifact_remover.saved_model import load_generator
 from artifact_remover.tiling import choose_side, plan_tiles
+from data_prep.config import LUMA
 from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
@@ -35,7 +36,6 @@ _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small
 _MOST_MEMORY = 700_000_000  # bytes for a tile: with larger tiles the overlap takes little less of the work
 _BFLOAT16_MEMORY = 0.6  # of what float32 takes, measured
 _QUALITY_MARGIN = 10
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in JPEG
 
 _rewriting = threading.Lock()
 
@@ -329,7 +329,7 @@ class Restorer:
         gray = pixels.shape[2] == 1
         after = self._run(np.repeat(before, 3, axis=3) if gray else before)
         if gray:
-            after = (after @ _LUMA)[..., np.newaxis]
+            after = (after @ np.array(LUMA, np.float32))[..., np.newaxis]
         if strength < 1:
             after = before + np.float32(strength) * (after - before)
         after = after * white

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from artifact_remover.tiling import GRID
+from data_prep.config import LUMA
 
 MAX_MEGAPIXELS = 64
 """Larger pictures are refused before they are decoded: a few kilobytes may claim any size."""
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_LUMA = [[0.299], [0.587], [0.114]]  # ITU-R BT.601, which JPEG's own gray is
 
 
 def restore_jpegs(
@@ -100,7 +100,9 @@ def _restore_tiles(network, pixels, gray, overlap, side):
         first_row, first_column = tf.maximum(top - overlap, 0), tf.maximum(left - overlap, 0)
         source = pixels[first_row : bottom + overlap, first_column : right + overlap]
         restored = network(tf.cast(source, tf.float32)[tf.newaxis] / 255.0)[0]
-        restored = tf.cond(gray, lambda: tf.repeat(restored @ tf.constant(_LUMA), 3, axis=2), lambda: restored)
+        restored = tf.cond(
+            gray, lambda: tf.repeat(restored @ tf.constant(LUMA)[:, tf.newaxis], 3, axis=2), lambda: restored
+        )
         restored = restored[top - first_row : bottom - first_row, left - first_column : right - first_column]
         return tf.cast(tf.round(restored * 255.0), tf.uint8)
 

@@ -13,6 +13,9 @@ from data_prep.command_line import optional
 GRID = 16
 """Side in pixels of the smallest unit of a 4:2:0 JPEG: 8x8 blocks of chroma cover 16x16 pixels."""
 
+LUMA = (0.299, 0.587, 0.114)
+"""The weights of R, G and B in luma, of ITU-R BT.601, as JPEG's own gray has them (JFIF)."""
+
 _SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
 

@@ -13,10 +13,10 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from data_prep.config import DataConfig
+from data_prep.config import LUMA, DataConfig
 
 # 2 Y - C in each channel C, with JPEG's luma Y (ITU-R BT.601): both chroma components change their sign.
-_COMPLEMENT = 2 * np.array([[0.299, 0.587, 0.114]] * 3) - np.eye(3)
+_COMPLEMENT = 2 * np.array([LUMA] * 3) - np.eye(3)
 
 # tf.data already runs one call per core; OpenCV's own threads would only compete with the training.
 cv2.setNumThreads(0)

@@ -9,20 +9,17 @@ The folder is what `train_with_jax.py --out` wrote: the weights, and `curve.json
 
 import argparse
 import dataclasses
-import datetime
 import json
-import platform
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-import artifact_remover
 from artifact_remover import saved_model
 from artifact_remover.config import PRESETS
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
+from artifact_remover.training.run import describe_making
 
 # What `train_with_jax.py` calls a model, its file and its stage.
 WEIGHTS = {"pretrain_generator": "generator", "pretrain_discriminator": "discriminator", "gan": "gan"}
@@ -63,14 +60,7 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
         **(features if model == "gan" else {}),
         "compute_dtype": run["arguments"]["precision"],
         "curve": curve,
-        "versions": {
-            "python": platform.python_version(),
-            "artifact_remover": artifact_remover.__version__,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **describe_making(),
     }
 
 

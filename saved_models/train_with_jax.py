@@ -39,6 +39,7 @@ from PIL import Image  # noqa: E402
 
 from artifact_remover.config import GeneratorConfig  # noqa: E402
 from artifact_remover.generator import build_generator  # noqa: E402
+from data_prep.config import LUMA  # noqa: E402
 from data_prep.drawing import KINDS, draw_graphic  # noqa: E402
 
 GENERATOR = GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3))
@@ -49,8 +50,8 @@ SAMPLINGS = {
 }
 DRAWN_SAMPLINGS = ("4:2:0", "4:2:0", "4:4:4", "4:2:2")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
-LUMA = np.array([[0.299, 0.587, 0.114]] * 3, np.float32)
-COMPLEMENT = (2 * LUMA - np.eye(3)).astype(np.float32)  # every color's opposite, of the same luma
+GRAY = np.array([LUMA] * 3, np.float32)
+COMPLEMENT = (2 * GRAY - np.eye(3)).astype(np.float32)  # every color's opposite, of the same luma
 DISCRIMINATOR_SHARE = 0.12  # of the minutes with --gan: stage 2, before both networks train
 TERMS = {"pixel": 4.0, "perceptual": 1.0, "adversarial": 0.01, "drift": 1200.0, "grid": 600.0, "blocking": 20.0}
 
@@ -150,7 +151,7 @@ def cut(picture, size, rng, gray_share, on_grid):
         patch = patch[:, ::-1]
     if rng.random() < 0.05:
         patch = patch[..., rng.permutation(3)]
-    matrix = LUMA if rng.random() < gray_share else COMPLEMENT if rng.random() < 0.1 else None
+    matrix = GRAY if rng.random() < gray_share else COMPLEMENT if rng.random() < 0.1 else None
     if matrix is not None:
         mixed = cv2.transform(np.ascontiguousarray(patch).astype(np.float32), matrix)
         low, high = min(0.0, float(mixed.min())), max(255.0, float(mixed.max()))

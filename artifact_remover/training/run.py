@@ -188,6 +188,13 @@ def describe_stage(
         "validation": chosen,
         "validation_of_the_jpeg_itself": jpeg,
         "curve": history,
+        **describe_making(),
+    }
+
+
+def describe_making() -> dict:
+    """Names the versions that make a model, and the present time, as a manifest has them."""
+    return {
         "versions": {
             "python": platform.python_version(),
             "artifact_remover": artifact_remover.__version__,
