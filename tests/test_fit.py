@@ -395,7 +395,7 @@ def test_ctrl_c_outside_of_training_is_one_line(options, monkeypatch, capsys):
 def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options, tmp_path, capsys):
     without_last_stage(finished_run.folder, tmp_path / "run")
     finished = [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]]
-    longer = [*options, "--train-gan.steps", "30", "--train-gan.validate-every", "10"]
+    longer = [*options, "--train-gan.steps", "60", "--train-gan.validate-every", "20"]
     process = start([*longer, "--stage", "train_gan"])
     wait_for_checkpoint(process, tmp_path / "run" / "checkpoints" / "train_gan", 6)
     process.kill()
@@ -405,10 +405,10 @@ def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options,
 
     assert fit.main(longer) == 0
     printed = capsys.readouterr().out
-    assert int(printed.partition("going on from step ")[2].partition(" of 30")[0]) >= 5
+    assert int(printed.partition("going on from step ")[2].partition(" of 60")[0]) >= 5
     curve = find_result(tmp_path / "run", "train_gan").manifest["curve"]
-    assert [entry["step"] for entry in curve] == [0, 10, 20, 30]
-    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "train_gan")).endswith("ckpt-30")
+    assert [entry["step"] for entry in curve] == [0, 20, 40, 60]
+    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "train_gan")).endswith("ckpt-60")
     assert [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]] == finished
     seconds = [entry["seconds"] for entry in curve]
     assert np.all(np.diff(seconds) > 0)

@@ -34,7 +34,7 @@ def test_only_partial_transparency_is_restored():
 
 @pytest.mark.parametrize("force", [False, True])
 def test_practically_uncompressed_is_left_alone_unless_forced(force):
-    picture = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8), 95))
+    picture = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8), 97))
     restored = restore_parts(picture, brighter, fail, force)
     assert (restored.pixels == picture.pixels + (1 if force else 0)).all()
     assert any("left alone" in note for note in restored.notes) != force
