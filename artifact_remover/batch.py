@@ -233,7 +233,7 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
 
 
 def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[str]]:
-    """Drops the jobs whose results exist already; that is an error unless `resume` or `overwrite` is given.
+    """Drops the jobs whose results exist: as done with `resume`, else as errors; `overwrite` drops none.
 
     Returns:
         What is left to do, and why other jobs cannot be done.

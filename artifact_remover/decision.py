@@ -8,11 +8,11 @@ from data_prep.errors import Message, Option
 NEARLY_UNCOMPRESSED = 95
 """JPEGs of full or no chroma estimated at or above this quality are left alone by default.
 
-Of graphics the published models make a quarter worse there, at 4:4:4; photographs gain less than 0.4 dB.
+At 4:4:4 the published models make a quarter of the graphics worse there; photographs gain less than 0.4 dB.
 """
 
 NEARLY_UNCOMPRESSED_SUBSAMPLED = 97
-"""The same for JPEGs of subsampled chroma, which is still restored: photographs gain more than 1 dB at quality 96."""
+"""The same for JPEGs of subsampled chroma: at quality 96 photographs still gain more than 1 dB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Decision:
     """The choice between restoring a picture and leaving it alone.
 
     Attributes:
-        restore: Whether it is restored. A picture that is not keeps its pixels, and its file is handed back byte for
-            byte where the wanted format is that of the file.
+        restore: Whether it is restored. A picture that is left alone keeps its pixels. Its file is handed back byte
+            for byte where it has the wanted format and no quality is given.
         why: The reason why it is not restored; empty where it is.
     """
 

@@ -1,11 +1,11 @@
 """The generator: a double Residual-in-Residual Dense Block, then convolutions, that predicts a JPEG's correction.
 
 Residual dense blocks are ESRGAN's (Wang et al., "ESRGAN: Enhanced Super-Resolution Generative Adversarial Networks",
-ECCV Workshops 2018). What is ours: it works on 2x2-folded pictures, and predicts what must be added to the JPEG
-instead of the picture, so that it can leave alone what is right and cannot shift colors by accident. Where `finer`
-names levels, the dense blocks work at their coarse end, on a half, a quarter, ... of the folded resolution, where a
-position costs a fraction and sees further, and plain residual blocks on the way down and up keep the detail, as in a
-U-Net (Zhang et al., "Plug-and-Play Image Restoration with Deep Denoiser Prior", PAMI 2021).
+ECCV Workshops 2018). What is ours: it works on 2x2-folded pictures, and predicts what must be added to the JPEG instead
+of the picture, so that it can leave alone what is right and cannot shift colors by accident. Where `finer` names
+levels, the dense blocks work below them, on a half, a quarter, ... of the folded resolution. Positions are fewer there,
+and each sees further. Plain residual blocks on the way down and up keep the detail, as in a U-Net (Zhang et al.,
+"Plug-and-Play Image Restoration with Deep Denoiser Prior", PAMI 2021).
 """
 
 import keras

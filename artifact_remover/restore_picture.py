@@ -58,15 +58,14 @@ def restore_parts(
 def write_restored(
     picture: RestoredPicture, source: Path | bytes, file: BinaryIO, format: str, quality: int | None = None
 ) -> tuple[str, ...]:
-    """Writes a restored picture; one that was left alone byte for byte, where that gives the wanted format.
+    """Writes a restored picture, or copies the file of one that was left alone if it has the wanted format.
 
     Args:
         picture: From `restore_picture`.
         source: The path or the content of the file that the picture was decoded from.
         file: Where, at its start; must be able to seek.
         format: One of `FORMATS`.
-        quality: As in `encode_picture`. A file that is copied has the quality that it has, so one that is given
-            forces the picture to be encoded.
+        quality: As in `encode_picture`. Where one is given no file is copied, as a copy would keep its own.
 
     Returns:
         What the user should be told of the picture and its file, each a short clause.

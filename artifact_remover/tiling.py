@@ -3,8 +3,8 @@
 Tiles start at multiples of `GRID`, so that each sees the blocks of JPEG, and of 4:2:0, as in training.
 
 A network that is nothing but convolutions sees a bounded surrounding of each pixel. Where tiles overlap by that much,
-what they give is what the whole picture would; the far parts of the surrounding count for so little that a smaller
-overlap is measured for each network, from which the result differs by a fraction of a level.
+their result equals that of the whole picture. The far parts of the surrounding count for little, so a smaller overlap
+is measured for each network. With it the result differs by a fraction of an 8-bit level.
 """
 
 from collections.abc import Callable
@@ -94,9 +94,9 @@ def _cut(length, part, side, overlap):
 def measure_overlap(restore: Callable[[np.ndarray], np.ndarray], largest: int) -> int:
     """Measures how far a network has to see beyond a tile's edge for the seam to be invisible.
 
-    Noise is restored once whole and once cut off beyond its middle; the overlap is enough if up to the middle the two
-    differ by a quarter of an 8-bit level at most. On JPEGs of photographs the trained networks differ as much as on
-    noise.
+    Noise is restored once whole, and once cut off one overlap beyond its middle. The overlap is enough if up to the
+    middle the two results differ by a quarter of an 8-bit level at most. On JPEGs of photographs the trained networks
+    differ as much as on noise.
 
     Args:
         restore: The network, float32 [1, H, W, 3] in [0, 1] to the same.

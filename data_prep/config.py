@@ -25,9 +25,10 @@ class DegradationConfig:
 
     Attributes:
         quality: JPEG quality factor (libjpeg's, 1..100): one number, or a range such as `5-95` of which one
-            is drawn per patch. Of several with commas between, such as `5-95,5-40`, each is drawn from as often.
-        chroma_subsampling: `4:2:0`, `4:2:2` or `4:4:4`. Of several with commas between, such as `4:2:0,4:2:0,4:4:4`,
-            each is drawn as often; `both` is `4:2:0,4:4:4`.
+            is drawn per patch. Several may be given with commas between, such as `5-95,5-40`; each is drawn from
+            equally often.
+        chroma_subsampling: `4:2:0`, `4:2:2` or `4:4:4`. Several may be given with commas between, such as
+            `4:2:0,4:2:0,4:4:4`, and are drawn equally often; `both` is `4:2:0,4:4:4`.
         clean_share: Share (0..1) of the patches that are left as they are, so that the generator learns to
             leave clean pictures alone.
         double_share: Share (0..1) of the patches that are compressed twice, the first time on a block grid

@@ -135,9 +135,9 @@ def _list_codings(config: DegradationConfig) -> tuple[tuple[int, str], ...]:
 def _build_coder(codings: tuple[tuple[int, str], ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Builds the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
 
-    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding: 190 take seconds to
-    trace, so all that ask for these codings share them; only one runs. OpenCV takes any quality in one branch. A single
-    branch needs no switch.
+    The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding, of which only the drawn
+    one runs. Tracing 190 branches takes seconds, so all callers with the same codings share them. OpenCV takes any
+    quality in one branch. A single branch needs no switch.
     """
     keys = [(None, "4:2:2") if subsampling == "4:2:2" else (quality, subsampling) for quality, subsampling in codings]
     branches = list(dict.fromkeys(keys))

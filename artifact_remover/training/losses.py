@@ -1,9 +1,8 @@
 """The losses of both networks.
 
-Pure functions: tensors in, one `float32` number out, computed in float32 whatever the inputs' precision,
-because a mean over many small squares drowns in half precision. What they do not know: networks, weights of
-the terms, steps. The VGG19 features of the perceptual loss come from `vgg.py`, the logits from the
-discriminator.
+Pure functions: tensors in, one `float32` number out, computed in float32 whatever the inputs' precision, because a mean
+over many small squares drowns in half precision. They know nothing of networks, of the weights of the terms, or of
+steps. The VGG19 features of the perceptual loss come from `vgg.py`, the logits from the discriminator.
 """
 
 import tensorflow as tf
@@ -81,8 +80,8 @@ def rmse_loss(clean: tf.Tensor, restored: tf.Tensor, floor: float = 1e-4) -> tf.
     """Mean of each patch's root mean squared error: `mean(sqrt(MSE + floor) - sqrt(floor))`.
 
     It lies between `pixel_loss`, where patches of low quality and rich texture drown the others, and `log_mse_loss`,
-    where the smooth and clean ones drown these. Below the floor it fades into a mean square. Near 1e-3 0.06 of it
-    weighs as much as `pixel_loss`.
+    where the smooth and clean ones drown these. Below the floor it fades into a mean square. Near an MSE of 1e-3, 0.06
+    of it weighs as much as `pixel_loss`.
 
     >>> round(float(rmse_loss(tf.zeros([1, 8, 8, 3]), tf.fill([1, 8, 8, 3], 0.1))), 4)
     0.0905
@@ -161,11 +160,11 @@ def grid_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
 def blocking_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     """Mean square of the steps that the errors make across the borders of the 8 x 8 blocks.
 
-    A step is the difference of the error `restored - clean` on the two sides of a border, averaged along the border's
-    8 pixels, so that texture cancels and the edge of a faint block remains, found in smooth and dark places by the eye.
-    To VGG19 a block that was left is hardly worse than one that was smoothed away. Edges of the picture itself are in
-    both pictures and cost nothing (after the blocking effect factor of PSNR-B: Yim and Bovik, "Quality Assessment of
-    Deblocked Images", IEEE Transactions on Image Processing, 2011).
+    A step is the difference of the error `restored - clean` on the two sides of a border, averaged along the border's 8
+    pixels, so that texture cancels. What remains are the edges of faint blocks, which the eye finds in smooth and dark
+    places. To VGG19 a block that was left is hardly worse than one that was smoothed away. Edges of the picture itself
+    are in both pictures and cost nothing (after the blocking effect factor of PSNR-B: Yim and Bovik, "Quality
+    Assessment of Deblocked Images", IEEE Transactions on Image Processing, 2011).
 
     >>> blocks = tf.tile(tf.repeat(tf.constant([[0.0, 0.1]]), 8, axis=1)[:, tf.newaxis, :, tf.newaxis], [1, 16, 1, 3])
     >>> round(float(blocking_loss(tf.zeros([1, 16, 16, 3]), blocks)), 4)  # all borders between columns, none of rows

@@ -32,7 +32,7 @@ _RETIRED = {
     "train_gan.ema": AVERAGE_DECAY,
     "train_gan.max_color_shift": MAX_COLOR_SHIFT,
 }
-"""Settings that runs of earlier versions may have chosen, by what they are always now."""
+"""Settings that earlier versions let a run choose, with the values that are fixed now."""
 
 _NETWORKS_AND_LOSSES = {
     "pretrain_generator": ["generator_loss"],

@@ -327,7 +327,7 @@ def _to_answer(error) -> HTTPException:
 
 
 def word_for_api(said: str | InputError) -> str:
-    """Names the options of a message as query parameters; those that are none as options of the command `serve`."""
+    """Names a message's options as query parameters, and those that the API lacks as options of the command `serve`."""
     parameters = {field.name for field in dataclasses.fields(RestoreParameters)}
 
     def name_option(name):
