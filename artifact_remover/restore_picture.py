@@ -74,7 +74,8 @@ def write_restored(
         InputError: As in `encode_picture`.
         OSError: If the source cannot be read, or the file cannot be written.
     """
-    if not picture.decision.restore and quality is None and format == matching_format(picture.format):
+    copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
+    if copied and quality is None and format == matching_format(picture.format):
         file.write(source.read_bytes() if isinstance(source, Path) else source)
         return picture.decision.notes  # the others tell of decoding
     return picture.notes + encode_picture(picture, file, format, quality)

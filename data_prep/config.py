@@ -158,7 +158,7 @@ class DataConfig:
             `color_augmentation` is 0.
         gray_share: Share (0..1) of the patches that are made gray, beside the few that `color_augmentation` makes so;
             none where that is 0.
-        jpeg_photograph_quality: Highest quality factor that photographs from JPEG files are degraded with. Below 100
+        jpeg_photograph_quality: Highest quality factor that pictures from JPEG files are degraded with. Below 100
             they are not left clean either: a JPEG's own artifacts, mostly of quality 95, are not to pass for detail.
         degradation: How a patch is degraded.
     """
@@ -200,8 +200,3 @@ class DataConfig:
         """The degradation of a patch of graphics."""
         low, high = self.degradation.quality_range
         return dataclasses.replace(self.degradation, quality=f"{low}-{high}", clean_share=self.graphics_clean_share)
-
-    @property
-    def jpeg_photograph_degradation(self) -> DegradationConfig:
-        """The degradation of a patch from a JPEG photograph, where `jpeg_photograph_quality` is below 100."""
-        return self.degradation.limit(self.jpeg_photograph_quality)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep.config import DataConfig
+from data_prep.config import DataConfig, DegradationConfig
 from data_prep.degradation import degrade
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 from data_prep.patches import cut_graphic_patches, cut_patches, cut_validation_patches
 from data_prep.sources import Photographs, decode
 from data_prep.splits import Part, Role
@@ -51,7 +51,9 @@ def training_batches(
     per_photo, batch_size = config.patches_per_photo, config.batch_size
     if batch_size > count * per_photo:
         raise InputError(
-            f"{count} photographs of {per_photo} patches do not fill a batch, choose a smaller batch_size: {batch_size}"
+            f"{count} photographs of {per_photo} patches do not fill a batch, choose a smaller ",
+            Option("batch_size"),
+            f": {batch_size}",
         )
     # Every `batch_size` pictures make `per_photo` batches.
     first = start_step // per_photo * batch_size
@@ -82,8 +84,10 @@ def validation_batches(photographs: Photographs, role: Role, config: DataConfig,
         InputError: Every photograph is smaller than a patch.
     """
     photograph, graphic = _describe_kinds(photographs, config)
-    of_graphics = max(1, round(_VALIDATION_PATCHES * config.graphics_share)) if graphic else 0
-    pairs = _validation_pairs(photograph, role, config, seed, _VALIDATION_PATCHES - of_graphics)
+    # At least one of each kind.
+    of_graphics = min(max(1, round(_VALIDATION_PATCHES * config.graphics_share)), _VALIDATION_PATCHES - 1)
+    of_photographs = _VALIDATION_PATCHES - of_graphics if graphic else _VALIDATION_PATCHES
+    pairs = _validation_pairs(photograph, role, config, seed, of_photographs)
     if graphic:
         pairs = pairs.concatenate(_validation_pairs(graphic, role, config, seed, of_graphics))
     return (
@@ -112,33 +116,40 @@ class _Kind(NamedTuple):
 
 
 def _describe_kinds(photographs: Photographs, config: DataConfig) -> tuple[_Kind, _Kind | None]:
-    entries = [entry for split in photographs.inventory.values() for entry in split]
-    some_are_jpegs = any(re.fullmatch(_JPEG, entry.name.lower()) for entry in entries)
-
-    def degrade_photograph(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
-        if config.jpeg_photograph_quality == 100 or not some_are_jpegs:
-            return degrade(patches, seed, config.degradation)
-        return tf.cond(
-            tf.strings.regex_full_match(tf.strings.lower(name), _JPEG),
-            lambda: degrade(patches, seed, config.jpeg_photograph_degradation),
-            lambda: degrade(patches, seed, config.degradation),
-        )
-
-    def degrade_graphic(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
-        return degrade(patches, seed, config.graphics_degradation)
-
+    degrade_photograph = _make_degrade(photographs, config.degradation, config)
     photograph = _Kind("photograph", photographs, cut_patches, degrade_photograph)
     if photographs.graphics is None:
         return photograph, None
+    degrade_graphic = _make_degrade(photographs.graphics, config.graphics_degradation, config)
     return photograph, _Kind("graphic", photographs.graphics, cut_graphic_patches, degrade_graphic)
+
+
+def _make_degrade(
+    pictures: Photographs, degradation: DegradationConfig, config: DataConfig
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Makes a kind's `degrade`, which limits the quality of pictures that are JPEG files themselves."""
+    entries = [entry for split in pictures.inventory.values() for entry in split]
+    some_are_jpegs = any(re.fullmatch(_JPEG, entry.name.lower()) for entry in entries)
+
+    def degrade_picture(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+        if config.jpeg_photograph_quality == 100 or not some_are_jpegs:
+            return degrade(patches, seed, degradation)
+        return tf.cond(
+            tf.strings.regex_full_match(tf.strings.lower(name), _JPEG),
+            lambda: degrade(patches, seed, degradation.limit(config.jpeg_photograph_quality)),
+            lambda: degrade(patches, seed, degradation),
+        )
+
+    return degrade_picture
 
 
 def _count_usable(kind: _Kind, role: Role, part: Part, config: DataConfig) -> int:
     count = len(kind.pictures.entries(role, part, config.patch_size))
     if not count:
         raise InputError(
-            f"a patch of {config.patch_size} pixels is larger than every {kind.name} for {part}, "
-            f"choose a smaller patch_size: {kind.pictures.name}"
+            f"a patch of {config.patch_size} pixels is larger than every {kind.name} for {part}, choose a smaller ",
+            Option("patch_size"),
+            f": {kind.pictures.name}",
         )
     return count
 

@@ -18,7 +18,7 @@ from data_prep.config import DataConfig
 from data_prep.datasets.drawn_graphics import drawn_graphics_dataset_builder as drawn_graphics
 from data_prep.datasets.photo_folder import photo_folder_dataset_builder as photo_folder
 from data_prep.datasets.sample_photos import sample_photos_dataset_builder as sample_photos
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
 from data_prep.files import write_whole
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 from data_prep.splits import Part, Role, Splits, split_as_prepared, split_div2k, split_folder
@@ -169,18 +169,24 @@ def _open(name: str, kind: str, config: DataConfig, excluded: frozenset[str]) ->
     builder, feature = _find_builder(name, kind, config.data_dir)
     _prepare(builder)
     inventory = _take_inventory(builder, feature)
+    try:
+        splits = _split(name, inventory, excluded)
+    except InputError as error:
+        raise InputError(error.message, f": {name}") from error
     pictures = Photographs(
         name=name,
         builder=builder,
         feature=feature,
-        splits=_split(name, inventory, excluded),
+        splits=splits,
         inventory=inventory,
         excluded=excluded,
     )
     for role, parts in pictures.splits.items():
         for part in parts:
             if not pictures.count(role, part):
-                raise InputError(f"no {kind.removesuffix('s')} is left for {part}, exclude fewer: {config.exclude}")
+                raise InputError(
+                    f"no {kind.removesuffix('s')} is left for {part}, ", Option("exclude"), f" fewer: {config.exclude}"
+                )
     return pictures
 
 
@@ -227,7 +233,9 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     except (OSError, tf.errors.OpError) as error:
         reason = _first_line(error)
         raise InputError(
-            f"cannot keep the prepared photographs, choose another data_dir: {builder.data_dir} ({reason})"
+            "cannot keep the prepared photographs, choose another ",
+            Option("data_dir"),
+            f": {builder.data_dir} ({reason})",
         ) from error
 
 

@@ -10,7 +10,7 @@ came out):
     python train_with_jax.py --pictures TRAIN --validation VAL --weights STAGE1/generator.npz --until 4.0 \
         --gan lpips_vgg16.npz --patch 160 --out STAGE3
 
-Needed are jax, keras, numpy, opencv, pillow and this project on PYTHONPATH. The generator is the project's own
+Needed are jax, keras, numpy, opencv, pillow, tyro and this project on PYTHONPATH. The generator is the project's own
 `build_generator`; weights travel as npz files, keyed by Keras's variable paths. Patches are cut, recolored and
 compressed by worker processes: OpenCV's libjpeg-turbo, whose pixels are Pillow's. Batches wait in shared memory. The
 learning rate follows the clock, so that a run always ends at the bottom of its cosine.

@@ -94,7 +94,7 @@ def test_graphics_are_degraded_evenly_from_the_whole_range():
 
 def test_photographs_from_jpeg_files_are_degraded_below_a_quality_and_never_left_clean():
     config = DegradationConfig("5-100,80-90,5-40", clean_share=0.05, first_quality="5-80")
-    limited = DataConfig(degradation=config, jpeg_photograph_quality=75).jpeg_photograph_degradation
+    limited = config.limit(75)
     assert limited == DegradationConfig("5-75,5-40", first_quality="5-75")
     assert DegradationConfig("90").limit(75).quality_range == (75, 75)
     with pytest.raises(ValueError, match="jpeg_photograph_quality must lie in 1..100: 0"):

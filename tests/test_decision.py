@@ -71,6 +71,12 @@ def test_a_jpeg_that_is_left_alone_is_converted_where_another_file_is_wanted(doo
     assert decode_picture(smaller).header.quality == 60 and len(smaller) < len(FINE)
 
 
+def test_what_breaks_off_is_written_anew_and_not_handed_back_broken():
+    broken = to_jpeg(PHOTO, 98, subsampling="4:4:4")[:-1500]
+    content = RESTORER.restore_bytes(broken, format="jpeg", allow_truncated=True)
+    assert content != broken and decode_picture(content).pixels.shape == PHOTO.shape
+
+
 def test_forced_or_poor_it_is_restored(door):
     for content, options in ((FINE, {"force": True}), (POOR, {})):
         before, after = (decode_picture(each).pixels for each in (content, door(content, "png", **options)))

@@ -270,3 +270,10 @@ def test_photographs_from_jpeg_files_are_spared_high_qualities(tmp_path):
     expected = sum(entry.name.endswith("JPG") for entry in photographs.entries("generator", "train"))
     assert ((errors > 0.1).sum(), (errors < 0.1).sum()) == (expected, 7 - expected)
     assert 0 < expected < 7
+
+
+def test_validation_shows_a_photograph_however_large_the_share_of_graphics(flat_kinds):
+    config = dataclasses.replace(FLAT, graphics_share=0.999, patches_per_photo=100, batch_size=100)
+    [(_, clean)] = validation_batches(flat_kinds, "generator", config, 1)
+    levels = np.rint(clean.numpy()[:, 0, 0, 0] * 255).astype(int) % 2
+    assert 0 < (levels == 0).sum() < len(levels)

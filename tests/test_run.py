@@ -111,8 +111,28 @@ def test_a_setting_that_is_no_choice_any_more_must_have_been_what_it_is_now(copi
     change_settings(copied_run, "train_gan", lambda settings: settings["train_gan"].update(before))
     assert not begin_stage(copied_run, "train_gan", parents)
     change_settings(copied_run, "train_gan", lambda settings: settings["train_gan"].update(discriminator_steps=2))
-    with pytest.raises(InputError, match=r"settings \(train_gan.discriminator_steps 2, now 1\)"):
+    # It cannot be given any more, so that another folder is the only way.
+    with pytest.raises(
+        InputError, match=r"settings \(train_gan.discriminator_steps 2, now 1\): choose another workdir$"
+    ):
         begin_stage(copied_run, "train_gan", parents)
+
+
+def test_a_run_from_before_there_were_crops_looked_at_whole_patches(copied_run, make_run, tiny_config):
+    shutil.rmtree(find_result(copied_run.folder, "pretrain_generator").export)
+
+    def begin_before_crops(settings):
+        settings["generator_loss"].pop("perceptual_crop")
+        settings["generator_loss"]["perceptual"] = 0.5
+        settings["data"]["patch_size"] = 160
+
+    change_settings(copied_run, "pretrain_generator", begin_before_crops)
+    data = dataclasses.replace(tiny_config.data, patch_size=160)
+    loss = dataclasses.replace(tiny_config.generator_loss, perceptual=0.5)
+    with pytest.raises(InputError, match=r"settings \(generator_loss.perceptual_crop 160, now 128\)"):
+        begin_stage(make_run(copied_run.folder, data=data, generator_loss=loss), "pretrain_generator", {})
+    whole = dataclasses.replace(loss, perceptual_crop=160)
+    assert not begin_stage(make_run(copied_run.folder, data=data, generator_loss=whole), "pretrain_generator", {})
 
 
 def test_a_run_begun_under_the_old_spelling_goes_on(copied_run, make_run, tiny_config):

@@ -58,6 +58,7 @@ class Picture:
         notes: What the user should be told, each a short clause.
         jpeg: The file's content where any JPEG decoder gets the same pixels from it; None for other formats, for CMYK,
             and for files that break off.
+        truncated: Whether the file breaks off or is damaged, and was taken as far as it goes.
     """
 
     pixels: np.ndarray
@@ -68,6 +69,7 @@ class Picture:
     format: str
     notes: tuple[str, ...] = ()
     jpeg: bytes | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def decode_picture(
         if not allow_truncated:
             raise
         picture = _decode(source, max_megapixels, allow_truncated=True)
-        return replace(picture, notes=(*picture.notes, "truncated or damaged, taken as far as it goes"))
+        notes = (*picture.notes, "truncated or damaged, taken as far as it goes")
+        return replace(picture, notes=notes, truncated=True)
 
 
 def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int | None = None) -> tuple[str, ...]:

@@ -14,7 +14,13 @@ import tensorflow as tf
 from rich.console import Console
 
 import artifact_remover
-from artifact_remover.config import DISCRIMINATOR_CLIP_NORM, DISCRIMINATOR_LEARNING_RATE, MAX_COLOR_SHIFT, FitConfig
+from artifact_remover.config import (
+    DISCRIMINATOR_CLIP_NORM,
+    DISCRIMINATOR_LEARNING_RATE,
+    MAX_COLOR_SHIFT,
+    FitConfig,
+    LossConfig,
+)
 from artifact_remover.model_folder import name_export, read_manifest, rename_old_keys
 from artifact_remover.training.gan import AVERAGE_DECAY, GATE
 from artifact_remover.training.perceptual import Distance, PerceptualLoss
@@ -219,6 +225,10 @@ def _read_settings(file):
     settings = rename_old_keys(json.loads(file.read_text()))
     if settings["perceptual_features"] is True:  # written before there was a choice
         settings["perceptual_features"] = "vgg19"
+    for loss in ("generator_loss", "gan_loss"):
+        weights = settings.get(loss, {})
+        if weights.get("perceptual") and "perceptual_crop" not in weights:  # the whole patch was seen
+            weights["perceptual_crop"] = max(LossConfig.perceptual_crop, settings["data"]["patch_size"])
     return settings
 
 
@@ -231,7 +241,8 @@ def _refuse_other_settings(before, now, folder, stage):
         raise InputError(
             f"{folder} holds {stage} with other settings ({'; '.join(changed)}): choose another ",
             Option("workdir"),
-            ", or give the settings of before",
+            # What can no longer be chosen cannot be given.
+            "" if any(change.split(" ")[0] in _RETIRED for change in changed) else ", or give the settings of before",
         )
 
 
