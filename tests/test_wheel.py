@@ -62,7 +62,7 @@ def test_the_wheel_runs_outside_the_checkout(python):
 
 def test_the_wheel_brings_the_published_models(python):
     code = "from artifact_remover import Restorer; print(Restorer.load().trained_quality)"
-    assert "(5, 95)" in python("-c", code)
+    assert "(5, 100)" in python("-c", code)
     where = python(
         "-c", "from artifact_remover.model_folder import PUBLISHED, find_exports; print(*find_exports(PUBLISHED))"
     )
