@@ -236,13 +236,14 @@ def _refuse_other_settings(before, now, folder, stage):
     # A setting that is newer than the run had no choice but its default.
     before, now = _flatten(_settings(FitConfig(), stage)) | _flatten(before), _flatten(now)
     now |= {name: value for name, value in _RETIRED.items() if name in before}
-    changed = [f"{name} {before.get(name)}, now {now.get(name)}" for name in now if before.get(name) != now[name]]
+    changed = [name for name in now if before.get(name) != now[name]]
     if changed:
+        described = "; ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
         raise InputError(
-            f"{folder} holds {stage} with other settings ({'; '.join(changed)}): choose another ",
+            f"{folder} holds {stage} with other settings ({described}): choose another ",
             Option("workdir"),
             # What can no longer be chosen cannot be given.
-            "" if any(change.split(" ")[0] in _RETIRED for change in changed) else ", or give the settings of before",
+            ", or give the settings of before" if _RETIRED.keys().isdisjoint(changed) else "",
         )
 
 
