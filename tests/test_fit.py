@@ -218,8 +218,8 @@ def broken_folder(folder, name):
 BAD = {
     "missing folder": (lambda tmp, run: ["--data", broken_folder(tmp, "missing")], "no such photographs"),
     "empty folder": (lambda tmp, run: ["--data", broken_folder(tmp, "empty")], "no PNG, JPEG, WebP, AVIF or TIFF file"),
-    "batch too large": (lambda tmp, run: ["--batch-size", "100"], "choose a smaller batch_size: 100"),
-    "patch too large": (lambda tmp, run: ["--patch-size", "96"], "choose a smaller patch_size"),
+    "batch too large": (lambda tmp, run: ["--batch-size", "100"], "choose a smaller --batch-size: 100"),
+    "patch too large": (lambda tmp, run: ["--patch-size", "96"], "choose a smaller --patch-size"),
     "stage too early": (lambda tmp, run: ["--stage", "train_gan"], "needs pretrain_generator, .* run --stage"),
     "no such init": (lambda tmp, run: ["--init", str(tmp / "nothing")], "nothing is not a folder"),
     "init without a model": (lambda tmp, run: ["--init", str(tmp)], "is not an export of this project"),
