@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artifact_remover.pictures.jpeg_header import read_jpeg_header
+from artifact_remover.pictures.jpeg_header import UncommonJpegError, read_jpeg_header
 from data_prep.errors import InputError
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -90,9 +90,19 @@ def test_uncommon_factors_are_given_as_written():
     assert read_jpeg_header(changed(factors=[0x22, 0x12, 0x11])).chroma_subsampling == "2x2 1x2 1x1"
 
 
-@pytest.mark.parametrize("frame", [0xC3, 0xC5, 0xC7, 0xCB, 0xCF])
-def test_lossless_and_hierarchical_jpegs_are_refused(frame):
-    with pytest.raises(InputError, match="lossless or hierarchical"):
+@pytest.mark.parametrize(
+    "frame, kind",
+    [
+        (0xC3, "a lossless"),
+        (0xCB, "a lossless"),
+        (0xC5, "a hierarchical"),
+        (0xC7, "a hierarchical"),
+        (0xCF, "a hierarchical"),
+        (0xF7, "a JPEG-LS"),
+    ],
+)
+def test_lossless_and_hierarchical_jpegs_are_refused(frame, kind):
+    with pytest.raises(UncommonJpegError, match=f"^{kind}.* cannot be read: save it as a common JPEG"):
         read_jpeg_header(changed(frame=frame))
 
 

@@ -184,26 +184,39 @@ def test_exif_is_kept_but_for_its_orientations(order, format):
     picture = decode_picture(saved(PHOTO, exif=with_exif(exif_of(6, order))))
     assert picture.metadata.exif == exif_of(6, order)
     content, notes = encoded(picture, format)
-    assert notes == (("EXIF thumbnail dropped, tiff cannot hold it",) if format == "tiff" else ())
+    assert notes == ("EXIF thumbnail dropped, as the picture was turned",)
+    exif = bytearray(exif_of(1, order))
+    exif[46:50] = bytes(4)  # the link to the thumbnail's directory; all else, and all positions, stay
     if format == "tiff":  # at the file's start, but for the directory that leads to it
-        exif = exif_of(1, order)
         assert content[8 : len(exif)] == exif[8:]
         assert opened(content).getexif().get_ifd(34665)[37500].startswith(b"MakerNote")
         assert opened(content).getexif()[271] == "Cam"
     else:
-        assert decode_picture(content).metadata.exif == exif_of(1, order)
+        assert decode_picture(content).metadata.exif == exif
 
 
 @pytest.mark.parametrize(
     "form",
     [b'<a tiff:Orientation="6"/>', b"<a tiff:Orientation='6'/>", b"<tiff:Orientation>6</tiff:Orientation>"],
 )
-def test_orientation_in_xmp_is_reset(form):
-    for exif in (b"", with_exif(exif_of(8))):
-        picture = decode_picture(saved(PHOTO, xmp=form, exif=exif))
-        assert picture.orientation == (8 if exif else 6)
+@pytest.mark.parametrize("source", ["jpeg", "tiff", "png"])
+def test_only_the_orientation_of_exif_turns_a_picture(form, source):
+    for exif, orientation in ((None, 1), (exif_of(1), 1), (exif_of(8), 8)):
+        content, _ = encoded(picture_of(np.asarray(PHOTO), xmp=form, exif=exif), source)
+        picture = decode_picture(content)
+        assert picture.orientation == orientation and picture.pixels.shape == (60, 80, 3)
         again = decode_picture(encoded(picture)[0])
-        assert again.metadata.xmp == form.replace(b"6", b"1") and again.orientation == 1
+        # What did not turn it is left alone, so that other programs show it as they did.
+        assert again.metadata.xmp == (form if orientation == 1 else form.replace(b"6", b"1"))
+        assert again.orientation == 1 and again.pixels.shape == ((60, 80, 3) if orientation == 1 else (80, 60, 3))
+
+
+def test_an_exif_thumbnail_stays_where_nothing_is_turned():
+    picture = decode_picture(saved(PHOTO, exif=with_exif(exif_of(1))))
+    for format in FORMATS:
+        content, notes = encoded(picture, format)
+        assert notes == (("EXIF thumbnail dropped, tiff cannot hold it",) if format == "tiff" else ())
+        assert format == "tiff" or decode_picture(content).metadata.exif == exif_of(1)
 
 
 @pytest.mark.parametrize("exif", [b"garbage", b"II*\0", b"MM\0*\0\0\xff\xff", exif_of(6)[:20]])
@@ -375,11 +388,47 @@ def test_several_comments_are_kept():
     assert encoded(picture, "jpeg")[1] == ("PNG text dropped, jpeg cannot hold it",)
 
 
-def test_iptc_of_a_jpeg_is_said_to_be_lost():
-    block = b"Photoshop 3.0\0" + b"8BIM\4\4\0\0" + struct.pack(">I", 10) + b"\x1c\2\5\0\5title"
-    content = saved(PHOTO)
-    content = content[:2] + b"\xff\xed" + struct.pack(">H", len(block) + 2) + block + content[2:]
-    assert decode_picture(content).notes == ("IPTC dropped",)
+def test_the_resolution_of_exif_comes_before_that_of_jfif():
+    exif = Image.Exif()
+    exif[282] = exif[283] = 300.0
+    for unit, expected in ((2, 300), (3, 762), (1, 72)):  # inch, centimeter, none
+        exif[296] = unit
+        picture = decode_picture(saved(PHOTO, dpi=(72, 72), exif=exif))
+        assert picture.metadata.dpi == pytest.approx((expected, expected))
+    exif[296] = 2
+    picture = decode_picture(saved(PHOTO, dpi=(72, 72), exif=exif))
+    for format in ("jpeg", "tiff", "png"):
+        content, notes = encoded(picture, format)
+        assert notes == () and opened(content).info["dpi"] == pytest.approx((300, 300), abs=0.01)
+    assert tifffile.TiffFile(io.BytesIO(encoded(picture, "tiff")[0])).pages[0].tags[282].value == (3000000, 10000)
+
+
+@pytest.mark.parametrize("orientation, expected", [(1, (1, 2)), (6, (2, 1))])
+def test_an_aspect_of_pixels_without_a_unit_is_kept_or_said_to_be_lost(orientation, expected):
+    content = bytearray(saved(PHOTO, exif=with_exif(exif_of(orientation, thumbnail=False))))
+    content[13:18] = struct.pack(">BHH", 0, 1, 2)
+    aspect = struct.pack(">IIB", 100000, 200000, 0)
+    chunks = (b"pHYs", aspect), (b"eXIf", exif_of(orientation, thumbnail=False))
+    for source in (bytes(content), raw_png(noise(60, 80, 3, dtype=np.uint16), 2, *chunks)):
+        picture = decode_picture(source)
+        assert (picture.metadata.aspect, picture.metadata.dpi) == ((1, 2), None)
+        written = {format: encoded(picture, format) for format in FORMATS}
+        assert dict(png_chunks(written["png"][0]))[b"pHYs"] == struct.pack(">IIB", *expected, 0)
+        assert written["jpeg"][0][6:18] == b"JFIF\0\1\1" + struct.pack(">BHH", 0, *expected)
+        tags = tifffile.TiffFile(io.BytesIO(written["tiff"][0])).pages[0].tags
+        assert [tags[tag].value for tag in (282, 283, 296)] == [(expected[0], 1), (expected[1], 1), 1]
+        for format, (_, notes) in written.items():
+            lost = f"pixel aspect dropped, {format} cannot hold it"
+            assert (lost in notes) == (format in ("webp", "avif"))
+    content[14:18] = struct.pack(">HH", 1, 1)
+    assert decode_picture(bytes(content)).metadata.aspect is None
+
+
+def test_an_incomplete_profile_is_said_to_be_dropped():
+    content = saved(PHOTO, icc_profile=SRGB)
+    at = content.index(b"ICC_PROFILE")
+    picture = decode_picture(content[: at + 13] + b"\2" + content[at + 14 :])  # of two segments
+    assert picture.metadata.icc_profile is None and picture.notes == ("incomplete ICC profile dropped",)
 
 
 # --- colors
@@ -732,11 +781,40 @@ def test_truncated_files_need_a_flag(format):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_without_its_end_marker_counts_as_truncated_and_is_decoded_wholly(progressive):
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(progressive, tmp_path):
     content = saved(PHOTO, progressive=progressive)
-    assert "allow_truncated" in refusal(content[:-2])
-    picture = decode_picture(content[:-2], allow_truncated=True)
-    assert np.array_equal(picture.pixels, decode_picture(content).pixels)
+    file = tmp_path / "photo.jpg"
+    for missing in (1, 2):
+        file.write_bytes(content[:-missing])
+        for source in (content[:-missing], file):
+            picture = decode_picture(source)
+            assert picture.notes == ("its end marker is missing, nothing else",) and not picture.truncated
+            assert np.array_equal(picture.pixels, decode_picture(content).pixels) and picture.jpeg == content
+    for missing in (3, 4, 20, 200):  # of the data, too
+        assert "allow_truncated" in refusal(content[: -2 - missing])
+        picture = decode_picture(content[: -2 - missing], allow_truncated=True)
+        assert picture.notes == ("truncated or damaged, taken as far as it goes",)
+
+
+def test_uncommon_jpegs_are_called_what_they_are(tmp_path):
+    content = (PICTURES / "baseline_420.jpg").read_bytes()
+    at = content.index(b"\xff\xc0")
+    file = tmp_path / "photo.jpg"
+    for frame, bits, kind in (
+        (0xC3, 8, "a lossless JPEG"),
+        (0xC3, 12, "a lossless JPEG"),
+        (0xC7, 8, "a hierarchical JPEG"),
+        (0xF7, 8, "a JPEG-LS"),
+        (0xC1, 12, "a JPEG of 12 bits"),
+    ):
+        file.write_bytes(
+            content[: at + 1] + bytes([frame]) + content[at + 2 : at + 4] + bytes([bits]) + content[at + 5 :]
+        )
+        for allow_truncated in (False, True):
+            message = refusal(file, allow_truncated=allow_truncated)
+            assert message.startswith(f"{file} is {kind}, which cannot be read: save it ")
+        with pytest.raises(InputError, match=kind):
+            inspect_picture(file)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

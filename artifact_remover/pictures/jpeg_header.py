@@ -9,8 +9,7 @@ import numpy as np
 
 from data_prep.errors import InputError
 
-# Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1). The other markers stand for lossless
-# JPEGs, which have no quantization, and for hierarchical ones, which no program writes.
+# Process and entropy coding by start-of-frame marker (ITU-T T.81, table B.1).
 _FRAMES = {
     0xC0: ("baseline", "Huffman"),
     0xC1: ("extended", "Huffman"),
@@ -18,7 +17,11 @@ _FRAMES = {
     0xC9: ("extended", "arithmetic"),
     0xCA: ("progressive", "arithmetic"),
 }
-_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF})
+_UNCOMMON_FRAMES = {
+    **dict.fromkeys((0xC3, 0xCB), "a lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
+    0xF7: "a JPEG-LS",
+}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 _SUBSAMPLINGS: dict[tuple[float, float], str] = {
@@ -43,6 +46,10 @@ _ANNEX_K = np.array(
         + [99] * 36,
     ]
 )
+
+
+class UncommonJpegError(InputError):
+    """The JPEG is whole, but of a kind that the decoder does not know."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +83,22 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
         file: At the JPEG's start; it is left at its first scan.
 
     Raises:
-        InputError: If it is no JPEG, is damaged before its first scan, or is lossless or hierarchical.
+        InputError: If it is no JPEG, or is damaged before its first scan.
+        UncommonJpegError: If it is lossless or hierarchical, a JPEG-LS, or has 12 bits per channel.
     """
     tables: dict[int, tuple[int, ...]] = {}
     frame, restart_interval = None, 0
     try:
-        for marker, content in _segments(file):
+        for marker, content in segments(file):
             if marker == 0xDB:
                 tables.update(_quantization_tables(content))
             elif marker == 0xDD:
                 [restart_interval] = struct.unpack(">H", content)
-            elif marker in _OTHER_FRAMES:
-                raise InputError("a lossless or hierarchical JPEG cannot be read: save it as a common one")
+            elif marker in _UNCOMMON_FRAMES:
+                raise UncommonJpegError(f"{_UNCOMMON_FRAMES[marker]}, which cannot be read: save it as a common JPEG")
             elif marker in _FRAMES:
+                if content[0] == 12:
+                    raise UncommonJpegError("a JPEG of 12 bits, which cannot be read: save it with 8 bits")
                 frame = *_FRAMES[marker], _components(content)
         if frame is None:
             raise ValueError("no start of frame")
@@ -101,7 +111,20 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
     return JpegHeader(quality, standard_tables, used, subsampling, process, entropy_coding, restart_interval)
 
 
-def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yields a JPEG's segments in front of its first scan.
+
+    Args:
+        file: At the JPEG's start; behind the segment that was yielded, and at last at the first scan.
+
+    Yields:
+        Marker, such as 0xE1, and content.
+
+    Raises:
+        IndexError: If it ends before its first scan.
+        struct.error: If it ends within a segment's length.
+        ValueError: If it is no JPEG.
+    """
     if file.read(2) != b"\xff\xd8":
         raise ValueError("no start of image")
     while True:

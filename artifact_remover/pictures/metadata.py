@@ -1,14 +1,17 @@
-"""Metadata of pictures: EXIF, XMP, ICC profile, resolution, comment, and chunks of a PNG."""
+"""Metadata of pictures: EXIF, XMP, IPTC, ICC profile, resolution, comment, chunks of a PNG, and parts of a JPEG."""
 
 import io
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, ImageFile
+
+from artifact_remover.pictures.jpeg_container import JpegParts, read_jpeg_parts, without_claims
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -44,8 +47,10 @@ class Metadata:
         xmp: XMP packet.
         dpi: Pixels per inch, across and down.
         comment: Comment, UTF-8 or of unknown encoding.
-        png_chunks: Types and contents of a PNG's color chunks and text chunks, and of its pHYs chunk where that gives
-            an aspect ratio only, no resolution.
+        png_chunks: Types and contents of a PNG's color chunks and text chunks.
+        aspect: Pixels per unit of length, across and down, where only their ratio is known, as the unit is not.
+        iptc: IPTC (IIM 4.2) of a JPEG; that of a TIFF is in its EXIF.
+        jpeg_parts: What no other format can hold.
     """
 
     icc_profile: bytes | None = None
@@ -54,6 +59,9 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    aspect: tuple[int, int] | None = None
+    iptc: bytes | None = None
+    jpeg_parts: JpegParts | None = None
 
 
 def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, list[str]]:
@@ -75,16 +83,27 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     except (KeyError, struct.error):
         exif, notes = None, ["damaged EXIF dropped"]
     xmp, comment = info.get("xmp"), info.get("Comment" if format == "PNG" else "comment")
-    if xmp and b"HasExtendedXMP" in xmp:
+    parts, iptc = None, None
+    if format in ("JPEG", "MPO"):
+        parts, iptc, xmp, jpeg_notes = read_jpeg_parts(file, xmp)
+        notes += jpeg_notes
+    elif xmp and b"HasExtendedXMP" in xmp:
         notes.append("extended XMP dropped")
-    if 0x0404 in (info.get("photoshop") or ()):
-        notes.append("IPTC dropped")
     if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
         notes.append("color description dropped, the colors are taken for sRGB")
     chunks = tuple(_png_chunks(file)) if format == "PNG" else ()
+    dpi = _dpi(info, format, exif)
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
     return Metadata(
-        info.get("icc_profile") or None, exif, xmp or None, _dpi(info, format, exif), comment or None, chunks
+        icc_profile=info.get("icc_profile") or None,
+        exif=exif,
+        xmp=xmp or None,
+        dpi=dpi,
+        comment=comment or None,
+        png_chunks=tuple(chunk for chunk in chunks if chunk[0] != b"pHYs"),
+        aspect=None if dpi else _aspect(info, chunks),
+        iptc=iptc or None,
+        jpeg_parts=parts,
     ), notes
 
 
@@ -134,18 +153,34 @@ def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metada
     return metadata, []
 
 
+def without_jpeg_parts(metadata: Metadata, format: str) -> tuple[Metadata, list[str]]:
+    """Leaves out the parts that only a JPEG can hold, and what the XMP says of them.
+
+    Args:
+        metadata: The picture's metadata.
+        format: The name of the format, for the notes.
+
+    Returns:
+        The metadata, and notes on what is lost.
+    """
+    if metadata.jpeg_parts is None:
+        return metadata, []
+    xmp, notes = without_claims(metadata.xmp)
+    lost = [f"{name} dropped, {format} cannot hold it" for name in metadata.jpeg_parts.names]
+    return replace(metadata, xmp=xmp, jpeg_parts=None), lost + notes
+
+
 def orientation_of(metadata: Metadata) -> int:
-    """Tells the orientation, 1..8, by EXIF or else by XMP."""
+    """Tells EXIF's orientation, 1..8; that of XMP is not heeded, as browsers do not."""
     exif = metadata.exif or b""
     for directory, form, position in _orientation_fields(exif):
         if directory == 0:
             [value] = struct.unpack_from(form, exif, position)
             return value if 1 <= value <= 8 else 1
-    in_xmp = _ORIENTATION_IN_XMP.search(metadata.xmp or b"")
-    return int(in_xmp[2]) if in_xmp else 1
+    return 1
 
 
-def upright(metadata: Metadata, orientation: int) -> Metadata:
+def upright(metadata: Metadata, orientation: int) -> tuple[Metadata, list[str]]:
     """Changes the metadata of a picture that has been turned upright.
 
     Args:
@@ -153,23 +188,33 @@ def upright(metadata: Metadata, orientation: int) -> Metadata:
         orientation: EXIF's, 1..8, that it had before.
 
     Returns:
-        The metadata with orientation 1. Resolutions across and down are swapped where width and height were.
+        The metadata with orientation 1, and a note if the EXIF's thumbnail is dropped, which would lie sideways.
+        Resolutions across and down are swapped where width and height were. They stay as they are where the picture
+        was upright.
     """
+    if orientation == 1:
+        return metadata, []
     exif = bytearray(metadata.exif or b"")
     for _, form, position in _orientation_fields(metadata.exif or b""):
         struct.pack_into(form, exif, position, 1)
-    chunks = metadata.png_chunks
-    if orientation >= 5:
+    thumbnail = has_thumbnail(metadata.exif)
+    if thumbnail:
+        order = "<" if exif.startswith(b"II") else ">"
+        [start] = struct.unpack_from(f"{order}I", exif, 4)
+        [entries] = struct.unpack_from(f"{order}H", exif, start)
+        struct.pack_into(f"{order}I", exif, start + 2 + 12 * entries, 0)  # where the thumbnail's directory is
+    sideways = orientation >= 5
+    if sideways:
         _swap_resolutions(exif)
-        chunks = tuple((name, each[4:8] + each[:4] + each[8:] if name == b"pHYs" else each) for name, each in chunks)
-    return replace(
+    turned = replace(
         metadata,
         # The length must stay: maker notes refer to positions in the EXIF.
         exif=bytes(exif) or None,
         xmp=_ORIENTATION_IN_XMP.sub(rb"\g<1>1", metadata.xmp) if metadata.xmp else None,
-        dpi=metadata.dpi[::-1] if metadata.dpi and orientation >= 5 else metadata.dpi,
-        png_chunks=chunks,
+        dpi=metadata.dpi[::-1] if metadata.dpi and sideways else metadata.dpi,
+        aspect=metadata.aspect[::-1] if metadata.aspect and sideways else metadata.aspect,
     )
+    return turned, ["EXIF thumbnail dropped, as the picture was turned"] if thumbnail else []
 
 
 def exif_entries(exif: bytes) -> Iterator[tuple[str, int, int, int, int, int]]:
@@ -202,6 +247,11 @@ def exif_entries(exif: bytes) -> Iterator[tuple[str, int, int, int, int, int]]:
         [start] = struct.unpack(f"{order}I", following)
         if not 0 < start < len(exif) - 2:
             return
+
+
+def has_thumbnail(exif: bytes | None) -> bool:
+    """Tells whether EXIF holds a thumbnail."""
+    return any(directory == 1 for _, directory, *_ in exif_entries(exif or b""))
 
 
 def states_resolution(exif: bytes | None) -> bool:
@@ -309,24 +359,47 @@ def _orientation_fields(exif: bytes) -> Iterator[tuple[int, str, int]]:
 
 
 def _dpi(info, format, exif) -> tuple[float, float] | None:
-    if format in ("JPEG", "MPO", "TIFF") and not info.get("jfif_unit") and not states_resolution(exif):
+    found = [info.get("dpi")]
+    if format in ("JPEG", "MPO"):  # JFIF's is often a program's default; that of Pillow, too, where there is none
+        found = [_exif_dpi(exif), info.get("dpi") if info.get("jfif_unit") else None]
+    elif format == "TIFF" and not states_resolution(exif):
         return None  # the file says nothing, Pillow assumes a value
-    try:
-        across, down = (float(each) for each in info["dpi"])
-        if format in ("JPEG", "MPO") and not info.get("jfif_unit"):
-            down *= _exif_aspect(exif)  # Pillow takes EXIF's first resolution for both directions
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, struct.error):
+    for dpi in found:
+        try:
+            across, down = (float(each) for each in dpi)
+        except (TypeError, ValueError, ZeroDivisionError):
+            continue
+        if min(across, down) > 0.01 and max(across, down) < 65535:
+            return across, down
+    return None
+
+
+def _aspect(info, chunks) -> tuple[int, int] | None:
+    across, down = info.get("jfif_density", (1, 1)) if info.get("jfif_unit") == 0 else (1, 1)
+    if ratio := dict(chunks).get(b"pHYs"):
+        across, down = struct.unpack_from(">II", ratio)
+    if across == down or not across or not down:
         return None
-    return (across, down) if min(across, down) > 0.01 and max(across, down) < 65535 else None
+    aspect = Fraction(across, down).limit_denominator(65535)  # what a JPEG can hold
+    return (aspect.numerator, aspect.denominator) if 0 < aspect.numerator < 65536 else None
 
 
-def _exif_aspect(exif) -> float:
-    resolutions = []
-    for order, kind, position in _resolution_fields(exif):
-        if kind == 5:
-            over, under = struct.unpack_from(f"{order}II", exif, *struct.unpack_from(f"{order}I", exif, position))
-            resolutions.append(over / under)
-    return resolutions[1] / resolutions[0] if len(resolutions) == 2 else 1
+def _exif_dpi(exif) -> tuple[float, float] | None:
+    if not states_resolution(exif):
+        return None
+    resolutions, per_inch = [], 1.0
+    try:
+        for order, kind, position in _resolution_fields(exif):
+            if kind == 5:
+                over, under = struct.unpack_from(f"{order}II", exif, *struct.unpack_from(f"{order}I", exif, position))
+                resolutions.append(over / under)
+        for order, directory, tag, *_, position in exif_entries(exif):
+            if directory == 0 and tag == ExifTags.Base.ResolutionUnit:
+                [unit] = struct.unpack_from(f"{order}H", exif, position + 8)
+                per_inch = {1: 0.0, 3: 2.54}.get(unit, 1.0)
+    except (ZeroDivisionError, struct.error):
+        return None
+    return (resolutions[0] * per_inch, resolutions[-1] * per_inch) if resolutions else None
 
 
 def _png_chunks(file) -> Iterator[tuple[bytes, bytes]]:

@@ -4,11 +4,13 @@ Pixels are kept as stored in the file, so that a JPEG's 8x8 blocks start at the 
 turned upright only when it is written. Photographs to train on are read by `data_prep.photographs`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import ExifTags
 
 from artifact_remover.pictures.jpeg_header import JpegHeader, read_jpeg_header
 from artifact_remover.pictures.metadata import (
@@ -17,6 +19,7 @@ from artifact_remover.pictures.metadata import (
     read_metadata,
     upright,
     with_fitting_profile,
+    without_jpeg_parts,
 )
 from artifact_remover.pictures.readers import (
     DamagedError,
@@ -28,6 +31,7 @@ from artifact_remover.pictures.readers import (
     is_gray,
     open_image,
     stored_size,
+    with_end_marker,
 )
 from artifact_remover.pictures.writers import write_png, write_tiff, write_with_pillow
 from data_prep.errors import InputError, Option, to_one_line
@@ -114,8 +118,10 @@ def inspect_picture(file: Path | BinaryIO) -> Summary:
     """
     with open_image(file) as (image, opened):
         metadata, _ = read_metadata(image.info, file_format(image), opened)
-        present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "comment": metadata.comment}
+        present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "IPTC": metadata.iptc}
+        present["comment"] = metadata.comment
         names = [name for name, content in present.items() if content]
+        names += metadata.jpeg_parts.names if metadata.jpeg_parts else ()
         if metadata.dpi:
             names.append(" x ".join(dict.fromkeys(f"{dpi:.0f}" for dpi in metadata.dpi)) + " dpi")
         color = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
@@ -156,6 +162,10 @@ def decode_picture(
     try:
         return _decode(source, max_megapixels)
     except DamagedError:
+        if mended := with_end_marker(source):
+            with suppress(DamagedError):
+                picture = _decode(mended, max_megapixels)
+                return replace(picture, notes=(*picture.notes, "its end marker is missing, nothing else"))
         if not allow_truncated:
             raise
         picture = _decode(source, max_megapixels, allow_truncated=True)
@@ -165,6 +175,9 @@ def decode_picture(
 
 def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int | None = None) -> tuple[str, ...]:
     """Writes a picture upright, with all metadata that the format can hold.
+
+    A JPEG with a gain map, or with another part that is laid out as the stored pixels are, becomes a JPEG whose pixels
+    are stored as they were, with the orientation in its EXIF.
 
     Args:
         picture: From `decode_picture`, pixels and alpha as they are stored.
@@ -181,20 +194,27 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
         OSError: If the file cannot be written.
     """
     check_format(format, quality)
-    pixels = orient(picture.pixels, picture.orientation)
-    alpha = None if picture.alpha is None else orient(picture.alpha, picture.orientation)
+    metadata, lost = picture.metadata, list[str]()
+    if format != "jpeg":
+        metadata, lost = without_jpeg_parts(metadata, format)
+    laid_out = metadata.jpeg_parts is not None and metadata.jpeg_parts.laid_out
+    orientation = 1 if laid_out else picture.orientation
+    pixels = orient(picture.pixels, orientation)
+    alpha = None if picture.alpha is None else orient(picture.alpha, orientation)
     height, width = pixels.shape[:2]
     if max(height, width) > _LONGEST_SIDE[format] or (format == "tiff" and pixels.nbytes > 2**31):
         raise InputError(
             f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
         )
-    metadata = upright(picture.metadata, picture.orientation)
+    metadata, dropped = upright(metadata, orientation)
+    notes: tuple[str, ...] = ()
     if format == "png":
         write_png(file, pixels, alpha, metadata)
-        return ()
-    if format == "tiff":
-        return write_tiff(file, pixels, alpha, metadata)
-    return write_with_pillow(file, pixels, alpha, metadata, format, quality)
+    elif format == "tiff":
+        notes = write_tiff(file, pixels, alpha, metadata)
+    else:
+        notes = write_with_pillow(file, pixels, alpha, metadata, format, quality)
+    return (*notes, *lost, *dropped)
 
 
 def check_format(format: str, quality: int | None = None) -> None:
@@ -283,20 +303,21 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
             file.seek(0)
             jpeg = file.read()
         pictures = getattr(image, "n_frames", 1)
-        notes = [f"first of {pictures} pictures taken"] if pictures > 1 else []
-        # Pillow turns a TIFF upright and removes the orientation from its XMP, so that it is kept here.
+        # The pictures of a JPEG are told with its other parts.
+        notes = [f"first of {pictures} pictures taken"] if pictures > 1 and not header else []
+        # Pillow turns a TIFF upright, by its XMP too, and removes the orientation from there, so that both are kept.
         kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) if format == "TIFF" else 1
         decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image)
         pixels, alpha, info, color_notes = decoded
         metadata, metadata_notes = read_metadata({**info, **kept}, format, file)
     if depth not in (1, 2, 4, 8, 16):
         notes.append(f"{depth} bits reduced to 8")
-    orientation = orientation_of(metadata)
-    if format == "TIFF":  # Pillow has turned it upright
-        pixels, alpha = (_turn_back(each, orientation) for each in (pixels, alpha))
+    if turned != 1:
+        pixels, alpha = (_turn_back(each, turned) for each in (pixels, alpha))
     metadata, profile_notes = with_fitting_profile(metadata, pixels)
     notes += [*color_notes, *metadata_notes, *profile_notes]
-    return Picture(pixels, alpha, orientation, metadata, header, format, tuple(notes), jpeg)
+    return Picture(pixels, alpha, orientation_of(metadata), metadata, header, format, tuple(notes), jpeg)
 
 
 def _turn_back(pixels, orientation):

@@ -1,5 +1,6 @@
 """From image files to pixels: opening with Pillow, decoding 8 and 16 bits, and noticing what is damaged."""
 
+import hashlib
 import io
 import logging
 import re
@@ -14,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin
 
-from artifact_remover.pictures.jpeg_header import JpegHeader
+from artifact_remover.pictures.jpeg_container import end_of_picture
+from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError, read_jpeg_header
 from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb
@@ -44,7 +46,7 @@ def open_image(
         Pillow's picture, of which no pixel is decoded yet, and the file.
 
     Raises:
-        InputError: If it cannot be read, is no such picture, or does not fit in the memory.
+        InputError: If it cannot be read, is no such picture or an uncommon JPEG, or does not fit in the memory.
         DamagedError: If it is truncated or damaged.
     """
     name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
@@ -58,6 +60,8 @@ def open_image(
             if not start:
                 raise InputError("empty: give a picture")
             file.seek(0)
+            if start.startswith(b"\xff\xd8"):
+                _refuse_uncommon(file)
             Image.init()  # an older Pillow may know no AVIF
             with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
                 if comments := [content for name, content in getattr(image, "applist", ()) if name == "COM"]:
@@ -103,6 +107,16 @@ def _binary(source):
     if isinstance(source, Path):
         return source.open("rb")
     return nullcontext(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _refuse_uncommon(file):
+    try:
+        read_jpeg_header(file)
+    except UncommonJpegError:
+        raise
+    except InputError:  # which the decoder words better
+        pass
+    file.seek(0)
 
 
 def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
@@ -249,6 +263,34 @@ def breaks_off(header: JpegHeader, file: BinaryIO) -> bool:
     content = file.read()
     end = content.find(b"\xff\xd9", start)
     return end >= 0 and all(_keeps_last_row(content[:end] + bytes(16), content[start + 2], mark) for mark in (85, 170))
+
+
+def with_end_marker(source: Path | bytes) -> bytes | None:
+    """Adds the end marker to a JPEG that is whole but for it.
+
+    Bytes behind the last scan are passed over by the decoder, unless the scan wants more. So it is decoded with two
+    kinds of them, which give the same pixels if it is whole.
+
+    Args:
+        source: Its path or content.
+
+    Returns:
+        The JPEG's content, None where it has an end marker already, or breaks off, or is no JPEG.
+    """
+    content = source.read_bytes() if isinstance(source, Path) else source
+    if not content.startswith(b"\xff\xd8") or end_of_picture(content) is not None:
+        return None
+    content = content.rstrip(b"\xff")  # half of a marker
+    try:
+        one, other = (_digest(content + each * 64 + b"\xff\xd9") for each in (b"\0", b"\x55"))
+    except InputError:
+        return None
+    return content + b"\xff\xd9" if one == other else None
+
+
+def _digest(content) -> bytes:
+    with open_image(content) as (image, _):
+        return hashlib.sha256(np.asarray(image).data).digest()
 
 
 def _keeps_last_row(content, channels, mark) -> bool:

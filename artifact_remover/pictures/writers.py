@@ -2,6 +2,7 @@
 
 import io
 import struct
+import textwrap
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from artifact_remover.pictures.jpeg_container import iptc_resource, write_jpeg_parts
 from artifact_remover.pictures.metadata import (
     DESCRIPTIVE_TAGS,
     PNG_SIGNATURE,
@@ -17,6 +19,7 @@ from artifact_remover.pictures.metadata import (
     Metadata,
     chunks_of_png_only,
     exif_entries,
+    has_thumbnail,
     states_resolution,
 )
 from data_prep.errors import InputError, Option
@@ -50,8 +53,15 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
     if metadata.dpi:
         _write_chunk(file, b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in metadata.dpi), 1))
+    elif metadata.aspect:
+        _write_chunk(file, b"pHYs", struct.pack(">IIB", *metadata.aspect, 0))
     if metadata.exif:
         _write_chunk(file, b"eXIf", metadata.exif)
+    if metadata.iptc:  # as ImageMagick, ExifTool and Exiv2 do, as there is no chunk of its own
+        resource = iptc_resource(metadata.iptc)
+        digits = "".join(f"{line}\n" for line in textwrap.wrap(resource.hex(), 72))
+        profile = f"\niptc\n{len(resource):8}\n{digits}".encode()
+        _write_chunk(file, b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(profile))
     if metadata.xmp:
         _write_chunk(file, b"iTXt", XMP_KEYWORD + bytes(5) + metadata.xmp)
     if metadata.comment and not any(content.startswith(b"Comment\0") for _, content in metadata.png_chunks):
@@ -109,7 +119,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         if directory == 0 and tag in DESCRIPTIVE_TAGS
     }
     lost = ["comment dropped, a description is there"] if metadata.comment and 270 in entries else []
-    thumbnail = ["EXIF thumbnail"] if any(directory == 1 for _, directory, *_ in in_exif) else []
+    thumbnail = ["EXIF thumbnail"] if has_thumbnail(exif) else []
     lost += [f"{name} dropped, tiff cannot hold it" for name in thumbnail + chunks_of_png_only(metadata)]
     fields: list[tuple[int, str, list[int] | bytes]] = [
         (256, "I", [width]),
@@ -128,8 +138,13 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     if metadata.dpi:
         fields += [(tag, "Q", [round(each * 10000), 10000]) for tag, each in zip((282, 283), metadata.dpi, strict=True)]
         fields.append((296, "H", [2]))  # per inch
+    elif metadata.aspect:
+        fields += [(tag, "Q", [each, 1]) for tag, each in zip((282, 283), metadata.aspect, strict=True)]
+        fields.append((296, "H", [1]))  # of no known unit
     if metadata.xmp:
         fields.append((700, "B", metadata.xmp))
+    if metadata.iptc:
+        fields.append((33723, "U", metadata.iptc))
     if metadata.icc_profile:
         fields.append((34675, "U", metadata.icc_profile))
     if metadata.comment and 270 not in entries:
@@ -197,7 +212,12 @@ def write_with_pillow(
         options |= {"quality": 90 if quality is None else quality, "exif": _VerbatimExif(metadata.exif or b"")}
         options |= {"speed": 8} | ({} if mode == "L" else {"subsampling": "4:4:4"})
         options |= {} if alpha is None else {"advanced": {"a:lossless": "1"}}
-    image.save(file, format.upper(), **options)
+    if format == "jpeg" and (metadata.jpeg_parts or metadata.iptc or metadata.aspect):
+        jpeg = io.BytesIO()
+        image.save(jpeg, "JPEG", **options)
+        write_jpeg_parts(file, jpeg.getvalue(), metadata.jpeg_parts, metadata.iptc, metadata.aspect)
+    else:
+        image.save(file, format.upper(), **options)
     return (*notes, *lost)
 
 
@@ -269,10 +289,11 @@ def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list
         for field, (name, limit) in limits.items():
             if len(getattr(metadata, field) or b"") > limit:
                 too_much[field] = name
-    elif metadata.comment:
-        too_much["comment"] = "comment"
-    if format != "jpeg" and metadata.dpi and not states_resolution(metadata.exif):
-        too_much["dpi"] = "resolution"
+    else:
+        unknown = {"comment": "comment", "iptc": "IPTC", "aspect": "pixel aspect"}
+        if not states_resolution(metadata.exif):
+            unknown["dpi"] = "resolution"
+        too_much |= {field: name for field, name in unknown.items() if getattr(metadata, field)}
     names = [*too_much.values(), *chunks_of_png_only(metadata)]
     notes = [f"{name} dropped, {format} cannot hold it" for name in names]
     dropped: dict[str, Any] = dict.fromkeys(too_much)

@@ -1,0 +1,336 @@
+"""What a JPEG file holds beside its picture: IPTC, segments of makers, and gain maps and videos behind it."""
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+from xml.dom import XMLNS_NAMESPACE, minidom
+from xml.parsers.expat import ExpatError
+
+from artifact_remover.pictures.jpeg_header import segments
+
+# Segments that tell of the scene or the camera, so that they stay true of the restored picture.
+_STILL_TRUE = {
+    (0xE1, b"FLIR\0"): "FLIR segment",
+    (0xE1, b"http://ns.adobe.com/xmp/extension/\0"): "extended XMP",
+    (0xE3, b"Meta\0"): "Kodak segment",
+    (0xE5, b"RMETA\0"): "Ricoh segment",
+    (0xE5, b"ssuniqueid\0"): "Samsung segment",
+    (0xE6, b"GoPro\0"): "GoPro segment",
+    (0xE7, b"HUAWEI\0"): "Huawei segment",
+    (0xE7, b"PENTAX \0"): "Pentax segment",
+}
+_ICC_PROFILE, _PHOTOSHOP, _INDEX = b"ICC_PROFILE\0", b"Photoshop 3.0\0", b"MPF\0"
+_ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
+
+# Segments that are written anew, or describe the old compression.
+_PASSED_OVER = (
+    (0xE0, b"JFIF\0"),
+    (0xE0, b"AVI1"),
+    (0xE1, b"Exif\0"),
+    (0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
+    (0xE2, _ICC_PROFILE),
+    (0xE2, _INDEX),
+    (0xE2, _ISO_GAIN_MAP),
+    (0xE8, b"SPIFF\0"),
+    (0xEC, b"Ducky"),
+    (0xED, _PHOTOSHOP),
+    (0xED, b"Adobe_CM"),
+    (0xEE, b"Adobe"),
+)
+_DROPPED = {
+    (0xE0, b"JFXX\0"): "JFXX thumbnail dropped",
+    (0xEB, b"JP"): "C2PA (JUMBF) dropped, as it signs the pixels of before",
+}
+
+# Image resources (Adobe Photoshop File Formats Specification, 2019).
+_RESOURCE = re.compile(rb"8BIM|AgHg|DCSR|MeSa|PHUT")
+_IPTC, _CLIPPING_PATHS = 0x0404, range(2000, 2998)
+_LONGEST_SEGMENT = 65533  # bytes, without marker and length
+
+# Names in XMP, namespace and beginning of the local name, of what other parts of the file hold.
+_GAIN_MAP, _CONTAINER = "http://ns.adobe.com/hdr-gain-map/1.0/", "http://ns.google.com/photos/1.0/container/"
+_CAMERA, _NOTE = "http://ns.google.com/photos/1.0/camera/", "http://ns.adobe.com/xmp/note/"
+_BEHIND = (_GAIN_MAP, _CONTAINER, f"{_CAMERA}MotionPhoto", f"{_CAMERA}MicroVideo")
+_EXTENDED = (f"{_NOTE}HasExtendedXMP",)
+_SIGNATURE = ("http://purl.org/dc/terms/provenance",)
+
+_GAIN_MAP_SIGNS = (b"hdrgm", b"hdrgainmap", _ISO_GAIN_MAP)  # Google's and Adobe's, Apple's, ISO's
+_GAIN_MAP_TYPE, _PREVIEW_TYPES, _PRIMARY_TYPE = 0x050000, (0x010001, 0x010002), 0x030000
+_VIDEO = re.compile(rb"\0\0..ftyp", re.DOTALL)  # the first box of an mp4 (ISO/IEC 14496-12, 4.3)
+
+# What ends entropy-coded data, to which stuffed zeros and restart markers belong (ITU-T T.81, B.1.1).
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class JpegParts:
+    """The parts of a JPEG file that stay true when its picture is restored, and that no other format can hold.
+
+    Attributes:
+        names: What they are, such as ("gain map", "FLIR segment").
+        segments: Markers and contents of application segments.
+        behind: What follows the picture's end marker.
+        pictures: Type, start in `behind`, and size in bytes, of the pictures there that an index lists (CIPA DC-007).
+        laid_out: Whether some of them are laid out as the pixels are stored, so that these must not be turned.
+    """
+
+    names: tuple[str, ...] = ()
+    segments: tuple[tuple[int, bytes], ...] = ()
+    behind: bytes = b""
+    pictures: tuple[tuple[int, int, int], ...] = ()
+    laid_out: bool = False
+
+
+def read_jpeg_parts(
+    file: BinaryIO, xmp: bytes | None
+) -> tuple[JpegParts | None, bytes | None, bytes | None, list[str]]:
+    """Reads what a JPEG file holds beside its picture.
+
+    Args:
+        file: The JPEG, which can seek.
+        xmp: Its XMP packet.
+
+    Returns:
+        The parts that only a JPEG can hold, IPTC (IIM 4.2), XMP that claims nothing else, and notes on what is dropped.
+    """
+    file.seek(0)
+    content = file.read()
+    found, kept, names, notes = [], [], [], []
+    listed: list[tuple[int, int, int]] = []
+    opened = io.BytesIO(content)
+    try:
+        for marker, segment in segments(opened):
+            if 0xE0 <= marker <= 0xEF:
+                found.append((marker, segment))
+            if marker == 0xE2 and segment.startswith(_INDEX):
+                listed = [*_listed_pictures(segment[4:], opened.tell() - len(segment) + 4, content)]
+    except (IndexError, KeyError, ValueError, struct.error):
+        pass  # a damaged index lists nothing; if the header is damaged, the decoder says so
+    for marker, segment in found:
+        if name := _among(_STILL_TRUE, marker, segment):
+            kept.append((marker, segment))
+            names.append(_STILL_TRUE[name])
+        elif name := _among(_DROPPED, marker, segment):
+            notes.append(_DROPPED[name])
+        elif not _among(_PASSED_OVER, marker, segment):
+            notes.append(f"APP{marker & 15} segment of an unknown kind dropped")
+    profile = [segment[12:14] for _, segment in found if segment.startswith(_ICC_PROFILE)]
+    if profile and min(profile)[1:] != bytes([len(profile) % 256]):  # of each the number, and how many there are
+        notes.append("incomplete ICC profile dropped")
+    resources = _resources(b"".join(segment[14:] for _, segment in found if segment.startswith(_PHOTOSHOP)))
+    if any(number in _CLIPPING_PATHS for number in resources):
+        notes.append("clipping paths dropped")
+
+    behind, pictures, names_behind, notes_behind = _sort_behind(content, listed, xmp or b"")
+    if "gain map" in names_behind:
+        kept += [(marker, segment) for marker, segment in found if segment.startswith(_ISO_GAIN_MAP)]
+    untrue: tuple[str, ...] = () if behind else _BEHIND
+    untrue += () if "extended XMP" in names else _EXTENDED
+    untrue += _SIGNATURE if _DROPPED[0xEB, b"JP"] in notes else ()
+    xmp, notes_on_xmp = without_claims(xmp, untrue)
+    names = list(dict.fromkeys(names_behind + names))
+    laid_out = bool({"gain map", "pictures behind the first", "FLIR segment"} & {*names})
+    parts = JpegParts(tuple(names), tuple(kept), behind, tuple(pictures), laid_out) if names else None
+    return parts, resources.get(_IPTC), xmp, [*dict.fromkeys(notes), *notes_behind, *notes_on_xmp]
+
+
+def write_jpeg_parts(
+    file: BinaryIO, jpeg: bytes, parts: JpegParts | None, iptc: bytes | None, aspect: tuple[int, int] | None
+) -> None:
+    """Writes a JPEG with the parts that belong to it.
+
+    Args:
+        file: Where.
+        jpeg: The JPEG of one picture, JFIF.
+        parts: From `read_jpeg_parts`.
+        iptc: From `read_jpeg_parts`.
+        aspect: Pixels per unit of length across and down, 1..65535, where only their ratio is known.
+    """
+    parts = parts or JpegParts()
+    if aspect:  # JFIF 1.02: units, X density, Y density
+        jpeg = jpeg[:13] + struct.pack(">BHH", 0, *aspect) + jpeg[18:]
+    opened, start = io.BytesIO(jpeg), 2
+    for marker, _ in segments(opened):
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
+            break
+        start = opened.tell()
+    added = b"".join(_segment(*each) for each in parts.segments)
+    resource = iptc_resource(iptc) if iptc else b""
+    step = _LONGEST_SEGMENT - len(_PHOTOSHOP)
+    added += b"".join(_segment(0xED, _PHOTOSHOP + resource[at : at + step]) for at in range(0, len(resource), step))
+    if parts.pictures:
+        size = len(_segment(0xE2, _index(parts.pictures, 0, 0)))
+        position = start + len(added) + 4 + len(_INDEX)
+        added += _segment(0xE2, _index(parts.pictures, len(jpeg) + len(added) + size, position))
+    for content in (jpeg[:start], added, memoryview(jpeg)[start:], parts.behind):
+        file.write(content)
+
+
+def without_claims(xmp: bytes | None, names: tuple[str, ...] = _BEHIND + _EXTENDED) -> tuple[bytes | None, list[str]]:
+    """Takes what is no longer true out of XMP.
+
+    Args:
+        xmp: XMP packet.
+        names: Beginnings of names of properties, each a namespace and the local name; by default, of all that tell of
+            other parts of a JPEG file.
+
+    Returns:
+        The packet, byte for byte as it was where it has no such property; and a note if it is dropped, as it has one
+        and cannot be read.
+    """
+    namespaces = {re.sub("[^/]*$", "", name).encode() for name in names}
+    if xmp is None or not any(namespace in xmp for namespace in namespaces):
+        return xmp, []
+    try:
+        document = minidom.parseString(xmp.strip(b"\0 \r\n\t"))
+        changed = False
+        for element in document.getElementsByTagName("*"):
+            for attribute in [*element.attributes.values()]:
+                declares = attribute.namespaceURI == XMLNS_NAMESPACE
+                if (attribute.value if declares else _name(attribute)).startswith(names):
+                    element.removeAttributeNode(attribute)
+                    changed |= not declares
+            if _name(element).startswith(names) and element.parentNode:
+                element.parentNode.removeChild(element)
+                changed = True
+        return b"".join(node.toxml().encode() for node in document.childNodes) if changed else xmp, []
+    except (ExpatError, ValueError, LookupError, AttributeError, RecursionError):
+        return None, ["damaged XMP dropped"]
+
+
+def end_of_picture(jpeg: bytes) -> int | None:
+    """Finds the end of a JPEG's first picture.
+
+    Args:
+        jpeg: The file's content.
+
+    Returns:
+        The position behind its end marker; None where it has none.
+    """
+    file = io.BytesIO(jpeg)
+    try:
+        for _ in segments(file):
+            pass
+    except (IndexError, ValueError, struct.error):
+        return None
+    position = file.tell()
+    while True:  # at the length of a segment: a scan's header, or tables in front of the next scan
+        position += int.from_bytes(jpeg[position : position + 2], "big")
+        marker = _MARKER.search(jpeg, position)
+        if marker is None or marker[1] == b"\xd8":
+            return None
+        if marker[1] == b"\xd9":
+            return marker.end()
+        position = marker.end()
+
+
+def iptc_resource(iptc: bytes) -> bytes:
+    """Wraps IPTC as the image resource that it is in JPEGs, and in PNGs by custom."""
+    return b"8BIM" + struct.pack(">H2xI", _IPTC, len(iptc)) + iptc + bytes(len(iptc) % 2)
+
+
+def _sort_behind(content, listed, xmp) -> tuple[bytes, list[tuple[int, int, int]], list[str], list[str]]:
+    """Keeps gain maps, videos and all that XMP counts on; gives their bytes, pictures and names, and notes."""
+    end = end_of_picture(content) or len(content)
+    listed = [each for each in listed if each[1] >= end]
+    rest, position = [], end
+    for _, start, size in listed:
+        rest.append((position, start))
+        position = start + size
+    rest.append((position, len(content)))
+    unlisted = b"".join(content[start:stop] for start, stop in rest)
+
+    counted, claimed = _CONTAINER.encode() in xmp, _GAIN_MAP.encode() in xmp
+    gain_maps = [each for each in listed if each[0] == _GAIN_MAP_TYPE or _has_gain_map_sign(content, each)]
+    if counted or (claimed and not gain_maps):
+        carried = [each for each in listed if each[0] not in _PREVIEW_TYPES]
+    else:
+        carried = gain_maps
+    pictured = bool(carried) or ((counted or claimed) and unlisted.startswith(b"\xff\xd8"))
+    video, trailer = bool(_VIDEO.search(unlisted)), unlisted.endswith(b"SEFT")
+    names = []
+    if pictured:
+        names.append("gain map" if claimed or gain_maps else "pictures behind the first")
+    if video:
+        names.append("motion photo")
+    elif trailer:
+        names.append("Samsung trailer")
+    notes, others = [], len(listed) - len(carried)
+    if others:
+        notes.append(f"first of {others + 1} pictures taken")
+    if not names or not (video or trailer or counted or not carried):
+        if unlisted.strip(b"\0\xff"):
+            notes.append(f"{len(unlisted)} bytes behind the picture dropped")
+        rest = []
+    pieces = sorted(
+        [(start, stop, None) for start, stop in rest] + [(at, at + size, kind) for kind, at, size in carried]
+    )
+    behind, pictures = io.BytesIO(), []
+    for start, stop, kind in pieces:
+        if kind is not None:
+            pictures.append((kind, behind.tell(), stop - start))
+        behind.write(content[start:stop])
+    return behind.getvalue(), pictures, names, notes
+
+
+def _has_gain_map_sign(content, picture) -> bool:
+    _, start, size = picture
+    return any(content.find(sign, start, start + min(size, 2**17)) >= 0 for sign in _GAIN_MAP_SIGNS)
+
+
+def _listed_pictures(index, position, content) -> Iterator[tuple[int, int, int]]:
+    """Yields type, start and size of the pictures behind the first; `position` is the index's in the file."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}[index[:4]]
+    [directory] = struct.unpack_from(f"{order}I", index, 4)
+    [number] = struct.unpack_from(f"{order}H", index, directory)
+    for at in range(directory + 2, directory + 2 + 12 * number, 12):
+        tag, _, length, value = struct.unpack_from(f"{order}HHII", index, at)
+        if tag != 0xB002:
+            continue
+        end = 0
+        entries = (struct.unpack_from(f"{order}III", index, entry) for entry in range(value, value + length, 16))
+        for kind, size, offset in sorted(entries, key=lambda entry: entry[2]):
+            start = position + offset
+            if offset and start >= end and content[start : start + 2] == b"\xff\xd8":
+                end = min(start + size, len(content))
+                yield kind & 0xFFFFFF, start, end - start
+
+
+def _index(pictures, size, position) -> bytes:
+    """Makes an index (CIPA DC-007, 5.2) for a first picture of `size` bytes that holds it at `position`."""
+    count = len(pictures) + 1
+    head = b"MM\0*" + struct.pack(">IH", 8, 3)
+    head += struct.pack(">HHI4s", 0xB000, 7, 4, b"0100") + struct.pack(">HHII", 0xB001, 4, 1, count)
+    head += struct.pack(">HHIII", 0xB002, 7, 16 * count, 50, 0)
+    entries = [(_PRIMARY_TYPE, size, 0), *((kind, length, size + start - position) for kind, start, length in pictures)]
+    return _INDEX + head + b"".join(struct.pack(">III4x", *entry) for entry in entries)
+
+
+def _resources(content) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    try:
+        at = 0
+        while _RESOURCE.match(content, at):
+            [number] = struct.unpack_from(">H", content, at + 4)
+            at += 6 + (content[at + 6] + 2) // 2 * 2  # a name, padded to even length
+            [size] = struct.unpack_from(">I", content, at)
+            found.setdefault(number, content[at + 4 : at + 4 + size])
+            at += 4 + size + size % 2
+    except (IndexError, struct.error):
+        pass  # cut off
+    return {number: resource for number, resource in found.items() if resource}
+
+
+def _segment(marker, content) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def _among(kinds, marker, content):
+    return next((kind for kind in kinds if marker == kind[0] and content.startswith(kind[1])), None)
+
+
+def _name(node) -> str:
+    return f"{node.namespaceURI or ''}{node.localName}"
