@@ -2,11 +2,13 @@ import io
 import random
 import struct
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from skimage import data
 
 from artifact_remover.pictures.jpeg_container import end_of_picture, without_claims
@@ -317,6 +319,49 @@ def test_extended_xmp_is_kept_in_a_jpeg():
     content, notes = encoded(picture, "png")
     assert notes == ("extended XMP dropped, png cannot hold it",)
     assert b"HasExtendedXMP" not in decode_picture(content).metadata.xmp
+
+
+def test_the_table_of_what_is_kept_is_true():
+    document = (Path(__file__).parents[1] / "docs" / "restoring.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in document.splitlines() if line.startswith("| ")]
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = profile[:16] + b"GRAY" + profile[20:]
+    guid = "0123456789ABCDEF" * 2
+    extended = (0xE1, f"http://ns.adobe.com/xmp/extension/\0{guid}".encode() + struct.pack(">II", 9, 0) + b"<x:xmpm/>")
+    segments = [extended, (0xE6, b"GoPro\0" + bytes(40)), (0xED, photoshop((0x0404, b"\0\0", b"\x1c\2\5\0\5title")))]
+    xmp = xmp_of(f'hdrgm:Version="1.0" G:MotionPhoto="1" xmpNote:HasExtendedXMP="{guid}"')
+    options = {"xmp": xmp, "exif": exif_of(1), "icc_profile": profile}
+    content = with_index(jpeg_of(PHOTO, *segments, comment=b"said", dpi=(300, 300), **options), (0, GAIN_MAP)) + VIDEO
+    whole = decode_picture(content)
+    stretched = replace(whole, metadata=replace(whole.metadata, dpi=None, aspect=(1, 2)))
+    in_gray = replace(whole, pixels=whole.pixels[..., :1], metadata=replace(whole.metadata, icc_profile=gray))
+    transparent = replace(in_gray, alpha=whole.pixels[..., 1])
+    notes_of = {
+        "EXIF": ("EXIF", whole),
+        "XMP": ("XMP", whole),
+        "extended XMP": ("extended XMP", whole),
+        "ICC profile": ("ICC profile", whole),
+        "IPTC": ("IPTC", whole),
+        "resolution": ("resolution", whole),
+        "pixel aspect": ("pixel aspect", stretched),
+        "comment": ("comment", whole),
+        "gain map (Ultra HDR)": ("gain map", whole),
+        "motion photo": ("motion photo", whole),
+        "FLIR, GoPro, Ricoh and other makers' segments": ("GoPro segment", whole),
+    }
+    [formats] = [row for row in rows if row[-1] == "AVIF"]
+    formats = [format.lower() for format in formats[-len(FORMATS) :]]
+    assert {*formats} == {*FORMATS}
+    told = {row[0]: dict(zip(formats, row[1:], strict=True)) for row in rows if row[0] in notes_of}
+    assert told.keys() == notes_of.keys()
+    for row, (name, picture) in notes_of.items():
+        for format, cell in told[row].items():
+            lost = f"{name} dropped, {format} cannot hold it" in encoded(picture, format)[1]
+            assert lost == (cell in ("line", "in EXIF only")), (row, format)
+    for format, cell in told["ICC profile"].items():
+        for picture, unless in ((in_gray, "not of gray"), (transparent, "gray")):
+            lost = f"ICC profile for gray dropped, {format} cannot hold it" in encoded(picture, format)[1]
+            assert lost == (unless in cell), format
 
 
 # --- XMP

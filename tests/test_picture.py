@@ -340,6 +340,8 @@ def test_descriptions_of_a_tiff_keep_their_bytes(order, big):
     for found in (picture.metadata.exif, again):
         assert all(text in found for text in [*texts.values(), iptc])
     assert written.pages[0].tags[33723].value == iptc and written.pages[0].tags[269].value == "page"
+    assert opened(encoded(picture, "jpeg")[0]).info["photoshop"] == {0x0404: iptc}
+    assert encoded(picture, "webp")[1] == ()  # it is in the EXIF
 
 
 def test_exif_within_a_tiff_keeps_its_bytes():

@@ -20,8 +20,9 @@ XMP_KEYWORD = b"XML:com.adobe.xmp"
 # A TIFF's first directory holds tags that describe the picture and tags that describe how it is stored. EXIF has the
 # former too (EXIF 2.32, tables 3 and 4): title, make, model, orientation, resolution, software, date, artist, host,
 # copyright, Exif, GPS. Beside them: the document's name, rating, IPTC, and the tags that Windows adds.
+IPTC_TAG = 33723
 DESCRIPTIVE_TAGS = frozenset(
-    {269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, 33723, 34665, 34853}
+    {269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, IPTC_TAG, 34665, 34853}
     | set(range(40091, 40096))
 )
 """Tags of a TIFF's first directory that are kept, as they describe the picture."""
@@ -49,7 +50,7 @@ class Metadata:
         comment: Comment, UTF-8 or of unknown encoding.
         png_chunks: Types and contents of a PNG's color chunks and text chunks.
         aspect: Pixels per unit of length, across and down, where only their ratio is known, as the unit is not.
-        iptc: IPTC (IIM 4.2) of a JPEG; that of a TIFF is in its EXIF.
+        iptc: IPTC (IIM 4.2); that of a TIFF is in its EXIF, too.
         jpeg_parts: What no other format can hold.
     """
 
@@ -83,7 +84,7 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     except (KeyError, struct.error):
         exif, notes = None, ["damaged EXIF dropped"]
     xmp, comment = info.get("xmp"), info.get("Comment" if format == "PNG" else "comment")
-    parts, iptc = None, None
+    parts, iptc = None, _iptc_of_tiff(exif) if format == "TIFF" else None
     if format in ("JPEG", "MPO"):
         parts, iptc, xmp, jpeg_notes = read_jpeg_parts(file, xmp)
         notes += jpeg_notes
@@ -129,6 +130,14 @@ def _exif_of_tiff(file: BinaryIO) -> bytes:
         return head + _pack_directory(directory, order, 8) if directory else b""
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture is restored without them
         return b"damaged"
+
+
+def _iptc_of_tiff(exif) -> bytes | None:
+    for order, directory, tag, kind, count, position in exif_entries(exif or b""):
+        if directory == 0 and tag == IPTC_TAG and count * _TIFF_SIZES[kind] > 4:
+            [start] = struct.unpack_from(f"{order}I", exif, position + 8)
+            return exif[start : start + count * _TIFF_SIZES[kind]]
+    return None
 
 
 def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metadata, list[str]]:

@@ -14,6 +14,7 @@ from PIL import Image
 from artifact_remover.pictures.jpeg_container import iptc_resource, write_jpeg_parts
 from artifact_remover.pictures.metadata import (
     DESCRIPTIVE_TAGS,
+    IPTC_TAG,
     PNG_SIGNATURE,
     XMP_KEYWORD,
     Metadata,
@@ -144,7 +145,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     if metadata.xmp:
         fields.append((700, "B", metadata.xmp))
     if metadata.iptc:
-        fields.append((33723, "U", metadata.iptc))
+        fields.append((IPTC_TAG, "U", metadata.iptc))
     if metadata.icc_profile:
         fields.append((34675, "U", metadata.icc_profile))
     if metadata.comment and 270 not in entries:
@@ -290,7 +291,9 @@ def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list
             if len(getattr(metadata, field) or b"") > limit:
                 too_much[field] = name
     else:
-        unknown = {"comment": "comment", "iptc": "IPTC", "aspect": "pixel aspect"}
+        unknown = {"comment": "comment", "aspect": "pixel aspect"}
+        if (metadata.iptc or b"") not in (metadata.exif or b""):
+            unknown["iptc"] = "IPTC"
         if not states_resolution(metadata.exif):
             unknown["dpi"] = "resolution"
         too_much |= {field: name for field, name in unknown.items() if getattr(metadata, field)}
