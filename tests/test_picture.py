@@ -85,11 +85,15 @@ def png_chunks(content):
     return chunks
 
 
-def raw_png(pixels, color_type, *extra):
-    """A PNG of 16 bits, which Pillow does not write."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, color_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+def raw_png(pixels, color_type, *extra, bits=16):
+    """A PNG of any depth and with any chunks, which Pillow does not write."""
+    digits = pixels[..., None] >> np.arange(bits)[::-1] & 1
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in digits)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, color_type, 0, 0, 0)
+    return png_of([(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+
+
+def png_of(chunks):
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
     )
@@ -295,10 +299,7 @@ def test_metadata_behind_a_pngs_pixels_is_found():
     info.add_text("Comment", "late")
     chunks = png_chunks(saved(PHOTO, "PNG", pnginfo=info))
     chunks.sort(key=lambda chunk: (chunk[0] == b"IEND", chunk[0] == b"tEXt"))
-    content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
-    )
-    assert decode_picture(content).metadata.comment == b"late"
+    assert decode_picture(png_of(chunks)).metadata.comment == b"late"
 
 
 def test_what_a_jpeg_segment_cannot_hold_is_said():
@@ -577,6 +578,57 @@ def test_a_transparent_16_bit_color():
     assert picture.alpha[4, 5] == 0 and set(np.unique(picture.alpha)) == {0, 65535}
 
 
+@pytest.mark.parametrize("above", [0, 0xFF00])  # bits beyond the depth, which do not count
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_gray_is_compared_as_it_is_stored(bits, above):
+    levels = noise(60, 80, 1) >> (8 - bits)
+    for value in {0, 1, 2**bits - 1}:
+        picture = decode_picture(raw_png(levels, 0, (b"tRNS", struct.pack(">H", value + above)), bits=bits))
+        assert np.array_equal(picture.alpha, np.where(levels[..., 0] == value, 0, 255))
+        assert np.array_equal(picture.pixels, levels * (255 // (2**bits - 1)))
+
+
+def test_a_transparent_color_of_8_bits():
+    pixels = noise(60, 80, 3)
+    for above in (0, 0xFF00):
+        color = pixels[4, 5].astype(int) + above
+        picture = decode_picture(raw_png(pixels, 2, (b"tRNS", struct.pack(">3H", *color)), bits=8))
+        assert np.array_equal(picture.alpha, np.where((pixels == pixels[4, 5]).all(-1), 0, 255))
+
+
+@pytest.mark.parametrize("alpha", [b"\0", b"\xff\0", b"\0\n", b"\0\x80", bytes(range(256)) + b"more"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_transparent_entries_of_a_palette(bits, alpha):
+    palette, indices = noise(2**bits, 3), noise(60, 80, 1) >> (8 - bits)
+    picture = decode_picture(raw_png(indices, 3, (b"PLTE", palette.tobytes()), (b"tRNS", alpha), bits=bits))
+    entries = np.frombuffer(alpha.ljust(256, b"\xff")[:256], np.uint8)
+    assert np.array_equal(picture.alpha, entries[indices[..., 0]])
+    assert np.array_equal(picture.pixels, palette[indices[..., 0]])
+
+
+def test_transparency_stands_in_no_other_chunk():
+    late = raw_png(noise(60, 80, 1), 0, bits=8)
+    chunks = png_chunks(late)
+    late = png_of([*chunks[:-1], (b"tRNS", b"\0\0"), chunks[-1]])
+    text = (b"tEXt", b"transparency\0no")
+    for content in (late, raw_png(noise(60, 80, 3), 2, text, bits=8), raw_png(noise(60, 80, 3), 2, text)):
+        assert decode_picture(content).alpha is None
+
+
+@pytest.mark.parametrize("keyword", ["exif", "xmp", "icc_profile", "dpi", "photoshop", "Comment"])
+def test_texts_are_not_taken_for_other_metadata(keyword):
+    text = (b"tEXt", keyword.encode() + b"\0said")
+    metadata = decode_picture(raw_png(noise(60, 80, 3), 2, text, bits=8)).metadata
+    assert metadata == Metadata(comment=b"said" if keyword == "Comment" else None, png_chunks=(text,))
+
+
+def test_a_transparent_16_bit_gray_stays_transparent_in_8_bits():
+    gray = noise(60, 80, 1, dtype=np.uint16)
+    content = raw_png(gray, 0, (b"tRNS", struct.pack(">H", gray[4, 5, 0])))
+    alpha = np.asarray(opened(encoded(decode_picture(content), "webp")[0]).getchannel("A"))
+    assert np.array_equal(alpha, np.where(gray[..., 0] == gray[4, 5, 0], 0, 255))
+
+
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -796,6 +848,9 @@ def test_a_picture_with_damage_beside_its_pixels_can_be_taken():
     content = saved(PHOTO, "PNG", pnginfo=info).replace(b"A title", b"a title")
     assert refusal(content).startswith("the picture is truncated or damaged, or of a kind that cannot be read, mend it")
     assert np.array_equal(decode_picture(content, allow_truncated=True).pixels, np.asarray(PHOTO))
+    with pytest.raises(InputError, match="allow_truncated"):
+        inspect_picture(io.BytesIO(content))
+    assert inspect_picture(io.BytesIO(content), allow_truncated=True).width == 80
 
 
 @pytest.mark.parametrize("format", ["WEBP", "AVIF"])

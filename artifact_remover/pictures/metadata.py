@@ -1,6 +1,5 @@
 """Metadata of pictures: EXIF, XMP, ICC profile, resolution, comment, and chunks of a PNG."""
 
-import io
 import re
 import struct
 from collections.abc import Iterator
@@ -68,6 +67,8 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         The metadata, and notes on what is damaged or cannot be kept.
     """
     notes = []
+    if format == "PNG":  # Pillow keeps the texts among the rest, whatever their keyword
+        info = {name: value for name, value in info.items() if name == "Comment" or not isinstance(value, str)}
     exif = _exif_of_tiff(file) if format == "TIFF" else info.get("exif")
     exif = (exif or b"").removeprefix(b"Exif\0\0") or None
     try:
@@ -81,7 +82,7 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         notes.append("IPTC dropped")
     if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
         notes.append("color description dropped, the colors are taken for sRGB")
-    chunks = tuple(_png_chunks(file)) if format == "PNG" else ()
+    chunks = tuple(_kept_png_chunks(file)) if format == "PNG" else ()
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
     return Metadata(
         info.get("icc_profile") or None, exif, xmp or None, _dpi(info, format, exif), comment or None, chunks
@@ -202,6 +203,15 @@ def exif_entries(exif: bytes) -> Iterator[tuple[str, int, int, int, int, int]]:
         [start] = struct.unpack(f"{order}I", following)
         if not 0 < start < len(exif) - 2:
             return
+
+
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields type and length of each chunk of a PNG, the file being at its content; up to where the file ends."""
+    position = len(PNG_SIGNATURE)
+    while file.seek(position) and len(start := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", start)
+        yield name, length
+        position += 12 + length
 
 
 def states_resolution(exif: bytes | None) -> bool:
@@ -329,15 +339,10 @@ def _exif_aspect(exif) -> float:
     return resolutions[1] / resolutions[0] if len(resolutions) == 2 else 1
 
 
-def _png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
-    file.seek(len(PNG_SIGNATURE))
-    while len(start := file.read(8)) == 8:
-        length, name = struct.unpack(">I4s", start)
+def _kept_png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
+    for name, length in png_chunks(file):
         if name in _PNG_CHUNKS and length < ImageFile.SAFEBLOCK:
             content = file.read(length)
             # XMP and dpi are kept as such, so that their chunks are not copied.
             if not content.startswith(XMP_KEYWORD) and (name != b"pHYs" or content[8:] == b"\0"):
                 yield name, content
-            file.seek(4, io.SEEK_CUR)
-        else:
-            file.seek(length + 4, io.SEEK_CUR)

@@ -103,16 +103,17 @@ class TooLargeError(InputError):
     """The picture has more pixels than the caller allows."""
 
 
-def inspect_picture(file: Path | BinaryIO) -> Summary:
+def inspect_picture(file: Path | BinaryIO, *, allow_truncated: bool = False) -> Summary:
     """Reads the facts about a picture from its file, without decoding a pixel.
 
     Args:
         file: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF, whatever its name.
+        allow_truncated: Whether a truncated or damaged file is read as far as it goes.
 
     Raises:
-        InputError: If it cannot be read or is no such picture.
+        InputError: If it cannot be read, is no such picture, or is damaged.
     """
-    with open_image(file) as (image, opened):
+    with open_image(file, allow_truncated) as (image, opened):
         metadata, _ = read_metadata(image.info, file_format(image), opened)
         present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "comment": metadata.comment}
         names = [name for name, content in present.items() if content]
@@ -286,7 +287,7 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         notes = [f"first of {pictures} pictures taken"] if pictures > 1 else []
         # Pillow turns a TIFF upright and removes the orientation from its XMP, so that it is kept here.
         kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
-        decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image)
+        decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image, file)
         pixels, alpha, info, color_notes = decoded
         metadata, metadata_notes = read_metadata({**info, **kept}, format, file)
     if depth not in (1, 2, 4, 8, 16):

@@ -3,11 +3,13 @@
 import io
 import logging
 import re
+import struct
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from artifact_remover.pictures.jpeg_header import JpegHeader
+from artifact_remover.pictures.metadata import png_chunks
 from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb
@@ -105,11 +108,12 @@ def _binary(source):
     return nullcontext(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
-def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
+def decode_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
     """Decodes a picture of up to 8 bits per channel, or one that Pillow reduces to 8.
 
     Args:
         image: From `open_image`.
+        file: From `open_image`.
 
     Returns:
         Pixels, uint8 [H, W, C] in 0..255, C 1 (gray) or 3 (RGB); alpha, uint8 [H, W] in 0..255, or None; what Pillow
@@ -119,21 +123,24 @@ def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, di
         InputError: If it is of a kind that has no 8 bits, such as 32 bits of gray.
     """
     image.load()
+    if image.format == "PNG":
+        _tell_transparency(image, file)
+    decoded: Image.Image = image
     info, notes = image.info, []
     if image.mode == "CMYK":
         converted = cmyk_to_srgb(image)
         notes.append("CMYK converted to sRGB" + ("" if converted else " without a profile"))
-        image = converted or image.convert("RGB")
+        decoded = converted or image.convert("RGB")
         info = {**info, "icc_profile": _srgb_profile() if converted else None}
-    if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
+    if decoded.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
         raise InputError(f"of Pillow's mode {image.mode}: save it in gray or RGB with 8 or 16 bits per channel")
-    mode = ("L" if is_gray(image) else "RGB") + ("A" if image.has_transparency_data else "")
-    if image.mode != mode:
-        image = image.convert(mode)
+    mode = ("L" if is_gray(decoded) else "RGB") + ("A" if decoded.has_transparency_data else "")
+    if decoded.mode != mode:
+        decoded = decoded.convert(mode)
     channels = len(mode) - (mode[-1] == "A")
-    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    pixels = np.empty((decoded.height, decoded.width, channels), np.uint8)
     alpha = np.empty(pixels.shape[:2], np.uint8) if mode[-1] == "A" else None
-    for rows, band in _bands(image):
+    for rows, band in _bands(decoded):
         pixels[rows] = band[..., :channels]
         if alpha is not None:
             alpha[rows] = band[..., channels]
@@ -181,10 +188,34 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
         stored = stored[..., ::2] << 8 | stored[..., 1::2]
     if stored.shape[2] in (2, 4):
         return stored[..., :-1], stored[..., -1], info, []
-    transparent = info.get("transparency")
+    if image.format == "PNG":
+        _tell_transparency(image, file)
+    transparent = image.info.get("transparency")
     if transparent is None:
         return stored, None, info, []
     return stored, np.where((stored == transparent).all(-1), 0, 65535).astype(np.uint16), info, []
+
+
+def _tell_transparency(image, file):
+    """Tells Pillow which value of a PNG is transparent (PNG specification, third edition, section 11.3.1.1).
+
+    Pillow compares the value, as it is stored, with pixels that are scaled to 8 bits. It also takes a text for it whose
+    keyword is "transparency".
+    """
+    image.info.pop("transparency", None)
+    depth = bit_depth(image, file)
+    before_pixels = takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(file))  # behind them it does not count
+    content = next((file.read(min(length, 256)) for name, length in before_pixels if name == b"tRNS"), b"")
+    if image.mode == "P" and content:
+        image.info["transparency"] = content
+    elif image.mode in ("1", "L", "I;16", "RGB"):
+        largest = 2**depth - 1
+        scale = (2 ** max(depth, 8) - 1) // largest
+        values = [(each & largest) * scale for [each] in struct.iter_unpack(">H", content[: len(content) // 2 * 2])]
+        if image.mode == "RGB" and len(values) >= 3:
+            image.info["transparency"] = tuple(values[:3])
+        elif image.mode != "RGB" and values:
+            image.info["transparency"] = values[0]
 
 
 def _is_planar(image) -> bool:
