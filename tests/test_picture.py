@@ -835,11 +835,41 @@ def test_the_limit_of_megapixels(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 1000 and ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
-def test_a_bomb_of_text_is_refused():
+@pytest.mark.parametrize("options", [{}, {"zip": True}])
+def test_a_long_text_is_kept(options):
     info = PngImagePlugin.PngInfo()
-    for index in range(3):
-        info.add_text(f"Title{index}", "A" * 60_000_000, zip=True)
-    assert "too large" in refusal(saved(PHOTO, "PNG", pnginfo=info))
+    info.add_text("Workflow", "A" * 3_000_000, **options)
+    info.add_itxt("XML:com.adobe.xmp", XMP.decode().ljust(2_000_000), **options)
+    content = saved(PHOTO, "PNG", pnginfo=info)
+    picture = decode_picture(content)
+    assert picture.notes == () and picture.metadata.xmp == XMP.ljust(2_000_000)
+    kept = [chunk for chunk in png_chunks(encoded(picture)[0]) if chunk[1].startswith(b"Workflow")]
+    assert kept == [chunk for chunk in png_chunks(content) if chunk[1].startswith(b"Workflow")]
+
+
+def test_a_long_profile_is_kept():
+    profile = struct.pack(">I", 2_000_000) + SRGB.ljust(2_000_000, b"\0")[4:]
+    picture = decode_picture(saved(PHOTO, "PNG", icc_profile=profile))
+    assert picture.notes == () and picture.metadata.icc_profile == profile
+    assert decode_picture(encoded(picture)[0]).metadata.icc_profile == profile
+
+
+@pytest.mark.parametrize("number, length", [(3, 60_000_000), (1, 2**26 + 1)])
+def test_a_bomb_of_text_is_refused(number, length):
+    info = PngImagePlugin.PngInfo()
+    for index in range(number):
+        info.add_text(f"Title{index}", "A" * length, zip=True)
+    said = refusal(saved(PHOTO, "PNG", pnginfo=info))
+    assert said == "the picture has a text or profile of more than 64 MiB: remove it"
+    assert (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) == (2**20, 2**26)
+
+
+def test_texts_that_pillow_does_not_count_have_a_limit(monkeypatch):
+    monkeypatch.setattr("artifact_remover.pictures.metadata.PNG_TEXT_LIMIT", 1000)
+    texts = [(b"iTXt", b"Title\0\0\0\0\0" + bytes([255]) * 400)] * 3  # no UTF-8
+    picture = decode_picture(raw_png(noise(60, 80, 3), 2, *texts, bits=8))
+    assert picture.metadata.png_chunks == tuple(texts[:2])
+    assert picture.notes == ("PNG text beyond 0 MiB dropped",)
 
 
 def test_a_picture_with_damage_beside_its_pixels_can_be_taken():

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import ExifTags, ImageFile
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_TEXT_LIMIT = 2**26
+"""Bytes of text, decompressed, in a PNG that is read, and of its ICC profile; a small file may hold a thousandfold."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 """Keyword of the iTXt chunk that holds a PNG's XMP."""
 
@@ -82,7 +84,8 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         notes.append("IPTC dropped")
     if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
         notes.append("color description dropped, the colors are taken for sRGB")
-    chunks = tuple(_kept_png_chunks(file)) if format == "PNG" else ()
+    chunks, too_much = _kept_png_chunks(file) if format == "PNG" else ((), [])
+    notes += too_much
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
     return Metadata(
         info.get("icc_profile") or None, exif, xmp or None, _dpi(info, format, exif), comment or None, chunks
@@ -339,10 +342,15 @@ def _exif_aspect(exif) -> float:
     return resolutions[1] / resolutions[0] if len(resolutions) == 2 else 1
 
 
-def _kept_png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
+def _kept_png_chunks(file) -> tuple[tuple[tuple[bytes, bytes], ...], list[str]]:
+    kept, left, notes = [], PNG_TEXT_LIMIT, []
     for name, length in png_chunks(file):
-        if name in _PNG_CHUNKS and length < ImageFile.SAFEBLOCK:
+        if name in _PNG_CHUNKS and length > left:
+            notes = [f"PNG text beyond {PNG_TEXT_LIMIT >> 20} MiB dropped"]
+        elif name in _PNG_CHUNKS:
             content = file.read(length)
             # XMP and dpi are kept as such, so that their chunks are not copied.
             if not content.startswith(XMP_KEYWORD) and (name != b"pHYs" or content[8:] == b"\0"):
-                yield name, content
+                kept.append((name, content))
+                left -= length
+    return tuple(kept), notes

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from artifact_remover.pictures.jpeg_header import JpegHeader
-from artifact_remover.pictures.metadata import png_chunks
+from artifact_remover.pictures.metadata import PNG_TEXT_LIMIT, png_chunks
 from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb
@@ -82,6 +82,9 @@ def open_image(
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
+        if "MAX_TEXT_" in str(error):  # Pillow's names of the limits
+            too_much = f"{name} has a text or profile of more than {PNG_TEXT_LIMIT >> 20} MiB: remove it"
+            raise InputError(too_much) from error
         reason = to_one_line(error) or type(error).__name__
         raise DamagedError(f"{name} is truncated or damaged, ", advice, f": {reason}") from error
 
@@ -90,15 +93,19 @@ def open_image(
 def _pillow_limits(allow_truncated):
     logger = logging.getLogger("PIL")
     level, limits = logger.level, (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    text_limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     try:
         logger.setLevel(logging.CRITICAL)  # it would print the error's text as well
         # `max_megapixels` is checked instead of Pillow's own limit, which today's cameras exceed.
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, allow_truncated
+        # All the text that Pillow takes may stand in a single chunk: workflows of image generators are megabytes long.
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = PNG_TEXT_LIMIT
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
+        PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text_limits
         logger.setLevel(level)
 
 
