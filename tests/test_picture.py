@@ -340,6 +340,51 @@ def test_exif_within_a_tiff_keeps_its_bytes():
     assert kept.get_ifd(34665)[42036] == "Objekt\xedv" and kept.get_ifd(34853)[29] == "2024:01:02"
 
 
+GEOREFERENCE = {
+    33550: (12, (10.0, 0.1, 0.0)),
+    33920: (12, tuple(np.linspace(-1, 1, 17))),
+    33922: (12, (0.0, 0.0, 0.0, 500000.0, 5000000.0, 0.0)),
+    34264: (12, tuple(np.linspace(-3e8, 3e8, 16))),
+    34735: (3, (1, 1, 0, 2, 1024, 0, 1, 1, 1026, 34737, 9, 0)),
+    34736: (12, (6378137.0, 298.257223563)),
+    34737: (2, "WGS 84|\xe9|"),
+    42112: (2, "<GDALMetadata><Item>a</Item></GDALMetadata>"),
+    42113: (2, "0"),
+}
+
+
+@pytest.mark.parametrize("order, big", [("<", False), (">", False), ("<", True)])
+@pytest.mark.parametrize("described", [True, False])
+def test_a_tiff_keeps_its_georeference(order, big, described):
+    extra = [
+        (tag, kind, len(value) + 1, value.encode("latin-1") + b"\0", True)
+        if kind == 2
+        else (tag, kind, len(value), value, True)
+        for tag, (kind, value) in GEOREFERENCE.items()
+    ]
+    kept = {"software": "maker"} if described else {"software": False}
+    content = tiff_of(
+        noise(60, 80, 3), photometric="rgb", bigtiff=big, byteorder=order, extratags=extra, metadata=None, **kept
+    )
+    picture = decode_picture(content)
+    assert picture.notes == () and len(picture.metadata.georeference) == 9
+    content, notes = encoded(picture, "tiff")
+    tags = tifffile.TiffFile(io.BytesIO(content)).pages[0].tags
+    found = {tag: (tags[tag].dtype.value, tags[tag].value) for tag in GEOREFERENCE}
+    assert notes == () and found == GEOREFERENCE and (305 in tags) == described
+    for format in ("png", "jpeg", "webp", "avif"):
+        assert f"georeference dropped, {format} cannot hold it" in encoded(picture, format)[1]
+        assert b"WGS 84" not in encoded(picture, format)[0]
+
+
+def test_a_turned_picture_loses_its_georeference():
+    extra = [(33550, 12, 3, (10.0, 0.1, 0.0), True), (274, 3, 1, 6, True)]
+    picture = decode_picture(tiff_of(noise(60, 80, 3), photometric="rgb", extratags=extra, metadata=None))
+    content, notes = encoded(picture, "tiff")
+    assert notes == ("georeference dropped, the picture is turned",)
+    assert 33550 not in tifffile.TiffFile(io.BytesIO(content)).pages[0].tags
+
+
 def test_a_damaged_directory_of_a_tiff_does_not_sink_the_picture():
     entry = struct.pack("<HHI", 305, 2, 12)  # tifffile's name
     content = tiff_of(noise(60, 80, 3), photometric="rgb", metadata=None).replace(

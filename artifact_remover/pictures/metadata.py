@@ -4,7 +4,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, ImageFile
@@ -23,6 +23,9 @@ DESCRIPTIVE_TAGS = frozenset(
     | set(range(40091, 40096))
 )
 """Tags of a TIFF's first directory that are kept, as they describe the picture."""
+
+# GeoTIFF 1.1 (OGC 19-008r4), and below 42112 and 42113 GDAL's notes and the value that stands for no data.
+_GEOREFERENCE_TAGS = frozenset({33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112, 42113})
 
 # Chunks that are copied from PNG to PNG (PNG specification, third edition, section 11.3).
 _PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt")
@@ -47,6 +50,7 @@ class Metadata:
         comment: Comment, UTF-8 or of unknown encoding.
         png_chunks: Types and contents of a PNG's color chunks and text chunks, and of its pHYs chunk where that gives
             an aspect ratio only, no resolution.
+        georeference: Tag, type as `struct` writes it, and values of each tag that places a TIFF on the Earth.
     """
 
     icc_profile: bytes | None = None
@@ -55,6 +59,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     comment: bytes | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    georeference: tuple[tuple[int, str, bytes | list], ...] = ()
 
 
 def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, list[str]]:
@@ -71,7 +76,7 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     notes = []
     if format == "PNG":  # Pillow keeps the texts among the rest, whatever their keyword
         info = {name: value for name, value in info.items() if name == "Comment" or not isinstance(value, str)}
-    exif = _exif_of_tiff(file) if format == "TIFF" else info.get("exif")
+    exif, georeference = _read_tiff(file) if format == "TIFF" else (info.get("exif"), ())
     exif = (exif or b"").removeprefix(b"Exif\0\0") or None
     try:
         list(exif_entries(exif or b""))
@@ -87,21 +92,24 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     chunks, too_much = _kept_png_chunks(file) if format == "PNG" else ((), [])
     notes += too_much
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
+    dpi = _dpi(info, format, exif)
     return Metadata(
-        info.get("icc_profile") or None, exif, xmp or None, _dpi(info, format, exif), comment or None, chunks
+        info.get("icc_profile") or None, exif, xmp or None, dpi, comment or None, chunks, georeference
     ), notes
 
 
-def _exif_of_tiff(file: BinaryIO) -> bytes:
-    """Makes EXIF of the tags with which a TIFF or BigTIFF describes its picture.
+def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | list], ...]]:
+    """Makes EXIF of the tags with which a TIFF or BigTIFF describes its picture, and reads its georeference.
 
-    Values are copied byte for byte. Pillow would change some: it reads text as ASCII, and IPTC as numbers.
+    Values are copied byte for byte. Pillow would change some: it reads text as ASCII, and IPTC as numbers. tifffile
+    writes no EXIF directories.
 
     Args:
         file: The TIFF, which can seek.
 
     Returns:
-        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read.
+        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read. And
+        the georeference, as in `Metadata`.
     """
     try:
         file.seek(0)
@@ -110,10 +118,18 @@ def _exif_of_tiff(file: BinaryIO) -> bytes:
         big = struct.unpack_from(f"{order}H", start, 2) == (43,)
         [position] = struct.unpack_from(f"{order}Q", start, 8) if big else struct.unpack_from(f"{order}I", start, 4)
         directory = _read_directory(file, order, big, position)
+        georeference = []
+        for tag in _GEOREFERENCE_TAGS & directory.keys():
+            kind, count, value = directory.pop(tag)
+            if kind == 2:
+                georeference.append((tag, "s", value))
+            elif kind in (3, 12):
+                letter = "H" if kind == 3 else "d"
+                georeference.append((tag, letter, list(struct.unpack(f"{order}{count}{letter}", value))))
         head = start[:2] + struct.pack(f"{order}HI", 42, 8)
-        return head + _pack_directory(directory, order, 8) if directory else b""
+        return head + _pack_directory(directory, order, 8) if directory else b"", tuple(georeference)
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture is restored without them
-        return b"damaged"
+        return b"damaged", ()
 
 
 def with_fitting_profile(metadata: Metadata, pixels: np.ndarray) -> tuple[Metadata, list[str]]:
@@ -257,14 +273,14 @@ def _is_like_srgb(primaries=None, transfer=None) -> bool:
     return primaries in (1, 2) and transfer in (1, 2, 6, 13)
 
 
-def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int, int, bytes | dict]]:
+def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int, int, Any]]:
     """Reads types, counts and values of a TIFF's directory by tag, its sub-directories as directories."""
     file.seek(position)
     [number] = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
     size = 20 if big else 12
     if number > 4096:
         raise ValueError("more entries than anybody writes")
-    entries: dict[int, tuple[int, int, bytes | dict]] = {}
+    entries: dict[int, tuple[int, int, Any]] = {}
     table, total = file.read(number * size), 0
     for start in range(0, number * size, size):
         tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), table, start)
@@ -272,7 +288,7 @@ def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int,
         if tag in _SUB_DIRECTORIES[depth]:
             [position] = struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), value)
             entries[tag] = 4, 1, _read_directory(file, order, big, position, depth + 1)
-        elif kind in _TIFF_SIZES and (depth or tag in DESCRIPTIVE_TAGS):
+        elif kind in _TIFF_SIZES and (depth or tag in DESCRIPTIVE_TAGS | _GEOREFERENCE_TAGS):
             length = count * _TIFF_SIZES[kind]
             total += length
             if total > 16 * ImageFile.SAFEBLOCK:

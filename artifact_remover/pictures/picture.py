@@ -190,12 +190,17 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
             f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
         )
     metadata = upright(picture.metadata, picture.orientation)
+    notes: tuple[str, ...] = ()
+    if metadata.georeference and (format != "tiff" or picture.orientation != 1):
+        why = "the picture is turned" if format == "tiff" else f"{format} cannot hold it"
+        metadata, notes = replace(metadata, georeference=()), (f"georeference dropped, {why}",)
     if format == "png":
         write_png(file, pixels, alpha, metadata)
-        return ()
-    if format == "tiff":
-        return write_tiff(file, pixels, alpha, metadata)
-    return write_with_pillow(file, pixels, alpha, metadata, format, quality)
+    elif format == "tiff":
+        notes += write_tiff(file, pixels, alpha, metadata)
+    else:
+        notes += write_with_pillow(file, pixels, alpha, metadata, format, quality)
+    return notes
 
 
 def check_format(format: str, quality: int | None = None) -> None:

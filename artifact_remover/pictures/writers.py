@@ -111,7 +111,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     lost = ["comment dropped, a description is there"] if metadata.comment and 270 in entries else []
     thumbnail = ["EXIF thumbnail"] if any(directory == 1 for _, directory, *_ in in_exif) else []
     lost += [f"{name} dropped, tiff cannot hold it" for name in thumbnail + chunks_of_png_only(metadata)]
-    fields: list[tuple[int, str, list[int] | bytes]] = [
+    fields: list[tuple[int, str, list | bytes]] = [
         (256, "I", [width]),
         (257, "I", [height]),
         (258, "H", [8 * pixels.itemsize] * samples),
@@ -134,6 +134,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         fields.append((34675, "U", metadata.icc_profile))
     if metadata.comment and 270 not in entries:
         fields.append((270, "s", _text(metadata.comment).encode() + b"\0"))
+    fields += metadata.georeference
     entries.update((tag, _tiff_entry(file, order, tag, kind, values)) for tag, kind, values in fields)
     file.write(bytes(file.tell() % 2))
     start = file.tell()
@@ -227,7 +228,7 @@ def _text(comment: bytes) -> str:
 
 
 def _tiff_entry(file, order, tag, kind, values) -> bytes:
-    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8), "U": (7, 1)}[kind]
+    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8), "U": (7, 1), "d": (12, 8)}[kind]
     content = (
         values
         if isinstance(values, bytes)
