@@ -100,7 +100,7 @@ def png_of(chunks):
 
 
 def noise(*shape, dtype=np.uint8):
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+    return np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape, dtype)
 
 
 # --- JPEG
@@ -699,7 +699,8 @@ def test_16_bit_tiffs_that_would_be_misread_are_refused(photometric, planar, com
     pixels = noise(60, 80, 4 if photometric == "separated" else 3, dtype=np.uint16)
     pixels = pixels if planar == "contig" else pixels.transpose(2, 0, 1)
     content = tiff_of(pixels, photometric=photometric, planarconfig=planar, compression=compression)
-    assert "of 16 bits per channel in an unusual arrangement: save it as a PNG" in refusal(content)
+    kind = "CMYK, 4 x 16 bits" if photometric == "separated" else "RGB, 3 x 16 bits, channel after channel"
+    assert f"a TIFF of a kind that is not read ({kind}): save it as a PNG" in refusal(content)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -710,10 +711,48 @@ def test_a_tiff_whose_zero_is_white(dtype):
     assert np.array_equal(decode_picture(file.getvalue()).pixels[..., 0], np.iinfo(dtype).max - pixels)
 
 
-@pytest.mark.parametrize("image", [Image.new("F", (9, 9)), Image.new("I", (9, 9))])
-def test_32_bits_are_refused(image):
-    with pytest.raises(InputError, match="8 or 16 bits per channel"):
-        decode_picture(saved(image, "TIFF"))
+def floats(*shape):
+    return noise(*shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "pixels, options, kind",
+    [
+        (floats(9, 9), {}, "gray, 1 x 32 floating-point bits"),
+        (floats(9, 9, 3), {"photometric": "rgb"}, "RGB, 3 x 32 floating-point bits"),
+        (floats(9, 9).astype(np.float16), {}, "gray, 1 x 16 floating-point bits"),
+        (noise(9, 9, dtype=np.uint32), {}, "gray, 1 x 32 bits"),
+        (noise(9, 9, dtype=np.int32), {}, "gray, 1 x 32 signed bits"),
+        (noise(9, 9, dtype=np.int16), {}, "gray, 1 x 16 signed bits"),
+        (noise(9, 9, dtype=np.int8), {}, "gray, 1 x 8 signed bits"),
+        (noise(9, 9, 2, dtype=np.uint16), {"extrasamples": [2]}, "gray, 2 x 16 bits"),
+        (
+            noise(9, 9, 4, dtype=np.uint16),
+            {"photometric": "rgb", "extrasamples": [1]},
+            "RGB, 4 x 16 bits, premultiplied",
+        ),
+        (noise(9, 9, 5), {"photometric": "minisblack", "planarconfig": "contig"}, "gray, 5 x 8 bits"),
+        (noise(9, 9, 3), {"photometric": "cielab"}, "Lab, 3 x 8 bits"),
+    ],
+)
+def test_tiffs_of_rare_kinds_are_told(pixels, options, kind):
+    for big in (False, True):
+        content = tiff_of(pixels, **options, bigtiff=big, metadata=None)
+        said = refusal(content, allow_truncated=True)
+        assert said.startswith(f"the picture is a TIFF of a kind that is not read ({kind}")
+        assert said.endswith("): save it as a PNG of 8 or 16 bits per channel") and "Pillow" not in said
+
+
+def test_a_tiff_of_12_bits_is_told():
+    entries = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    content = b"II*\0" + struct.pack("<I", 12) + b"abc\0" + struct.pack("<H", len(entries)) + directory + bytes(4)
+    assert "(gray, 1 x 12 bits): save it" in refusal(content)
+    assert inspect_picture(io.BytesIO(content)).bits == 12
+    compression = struct.pack("<HHII", 259, 4, 1, 1)
+    jpeg_2000 = content.replace(compression, struct.pack("<HHII", 259, 4, 1, 34712))
+    assert "(gray, 1 x 12 bits, compression 34712)" in refusal(jpeg_2000)
+    assert "is truncated or damaged" in refusal(content[:40])
 
 
 def test_an_avif_of_10_bits_is_reduced_and_said_so():

@@ -7,7 +7,7 @@ import struct
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -62,7 +62,13 @@ def open_image(
                 raise InputError("empty: give a picture")
             file.seek(0)
             Image.init()  # an older Pillow may know no AVIF
-            with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
+            try:
+                opened = Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN])
+            except (Image.UnidentifiedImageError, KeyError):
+                if tags := _directory_of_tiff(file):
+                    raise _refusal_of(tags) from None
+                raise
+            with opened as image:
                 if comments := [content for name, content in getattr(image, "applist", ()) if name == "COM"]:
                     image.info["comment"] = b"\n".join(comments)  # Pillow keeps only the last one
                 yield image, file
@@ -127,8 +133,10 @@ def decode_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarra
         says of the picture; and notes on the colors, each a short clause.
 
     Raises:
-        InputError: If it is of a kind that has no 8 bits, such as 32 bits of gray.
+        InputError: If it is a TIFF of another kind, such as 32 bits of gray.
     """
+    if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;") or _is_signed(image):
+        raise _refusal_of(_tiff_tags(image))
     image.load()
     if image.format == "PNG":
         _tell_transparency(image, file)
@@ -139,8 +147,6 @@ def decode_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarra
         notes.append("CMYK converted to sRGB" + ("" if converted else " without a profile"))
         decoded = converted or image.convert("RGB")
         info = {**info, "icc_profile": _srgb_profile() if converted else None}
-    if decoded.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
-        raise InputError(f"of Pillow's mode {image.mode}: save it in gray or RGB with 8 or 16 bits per channel")
     mode = ("L" if is_gray(decoded) else "RGB") + ("A" if decoded.has_transparency_data else "")
     if decoded.mode != mode:
         decoded = decoded.convert(mode)
@@ -166,12 +172,12 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
         Pillow says of the picture; and no notes.
 
     Raises:
-        InputError: If Pillow cannot be made to read both bytes of a channel.
+        InputError: If it is a TIFF of which Pillow cannot be made to read both bytes of a channel.
     """
     # Where there are several channels, Pillow keeps the upper byte of each only, or the lower one if it is given the
     # wrong byte order. So such a picture is decoded twice.
     rawmode, mode = _rawmode(image.tile[0]), image.mode
-    if mode.startswith("I"):
+    if mode.startswith("I") and not _is_signed(image):
         passes = [(rawmode, 0)]
     elif rawmode == "LA;16B":
         passes = [("RGBA", 0)]  # two bytes of gray and two of alpha, taken for four channels
@@ -179,7 +185,7 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
         big_endian = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
         passes = [(f"{mode};16B", 8 if big_endian else 0), (f"{mode};16L", 0 if big_endian else 8)]
     else:
-        raise InputError("of 16 bits per channel in an unusual arrangement: save it as a PNG")
+        raise _refusal_of(_tiff_tags(image))
     stored: np.ndarray = np.zeros((*image.size[::-1], 1 if mode.startswith("I") else len(mode)), np.uint16)
     for rawmode, shift in passes:
         file.seek(0)
@@ -230,8 +236,47 @@ def _is_planar(image) -> bool:
     return _tiff_tag(image, ExifTags.Base.PlanarConfiguration) == 2
 
 
+def _is_signed(image) -> bool:
+    # Pillow would take values below zero for bright ones.
+    return 2 in _tiff_tag(image, ExifTags.Base.SampleFormat, ())
+
+
+def _directory_of_tiff(file) -> Mapping[int, Any] | None:
+    """Reads the first directory of a TIFF that Pillow does not open; None where it is no TIFF or is cut off."""
+    file.seek(0)
+    head = file.read(8)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if head[2:4] in (b"+\0", b"\0+") else b""))
+        file.seek(tags.next)
+        tags.load(file)
+    except Exception:  # whatever a damaged file leads Pillow to
+        return None
+    return tags if ExifTags.Base.StripOffsets in tags or ExifTags.Base.TileOffsets in tags else None
+
+
+def _refusal_of(tags: Mapping[int, Any]) -> InputError:
+    """Says what a TIFF is that cannot be read (TIFF 6.0)."""
+    compression, bits = tags.get(ExifTags.Base.Compression, 1), tags.get(ExifTags.Base.BitsPerSample, (1,))
+    numbers = {2: "signed ", 3: "floating-point "}.get(max(tags.get(ExifTags.Base.SampleFormat, (1,))), "")
+    color = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}.get(
+        tags.get(ExifTags.Base.PhotometricInterpretation, 1), "gray"
+    )
+    kind = f"{color}, {len(bits)} x {max(bits)} {numbers}bits"
+    if tags.get(ExifTags.Base.PlanarConfiguration) == 2:
+        kind += ", channel after channel"
+    if 1 in tags.get(ExifTags.Base.ExtraSamples, ()):
+        kind += ", premultiplied alpha"
+    if compression not in TiffImagePlugin.COMPRESSION_INFO:
+        kind += f", compression {compression}"
+    return InputError(f"a TIFF of a kind that is not read ({kind}): save it as a PNG of 8 or 16 bits per channel")
+
+
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
 def _tiff_tag(image: Image.Image, tag: int, default: Any = None) -> Any:
-    return image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
+    return _tiff_tags(image).get(tag, default)
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
