@@ -768,6 +768,68 @@ def test_few_bits_per_pixel(bits):
     assert np.array_equal(picture.pixels, np.asarray(image.convert("RGB")))
 
 
+# --- how a PNG is stored
+
+
+def header_of(content):
+    """Bits per channel and color type of a PNG (PNG specification, third edition, section 11.2.1)."""
+    return content[24], content[25]
+
+
+@pytest.mark.parametrize("width", [1, 7, 80])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("number, bits", [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (16, 4), (17, 8), (256, 8), (257, 0)])
+def test_few_colors_become_a_palette(number, bits, channels, width, monkeypatch):
+    monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 500)
+    table = noise(number, channels)
+    table[:, 0], table[:, 1] = np.arange(number) % 256, np.arange(number) // 256  # no two alike
+    pixels = table[np.arange(300 * width).reshape(300, width) % number]
+    content, notes = encoded(picture_of(pixels[..., :3], pixels[..., 3] if channels == 4 else None))
+    assert notes == () and header_of(content) == ((bits, 3) if bits else (8, 2 if channels == 3 else 6))
+    # another decoder's word, and ours
+    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(found, pixels[..., [2, 1, 0, 3][:channels]])
+    again = decode_picture(content)
+    again = again.pixels if again.alpha is None else np.dstack([again.pixels, again.alpha])
+    assert np.array_equal(again, pixels)
+
+
+def test_opaque_colors_of_a_palette_come_last():
+    pixels, alpha = np.zeros((9, 9, 3), np.uint8), np.full((9, 9), 255, np.uint8)
+    pixels[3:], alpha[4, 4] = 200, 7
+    chunks = dict(png_chunks(encoded(picture_of(pixels, alpha))[0]))
+    assert chunks[b"PLTE"] == bytes([200] * 3 + [0] * 3 + [200] * 3) and chunks[b"tRNS"].rstrip(b"\xff") == b"\7"
+
+
+@pytest.mark.parametrize(
+    "levels, bits", [([0, 255], 1), ([85], 2), ([0, 170], 2), ([17, 255], 4), ([0, 1], 8), ([2], 8)]
+)
+def test_gray_of_few_levels_gets_few_bits(levels, bits):
+    pixels = np.array(levels, np.uint8)[noise(60, 81, 1) % len(levels)]
+    content = encoded(picture_of(pixels))[0]
+    assert header_of(content) == (bits, 0)
+    assert np.array_equal(opened(content).convert("L"), pixels[..., 0])
+    assert np.array_equal(decode_picture(content).pixels, pixels)
+
+
+def test_no_palette_where_it_would_change_the_picture():
+    black, black16 = np.zeros((9, 9, 1), np.uint8), np.zeros((9, 9, 3), np.uint16)
+    assert header_of(encoded(picture_of(black, black[..., 0]))[0]) == (8, 4)  # a palette is never gray
+    assert header_of(encoded(picture_of(black16))[0]) == (16, 2)
+
+
+def test_graphics_of_many_colors_stay_small():
+    tile = noise(16, 16, 3)
+    pixels = np.tile(tile, (20, 20, 1)) // 2
+    pixels[100:200, 100:200] = np.arange(100)[:, None]
+    for dtype in (np.uint8, np.uint16):
+        content = encoded(picture_of(pixels.astype(dtype)))[0]
+        assert np.array_equal(decode_picture(content).pixels, pixels)
+        assert len(content) < pixels.nbytes / 20
+    photo = data.astronaut()
+    assert len(encoded(picture_of(photo))[0]) < 0.6 * photo.nbytes  # without a filter 0.8
+
+
 # --- several pictures
 
 
