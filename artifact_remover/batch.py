@@ -143,7 +143,7 @@ def plan(config: RestoreConfig, output: Output) -> Plan:
     sources, not_found = find_sources(config.inputs, output.folder)
     jobs, not_named = name_results(sources, output, config.compare)
     left, not_free = pass_over_finished(jobs, config)
-    measured, not_measured = measure(left)
+    measured, not_measured = measure(left, config.allow_truncated)
     skipped = len(jobs) - len(left) - len(not_free)
     return Plan(measured, skipped, [*not_found, *not_named, *not_free, *not_measured])
 
@@ -254,8 +254,12 @@ def _explain_taken(job, file):
     return Message(said, Option("overwrite"), " replaces it, ", Option("resume"), " skips it")
 
 
-def measure(jobs: list[Job]) -> tuple[list[Job], list[str]]:
+def measure(jobs: list[Job], allow_truncated: bool = False) -> tuple[list[Job], list[str]]:
     """Reads from the headers how many pixels there are to restore.
+
+    Args:
+        jobs: From `pass_over_finished`.
+        allow_truncated: Whether damaged headers are read as far as they go.
 
     Returns:
         The jobs with their pixels, and why other jobs cannot be done.
@@ -263,7 +267,7 @@ def measure(jobs: list[Job]) -> tuple[list[Job], list[str]]:
     measured, errors = [], []
     for job in jobs:
         try:
-            summary = inspect_picture(job.source)
+            summary = inspect_picture(job.source, allow_truncated=allow_truncated)
             measured.append(dataclasses.replace(job, pixels=summary.width * summary.height))
         except Exception as error:
             errors.append(_explain(job, error))

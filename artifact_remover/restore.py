@@ -48,7 +48,7 @@ def inspect(config: RestoreConfig) -> int:
     total = len(sources) + len(errors)
     for source in sources:
         try:
-            summary = inspect_picture(source.file)
+            summary = inspect_picture(source.file, allow_truncated=config.allow_truncated)
         except InputError as error:
             errors.append(error.message)
             continue

@@ -334,6 +334,7 @@ def test_the_table_of_what_is_kept_is_true():
     content = with_index(jpeg_of(PHOTO, *segments, comment=b"said", dpi=(300, 300), **options), (0, GAIN_MAP)) + VIDEO
     whole = decode_picture(content)
     stretched = replace(whole, metadata=replace(whole.metadata, dpi=None, aspect=(1, 2)))
+    placed = replace(whole, metadata=replace(whole.metadata, georeference=((33550, "d", [10.0, 10.0, 0.0]),)))
     in_gray = replace(whole, pixels=whole.pixels[..., :1], metadata=replace(whole.metadata, icc_profile=gray))
     transparent = replace(in_gray, alpha=whole.pixels[..., 1])
     notes_of = {
@@ -345,6 +346,7 @@ def test_the_table_of_what_is_kept_is_true():
         "resolution": ("resolution", whole),
         "pixel aspect": ("pixel aspect", stretched),
         "comment": ("comment", whole),
+        "georeference (GeoTIFF)": ("georeference", placed),
         "gain map (Ultra HDR)": ("gain map", whole),
         "motion photo": ("motion photo", whole),
         "FLIR, GoPro, Ricoh and other makers' segments": ("GoPro segment", whole),

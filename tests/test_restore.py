@@ -14,7 +14,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from skimage import data as skimage_data
 
 from artifact_remover import restore
@@ -285,6 +285,30 @@ def test_info_of_a_bad_file_is_one_line(folder, capsys):
     assert restore.main(["--info", "text.jpg", "a.jpg"]) == 1
     printed = capsys.readouterr()
     assert printed.out.startswith("a.jpg\n") and "text.jpg" in printed.err
+
+
+def test_info_of_a_damaged_header_needs_an_option(folder, capsys):
+    save_with_damaged_text("a.png")
+    assert restore.main(["--info", "a.png"]) == 2
+    assert "or give --allow-truncated" in capsys.readouterr().err
+    assert restore.main(["--info", "--allow-truncated", "a.png"]) == 0
+    assert "100x96" in capsys.readouterr().out
+
+
+def test_a_picture_with_a_damaged_header_is_restored_where_that_is_asked(folder, run):
+    save_with_damaged_text("a.png")
+    assert run("a.png")[0] == 2
+    code, out, _ = run("a.png", "--allow-truncated")
+    assert code == 0 and "a.png: truncated or damaged, taken as far as it goes" in out
+    assert read("a_restored.png").shape == (96, 100, 3)
+
+
+def save_with_damaged_text(file):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Title", "A title")
+    Image.fromarray(PHOTO[:96, :100]).save(file, pnginfo=info)
+    content = Path(file).read_bytes()
+    Path(file).write_bytes(content.replace(b"A title", b"a title"))
 
 
 def test_info_writes_nothing(folder, capsys):

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from artifact_remover import restore, serve
 from artifact_remover.__main__ import COMMANDS
@@ -90,6 +90,14 @@ def test_a_picture_is_inspected(client):
     assert found["colour"] == "RGB"  # old spelling
     assert (found["writable_as"], found["metadata"]) == ("jpeg", ["300 dpi"])
     assert client.post(to_file(PHOTO, "BMP"), "/api/inspect").json()["writable_as"] is None
+
+
+def test_a_picture_with_a_damaged_header_is_inspected(client):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Title", "A title")
+    damaged = to_file(PHOTO, "PNG", pnginfo=info).replace(b"A title", b"a title")
+    assert client.post(damaged).status_code == 400
+    assert client.post(damaged, "/api/inspect").json()["format"] == "PNG"
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)

@@ -1,12 +1,11 @@
 """Metadata of pictures: EXIF, XMP, IPTC, ICC profile, resolution, comment, chunks of a PNG, and parts of a JPEG."""
 
-import io
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, ImageFile
@@ -14,6 +13,8 @@ from PIL import ExifTags, ImageFile
 from artifact_remover.pictures.jpeg_container import JpegParts, read_jpeg_parts, without_claims
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_TEXT_LIMIT = 2**26
+"""Bytes of text, decompressed, in a PNG that is read, and of its ICC profile; a small file may hold a thousandfold."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 """Keyword of the iTXt chunk that holds a PNG's XMP."""
 
@@ -26,6 +27,9 @@ DESCRIPTIVE_TAGS = frozenset(
     | set(range(40091, 40096))
 )
 """Tags of a TIFF's first directory that are kept, as they describe the picture."""
+
+# GeoTIFF 1.1 (OGC 19-008r4), and below 42112 and 42113 GDAL's notes and the value that stands for no data.
+_GEOREFERENCE_TAGS = frozenset({33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112, 42113})
 
 # Chunks that are copied from PNG to PNG (PNG specification, third edition, section 11.3).
 _PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt")
@@ -52,6 +56,7 @@ class Metadata:
         aspect: Pixels per unit of length, across and down, where only their ratio is known, as the unit is not.
         iptc: IPTC (IIM 4.2); that of a TIFF is in its EXIF, too.
         jpeg_parts: What no other format can hold.
+        georeference: Tag, type as `struct` writes it, and values of each tag that places a TIFF on the Earth.
     """
 
     icc_profile: bytes | None = None
@@ -63,6 +68,7 @@ class Metadata:
     aspect: tuple[int, int] | None = None
     iptc: bytes | None = None
     jpeg_parts: JpegParts | None = None
+    georeference: tuple[tuple[int, str, bytes | list], ...] = ()
 
 
 def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, list[str]]:
@@ -77,7 +83,9 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         The metadata, and notes on what is damaged or cannot be kept.
     """
     notes = []
-    exif = _exif_of_tiff(file) if format == "TIFF" else info.get("exif")
+    if format == "PNG":  # Pillow keeps the texts among the rest, whatever their keyword
+        info = {name: value for name, value in info.items() if name == "Comment" or not isinstance(value, str)}
+    exif, georeference = _read_tiff(file) if format == "TIFF" else (info.get("exif"), ())
     exif = (exif or b"").removeprefix(b"Exif\0\0") or None
     try:
         list(exif_entries(exif or b""))
@@ -92,9 +100,10 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         notes.append("extended XMP dropped")
     if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
         notes.append("color description dropped, the colors are taken for sRGB")
-    chunks = tuple(_png_chunks(file)) if format == "PNG" else ()
-    dpi = _dpi(info, format, exif)
+    chunks, too_much = _kept_png_chunks(file) if format == "PNG" else ((), [])
+    notes += too_much
     comment = comment.encode(errors="replace") if isinstance(comment, str) else comment
+    dpi = _dpi(info, format, exif)
     return Metadata(
         icc_profile=info.get("icc_profile") or None,
         exif=exif,
@@ -105,19 +114,22 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         aspect=None if dpi else _aspect(info, chunks),
         iptc=iptc or None,
         jpeg_parts=parts,
+        georeference=georeference,
     ), notes
 
 
-def _exif_of_tiff(file: BinaryIO) -> bytes:
-    """Makes EXIF of the tags with which a TIFF or BigTIFF describes its picture.
+def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | list], ...]]:
+    """Makes EXIF of the tags with which a TIFF or BigTIFF describes its picture, and reads its georeference.
 
-    Values are copied byte for byte. Pillow would change some: it reads text as ASCII, and IPTC as numbers.
+    Values are copied byte for byte. Pillow would change some: it reads text as ASCII, and IPTC as numbers. tifffile
+    writes no EXIF directories.
 
     Args:
         file: The TIFF, which can seek.
 
     Returns:
-        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read.
+        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read. And
+        the georeference, as in `Metadata`.
     """
     try:
         file.seek(0)
@@ -126,10 +138,18 @@ def _exif_of_tiff(file: BinaryIO) -> bytes:
         big = struct.unpack_from(f"{order}H", start, 2) == (43,)
         [position] = struct.unpack_from(f"{order}Q", start, 8) if big else struct.unpack_from(f"{order}I", start, 4)
         directory = _read_directory(file, order, big, position)
+        georeference = []
+        for tag in _GEOREFERENCE_TAGS & directory.keys():
+            kind, count, value = directory.pop(tag)
+            if kind == 2:
+                georeference.append((tag, "s", value))
+            elif kind in (3, 12):
+                letter = "H" if kind == 3 else "d"
+                georeference.append((tag, letter, list(struct.unpack(f"{order}{count}{letter}", value))))
         head = start[:2] + struct.pack(f"{order}HI", 42, 8)
-        return head + _pack_directory(directory, order, 8) if directory else b""
+        return head + _pack_directory(directory, order, 8) if directory else b"", tuple(georeference)
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture is restored without them
-        return b"damaged"
+        return b"damaged", ()
 
 
 def _iptc_of_tiff(exif) -> bytes | None:
@@ -263,6 +283,15 @@ def has_thumbnail(exif: bytes | None) -> bool:
     return any(directory == 1 for _, directory, *_ in exif_entries(exif or b""))
 
 
+def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields type and length of each chunk of a PNG, the file being at its content; up to where the file ends."""
+    position = len(PNG_SIGNATURE)
+    while file.seek(position) and len(start := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", start)
+        yield name, length
+        position += 12 + length
+
+
 def states_resolution(exif: bytes | None) -> bool:
     """Tells whether EXIF holds the picture's resolution."""
     return any(
@@ -303,14 +332,14 @@ def _is_like_srgb(primaries=None, transfer=None) -> bool:
     return primaries in (1, 2) and transfer in (1, 2, 6, 13)
 
 
-def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int, int, bytes | dict]]:
+def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int, int, Any]]:
     """Reads types, counts and values of a TIFF's directory by tag, its sub-directories as directories."""
     file.seek(position)
     [number] = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
     size = 20 if big else 12
     if number > 4096:
         raise ValueError("more entries than anybody writes")
-    entries: dict[int, tuple[int, int, bytes | dict]] = {}
+    entries: dict[int, tuple[int, int, Any]] = {}
     table, total = file.read(number * size), 0
     for start in range(0, number * size, size):
         tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), table, start)
@@ -318,7 +347,7 @@ def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int,
         if tag in _SUB_DIRECTORIES[depth]:
             [position] = struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), value)
             entries[tag] = 4, 1, _read_directory(file, order, big, position, depth + 1)
-        elif kind in _TIFF_SIZES and (depth or tag in DESCRIPTIVE_TAGS):
+        elif kind in _TIFF_SIZES and (depth or tag in DESCRIPTIVE_TAGS | _GEOREFERENCE_TAGS):
             length = count * _TIFF_SIZES[kind]
             total += length
             if total > 16 * ImageFile.SAFEBLOCK:
@@ -411,15 +440,15 @@ def _exif_dpi(exif) -> tuple[float, float] | None:
     return (resolutions[0] * per_inch, resolutions[-1] * per_inch) if resolutions else None
 
 
-def _png_chunks(file) -> Iterator[tuple[bytes, bytes]]:
-    file.seek(len(PNG_SIGNATURE))
-    while len(start := file.read(8)) == 8:
-        length, name = struct.unpack(">I4s", start)
-        if name in _PNG_CHUNKS and length < ImageFile.SAFEBLOCK:
+def _kept_png_chunks(file) -> tuple[tuple[tuple[bytes, bytes], ...], list[str]]:
+    kept, left, notes = [], PNG_TEXT_LIMIT, []
+    for name, length in png_chunks(file):
+        if name in _PNG_CHUNKS and length > left:
+            notes = [f"PNG text beyond {PNG_TEXT_LIMIT >> 20} MiB dropped"]
+        elif name in _PNG_CHUNKS:
             content = file.read(length)
             # XMP and dpi are kept as such, so that their chunks are not copied.
             if not content.startswith(XMP_KEYWORD) and (name != b"pHYs" or content[8:] == b"\0"):
-                yield name, content
-            file.seek(4, io.SEEK_CUR)
-        else:
-            file.seek(length + 4, io.SEEK_CUR)
+                kept.append((name, content))
+                left -= length
+    return tuple(kept), notes

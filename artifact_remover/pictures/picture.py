@@ -107,16 +107,17 @@ class TooLargeError(InputError):
     """The picture has more pixels than the caller allows."""
 
 
-def inspect_picture(file: Path | BinaryIO) -> Summary:
+def inspect_picture(file: Path | BinaryIO, *, allow_truncated: bool = False) -> Summary:
     """Reads the facts about a picture from its file, without decoding a pixel.
 
     Args:
         file: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF, whatever its name.
+        allow_truncated: Whether a truncated or damaged file is read as far as it goes.
 
     Raises:
-        InputError: If it cannot be read or is no such picture.
+        InputError: If it cannot be read, is no such picture, or is damaged.
     """
-    with open_image(file) as (image, opened):
+    with open_image(file, allow_truncated) as (image, opened):
         metadata, _ = read_metadata(image.info, file_format(image), opened)
         present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "IPTC": metadata.iptc}
         present["comment"] = metadata.comment
@@ -207,6 +208,11 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
             f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
         )
     metadata, dropped = upright(metadata, orientation)
+    if metadata.georeference and (format != "tiff" or orientation != 1):
+        dropped.append(
+            f"georeference dropped, {'the picture is turned' if format == 'tiff' else f'{format} cannot hold it'}"
+        )
+        metadata = replace(metadata, georeference=())
     notes: tuple[str, ...] = ()
     if format == "png":
         write_png(file, pixels, alpha, metadata)
@@ -308,7 +314,7 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         # Pillow turns a TIFF upright, by its XMP too, and removes the orientation from there, so that both are kept.
         kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) if format == "TIFF" else 1
-        decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image)
+        decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image, file)
         pixels, alpha, info, color_notes = decoded
         metadata, metadata_notes = read_metadata({**info, **kept}, format, file)
     if depth not in (1, 2, 4, 8, 16):

@@ -4,11 +4,13 @@ import hashlib
 import io
 import logging
 import re
+import struct
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +19,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImageP
 
 from artifact_remover.pictures.jpeg_container import end_of_picture
 from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError, read_jpeg_header
+from artifact_remover.pictures.metadata import PNG_TEXT_LIMIT, png_chunks
 from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb
@@ -63,7 +66,13 @@ def open_image(
             if start.startswith(b"\xff\xd8"):
                 _refuse_uncommon(file)
             Image.init()  # an older Pillow may know no AVIF
-            with Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN]) as image:
+            try:
+                opened = Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN])
+            except (Image.UnidentifiedImageError, KeyError):
+                if tags := _directory_of_tiff(file):
+                    raise _refusal_of(tags) from None
+                raise
+            with opened as image:
                 if comments := [content for name, content in getattr(image, "applist", ()) if name == "COM"]:
                     image.info["comment"] = b"\n".join(comments)  # Pillow keeps only the last one
                 yield image, file
@@ -83,6 +92,9 @@ def open_image(
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{name} cannot be read, check its name and permissions: {error.strerror}") from error
+        if "MAX_TEXT_" in str(error):  # Pillow's names of the limits
+            too_much = f"{name} has a text or profile of more than {PNG_TEXT_LIMIT >> 20} MiB: remove it"
+            raise InputError(too_much) from error
         reason = to_one_line(error) or type(error).__name__
         raise DamagedError(f"{name} is truncated or damaged, ", advice, f": {reason}") from error
 
@@ -91,15 +103,19 @@ def open_image(
 def _pillow_limits(allow_truncated):
     logger = logging.getLogger("PIL")
     level, limits = logger.level, (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    text_limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     try:
         logger.setLevel(logging.CRITICAL)  # it would print the error's text as well
         # `max_megapixels` is checked instead of Pillow's own limit, which today's cameras exceed.
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, allow_truncated
+        # All the text that Pillow takes may stand in a single chunk: workflows of image generators are megabytes long.
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = PNG_TEXT_LIMIT
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
+        PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text_limits
         logger.setLevel(level)
 
 
@@ -119,35 +135,39 @@ def _refuse_uncommon(file):
     file.seek(0)
 
 
-def decode_8_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
+def decode_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:
     """Decodes a picture of up to 8 bits per channel, or one that Pillow reduces to 8.
 
     Args:
         image: From `open_image`.
+        file: From `open_image`.
 
     Returns:
         Pixels, uint8 [H, W, C] in 0..255, C 1 (gray) or 3 (RGB); alpha, uint8 [H, W] in 0..255, or None; what Pillow
         says of the picture; and notes on the colors, each a short clause.
 
     Raises:
-        InputError: If it is of a kind that has no 8 bits, such as 32 bits of gray.
+        InputError: If it is a TIFF of another kind, such as 32 bits of gray.
     """
+    if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;") or _is_signed(image):
+        raise _refusal_of(_tiff_tags(image))
     image.load()
+    if image.format == "PNG":
+        _tell_transparency(image, file)
+    decoded: Image.Image = image
     info, notes = image.info, []
     if image.mode == "CMYK":
         converted = cmyk_to_srgb(image)
         notes.append("CMYK converted to sRGB" + ("" if converted else " without a profile"))
-        image = converted or image.convert("RGB")
+        decoded = converted or image.convert("RGB")
         info = {**info, "icc_profile": _srgb_profile() if converted else None}
-    if image.mode in ("I", "F", "LAB") or image.mode.startswith("I;"):
-        raise InputError(f"of Pillow's mode {image.mode}: save it in gray or RGB with 8 or 16 bits per channel")
-    mode = ("L" if is_gray(image) else "RGB") + ("A" if image.has_transparency_data else "")
-    if image.mode != mode:
-        image = image.convert(mode)
+    mode = ("L" if is_gray(decoded) else "RGB") + ("A" if decoded.has_transparency_data else "")
+    if decoded.mode != mode:
+        decoded = decoded.convert(mode)
     channels = len(mode) - (mode[-1] == "A")
-    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    pixels = np.empty((decoded.height, decoded.width, channels), np.uint8)
     alpha = np.empty(pixels.shape[:2], np.uint8) if mode[-1] == "A" else None
-    for rows, band in _bands(image):
+    for rows, band in _bands(decoded):
         pixels[rows] = band[..., :channels]
         if alpha is not None:
             alpha[rows] = band[..., channels]
@@ -166,12 +186,12 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
         Pillow says of the picture; and no notes.
 
     Raises:
-        InputError: If Pillow cannot be made to read both bytes of a channel.
+        InputError: If it is a TIFF of which Pillow cannot be made to read both bytes of a channel.
     """
     # Where there are several channels, Pillow keeps the upper byte of each only, or the lower one if it is given the
     # wrong byte order. So such a picture is decoded twice.
     rawmode, mode = _rawmode(image.tile[0]), image.mode
-    if mode.startswith("I"):
+    if mode.startswith("I") and not _is_signed(image):
         passes = [(rawmode, 0)]
     elif rawmode == "LA;16B":
         passes = [("RGBA", 0)]  # two bytes of gray and two of alpha, taken for four channels
@@ -179,7 +199,7 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
         big_endian = rawmode.endswith("B") or (rawmode.endswith("N") and sys.byteorder == "big")
         passes = [(f"{mode};16B", 8 if big_endian else 0), (f"{mode};16L", 0 if big_endian else 8)]
     else:
-        raise InputError("of 16 bits per channel in an unusual arrangement: save it as a PNG")
+        raise _refusal_of(_tiff_tags(image))
     stored: np.ndarray = np.zeros((*image.size[::-1], 1 if mode.startswith("I") else len(mode)), np.uint16)
     for rawmode, shift in passes:
         file.seek(0)
@@ -195,10 +215,34 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
         stored = stored[..., ::2] << 8 | stored[..., 1::2]
     if stored.shape[2] in (2, 4):
         return stored[..., :-1], stored[..., -1], info, []
-    transparent = info.get("transparency")
+    if image.format == "PNG":
+        _tell_transparency(image, file)
+    transparent = image.info.get("transparency")
     if transparent is None:
         return stored, None, info, []
     return stored, np.where((stored == transparent).all(-1), 0, 65535).astype(np.uint16), info, []
+
+
+def _tell_transparency(image, file):
+    """Tells Pillow which value of a PNG is transparent (PNG specification, third edition, section 11.3.1.1).
+
+    Pillow compares the value, as it is stored, with pixels that are scaled to 8 bits. It also takes a text for it whose
+    keyword is "transparency".
+    """
+    image.info.pop("transparency", None)
+    depth = bit_depth(image, file)
+    before_pixels = takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(file))  # behind them it does not count
+    content = next((file.read(min(length, 256)) for name, length in before_pixels if name == b"tRNS"), b"")
+    if image.mode == "P" and content:
+        image.info["transparency"] = content
+    elif image.mode in ("1", "L", "I;16", "RGB"):
+        largest = 2**depth - 1
+        scale = (2 ** max(depth, 8) - 1) // largest
+        values = [(each & largest) * scale for [each] in struct.iter_unpack(">H", content[: len(content) // 2 * 2])]
+        if image.mode == "RGB" and len(values) >= 3:
+            image.info["transparency"] = tuple(values[:3])
+        elif image.mode != "RGB" and values:
+            image.info["transparency"] = values[0]
 
 
 def _is_planar(image) -> bool:
@@ -206,8 +250,47 @@ def _is_planar(image) -> bool:
     return _tiff_tag(image, ExifTags.Base.PlanarConfiguration) == 2
 
 
+def _is_signed(image) -> bool:
+    # Pillow would take values below zero for bright ones.
+    return 2 in _tiff_tag(image, ExifTags.Base.SampleFormat, ())
+
+
+def _directory_of_tiff(file) -> Mapping[int, Any] | None:
+    """Reads the first directory of a TIFF that Pillow does not open; None where it is no TIFF or is cut off."""
+    file.seek(0)
+    head = file.read(8)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head + (file.read(8) if head[2:4] in (b"+\0", b"\0+") else b""))
+        file.seek(tags.next)
+        tags.load(file)
+    except Exception:  # whatever a damaged file leads Pillow to
+        return None
+    return tags if ExifTags.Base.StripOffsets in tags or ExifTags.Base.TileOffsets in tags else None
+
+
+def _refusal_of(tags: Mapping[int, Any]) -> InputError:
+    """Says what a TIFF is that cannot be read (TIFF 6.0)."""
+    compression, bits = tags.get(ExifTags.Base.Compression, 1), tags.get(ExifTags.Base.BitsPerSample, (1,))
+    numbers = {2: "signed ", 3: "floating-point "}.get(max(tags.get(ExifTags.Base.SampleFormat, (1,))), "")
+    color = {2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}.get(
+        tags.get(ExifTags.Base.PhotometricInterpretation, 1), "gray"
+    )
+    kind = f"{color}, {len(bits)} x {max(bits)} {numbers}bits"
+    if tags.get(ExifTags.Base.PlanarConfiguration) == 2:
+        kind += ", channel after channel"
+    if 1 in tags.get(ExifTags.Base.ExtraSamples, ()):
+        kind += ", premultiplied alpha"
+    if compression not in TiffImagePlugin.COMPRESSION_INFO:
+        kind += f", compression {compression}"
+    return InputError(f"a TIFF of a kind that is not read ({kind}): save it as a PNG of 8 or 16 bits per channel")
+
+
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
 def _tiff_tag(image: Image.Image, tag: int, default: Any = None) -> Any:
-    return image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
+    return _tiff_tags(image).get(tag, default)
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:

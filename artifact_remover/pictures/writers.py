@@ -35,6 +35,7 @@ _STRIP = 2**18  # pixels of a TIFF's strip
 def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, metadata: Metadata) -> None:
     """Writes a PNG (PNG specification, third edition).
 
+    At most 256 colors of 8 bits are written as a palette, and gray in 1, 2 or 4 bits where these hold it exactly.
     Pillow would write colors of 8 bits only, and take twice as long for the same size.
 
     Args:
@@ -44,9 +45,12 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         metadata: The picture's; all of it is written.
     """
     height, width, channels = pixels.shape
-    color_type = (0 if channels == 1 else 2) + (0 if alpha is None else 4)
+    color_type, depth = (0 if channels == 1 else 2) + (0 if alpha is None else 4), 8 * pixels.itemsize
+    colors = _few_colors(pixels, alpha)
+    if colors is not None:
+        color_type, depth = 3 if channels == 3 else 0, next(bits for bits in (1, 2, 4, 8) if len(colors) <= 2**bits)
     file.write(PNG_SIGNATURE)
-    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, color_type, 0, 0, 0))
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
     for name, content in metadata.png_chunks:
         if name != b"sRGB" or not metadata.icc_profile:  # a PNG may have only one of them
             _write_chunk(file, name, content)
@@ -67,16 +71,16 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         _write_chunk(file, b"iTXt", XMP_KEYWORD + bytes(5) + metadata.xmp)
     if metadata.comment and not any(content.startswith(b"Comment\0") for _, content in metadata.png_chunks):
         _write_chunk(file, b"iTXt", b"Comment" + bytes(5) + _text(metadata.comment).encode())
-    # Only runs are compressed: on filtered photographs that is a third faster than searching matches, and no larger.
-    compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    above = np.zeros((1, 1), np.uint8)
+    if colors is not None and color_type == 3:
+        _write_chunk(file, b"PLTE", colors[:, :3].tobytes())
+        if alpha is not None:
+            _write_chunk(file, b"tRNS", colors[:, 3].tobytes())
+    graphic = colors is not None or _is_graphic(pixels)
+    compressor = _png_compressor(graphic)
+    above = None
     for _, band in _interleaved(pixels, alpha):
-        rows, pixel = _as_bytes(band, ">"), pixels.itemsize * (channels + (alpha is not None))
-        above = np.broadcast_to(above, (1, rows.shape[1]))
-        filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
-        filtered[:, 0] = 3  # the average filter, the best on photographs of those that are cheap to compute
-        left = np.pad(rows[:, :-pixel], ((0, 0), (pixel, 0))).astype(np.uint16)
-        filtered[:, 1:] = rows - ((left + np.concatenate([above, rows[:-1]])) // 2).astype(np.uint8)
+        rows = _as_bytes(band, ">") if colors is None else _pack(band, colors, depth)
+        filtered = _unfiltered(rows) if graphic else _average_filtered(rows, above, pixels.itemsize * band.shape[2])
         above = rows[-1:]
         if compressed := compressor.compress(filtered.data):
             _write_chunk(file, b"IDAT", compressed)
@@ -122,7 +126,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     lost = ["comment dropped, a description is there"] if metadata.comment and 270 in entries else []
     thumbnail = ["EXIF thumbnail"] if has_thumbnail(exif) else []
     lost += [f"{name} dropped, tiff cannot hold it" for name in thumbnail + chunks_of_png_only(metadata)]
-    fields: list[tuple[int, str, list[int] | bytes]] = [
+    fields: list[tuple[int, str, list | bytes]] = [
         (256, "I", [width]),
         (257, "I", [height]),
         (258, "H", [8 * pixels.itemsize] * samples),
@@ -150,6 +154,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         fields.append((34675, "U", metadata.icc_profile))
     if metadata.comment and 270 not in entries:
         fields.append((270, "s", _text(metadata.comment).encode() + b"\0"))
+    fields += metadata.georeference
     entries.update((tag, _tiff_entry(file, order, tag, kind, values)) for tag, kind, values in fields)
     file.write(bytes(file.tell() % 2))
     start = file.tell()
@@ -230,6 +235,76 @@ def _interleaved(pixels, alpha, height: int | None = None) -> Iterator[tuple[int
         yield top, band if alpha is None else np.dstack([band, alpha[top : top + height]])
 
 
+def _few_colors(pixels, alpha) -> np.ndarray | None:
+    """Finds colors, uint8 [N, C] with alpha last, whose numbers a PNG can store in place of all pixels.
+
+    Returns:
+        All colors of a picture, N at most 256, opaque ones last; for gray all levels of 1, 2 or 4 bits. None where they
+        are not enough.
+    """
+    if pixels.dtype != np.uint8 or (pixels.shape[2] == 1 and alpha is not None):  # a palette is never gray
+        return None
+    found: set = set()
+    for _, band in _interleaved(pixels, alpha):
+        colors = Image.fromarray(band[..., 0] if band.shape[2] == 1 else np.ascontiguousarray(band)).getcolors(256)
+        found.update(color for _, color in colors or ())
+        if colors is None or len(found) > 256:
+            return None
+    if pixels.shape[2] == 1:
+        scales = (range(0, 256, 255 // (2**bits - 1)) for bits in (1, 2, 4))
+        scale = next((each for each in scales if found <= set(each)), None)
+        return None if scale is None else np.array(scale, np.uint8)[:, None]
+    table = np.array([*found], np.uint8)
+    return table[np.argsort(_numbers(table))]
+
+
+def _numbers(colors):
+    """Makes a number of each color, uint8 [..., C], the larger the more opaque."""
+    return colors @ np.array([1 << 16, 1 << 8, 1, 1 << 24][: colors.shape[-1]], np.uint32)
+
+
+def _pack(band, colors, depth) -> np.ndarray:
+    indices = np.searchsorted(_numbers(colors), _numbers(band)).astype(np.uint8)
+    if depth == 8:
+        return indices
+    digits = indices[..., None] >> np.arange(depth, dtype=np.uint8)[::-1] & 1
+    return np.packbits(digits.reshape(len(indices), -1), axis=1)
+
+
+def _is_graphic(pixels) -> bool:
+    """Tells whether a sample of a picture gets smaller without a filter, as graphics do."""
+    height, width = pixels.shape[:2]
+    middle = pixels[:, max(0, width // 2 - 512) : width // 2 + 512]
+    blocks = [middle[top : top + 16] for top in range(0, height, max(16, height // 8))]
+    rows = _as_bytes(np.concatenate(blocks), ">")
+    sizes = []
+    for graphic in (False, True):
+        filtered = _unfiltered(rows) if graphic else _average_filtered(rows, None, pixels.itemsize * pixels.shape[2])
+        compressor = _png_compressor(graphic)
+        sizes.append(len(compressor.compress(filtered.data) + compressor.flush()))
+    return sizes[1] < sizes[0]
+
+
+def _png_compressor(graphic):
+    # Graphics repeat what they hold. On filtered photographs compressing only runs is a third faster than searching
+    # matches, and no larger.
+    return zlib.compressobj() if graphic else zlib.compressobj(1, strategy=zlib.Z_RLE)
+
+
+def _unfiltered(rows) -> np.ndarray:
+    return np.pad(rows, ((0, 0), (1, 0)))
+
+
+def _average_filtered(rows, above, pixel) -> np.ndarray:
+    """Filters rows, uint8 [H, W], by the average filter: on photographs the best of those that are cheap to compute."""
+    filtered = np.empty((len(rows), 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 3
+    left = np.pad(rows[:, :-pixel], ((0, 0), (pixel, 0))).astype(np.uint16)
+    above = np.zeros_like(rows[:1]) if above is None else above
+    filtered[:, 1:] = rows - ((left + np.concatenate([above, rows[:-1]])) // 2).astype(np.uint8)
+    return filtered
+
+
 def _write_chunk(file, name, content):
     file.write(struct.pack(">I4s", len(content), name))
     file.write(content)
@@ -248,7 +323,7 @@ def _text(comment: bytes) -> str:
 
 
 def _tiff_entry(file, order, tag, kind, values) -> bytes:
-    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8), "U": (7, 1)}[kind]
+    number, size = {"B": (1, 1), "s": (2, 1), "H": (3, 2), "I": (4, 4), "Q": (5, 8), "U": (7, 1), "d": (12, 8)}[kind]
     content = (
         values
         if isinstance(values, bytes)

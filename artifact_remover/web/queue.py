@@ -296,7 +296,8 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
 
 
 def _inspect(content) -> Inspection:
-    summary = inspect_picture(io.BytesIO(content))
+    # What is damaged is told when it is to be restored.
+    summary = inspect_picture(io.BytesIO(content), allow_truncated=True)
     header = summary.header
     return Inspection(
         summary.format,
