@@ -170,6 +170,12 @@ def test_other_pictures_are_left_out_of_what_follows():
     assert end_of_picture(written) == len(written) and b"MPF\0" not in written
 
 
+def test_the_directory_does_not_count_the_first_picture():
+    xmp = xmp_of('hdrgm:Version="1.0"', ("image/jpeg", "Primary", 4321), ("image/jpeg", "GainMap", len(GAIN_MAP)))
+    picture = decode_picture(with_index(jpeg_of(PHOTO, xmp=xmp), (0, GAIN_MAP)))
+    assert picture.metadata.xmp == xmp.replace(b' Item:Length="4321"', b"") != xmp
+
+
 def test_xmp_does_not_claim_a_gain_map_that_is_missing():
     picture = decode_picture(jpeg_of(PHOTO, xmp=HDR_XMP))
     assert picture.metadata.jpeg_parts is None and b"hdrgm" not in picture.metadata.xmp
@@ -213,6 +219,15 @@ def test_a_video_behind_a_gain_map():
     assert encoded(picture, "png")[1] == tuple(
         f"{name} dropped, png cannot hold it" for name in ("gain map", "motion photo")
     )
+
+
+def test_a_damaged_index_does_not_sink_the_rest():
+    content = with_index(jpeg_of(PHOTO, (0xE6, b"GoPro\0" + bytes(40))), (0, GAIN_MAP))
+    at = content.index(b"MPF\0")
+    for damaged in (b"MPF\0XX", b"MPF\0II*\0\xff\xff"):
+        picture = decode_picture(content[:at] + damaged + content[at + len(damaged) :])
+        assert picture.metadata.jpeg_parts.names == ("GoPro segment",)
+        assert picture.notes == (f"{len(GAIN_MAP)} bytes behind the picture dropped",)
 
 
 def test_what_else_follows_is_said_to_be_dropped():
@@ -260,9 +275,18 @@ def test_iptc_of_several_segments():
     assert decode_picture(encoded(picture, "jpeg")[0]).metadata.iptc == iptc
 
 
-def test_clipping_paths_are_said_to_be_dropped():
-    picture = decode_picture(jpeg_of(PHOTO, (0xED, photoshop((2000, b"\0\0", bytes(52))))))
-    assert picture.notes == ("clipping paths dropped",) and picture.metadata.iptc is None
+def test_clipping_paths_are_kept_in_a_jpeg():
+    iptc, paths = (0x0404, b"\0\0", b"\x1c\2\5\0\5title"), [(2000, b"\4Path\0", bytes(51)), (2999, b"\0\0", b"Path")]
+    picture = decode_picture(
+        jpeg_of(PHOTO, (0xED, photoshop(iptc, *paths, (0x0421, b"\0\0", bytes(8)))), exif=exif_of(6))
+    )
+    content, notes = encoded(picture, "jpeg")
+    kept = [each for _, each in segments_of(content) if each.startswith(b"Photoshop")]
+    assert notes == picture.notes == () and kept == [photoshop(iptc), photoshop(*paths)]
+    assert decode_picture(content).metadata == picture.metadata and decode_picture(content).orientation == 6
+    assert encoded(picture, "tiff")[1] == ("clipping paths dropped, tiff cannot hold it",)
+    cut = photoshop(paths[0])[:-9]
+    assert decode_picture(jpeg_of(PHOTO, (0xED, cut))).metadata.jpeg_parts is None
 
 
 def test_segments_that_stay_true_are_kept_in_a_jpeg():
@@ -328,7 +352,11 @@ def test_the_table_of_what_is_kept_is_true():
     gray = profile[:16] + b"GRAY" + profile[20:]
     guid = "0123456789ABCDEF" * 2
     extended = (0xE1, f"http://ns.adobe.com/xmp/extension/\0{guid}".encode() + struct.pack(">II", 9, 0) + b"<x:xmpm/>")
-    segments = [extended, (0xE6, b"GoPro\0" + bytes(40)), (0xED, photoshop((0x0404, b"\0\0", b"\x1c\2\5\0\5title")))]
+    segments = [
+        extended,
+        (0xE6, b"GoPro\0" + bytes(40)),
+        (0xED, photoshop((0x0404, b"\0\0", b"\x1c\2\5\0\5title"), (2000, b"\0\0", bytes(52)))),
+    ]
     xmp = xmp_of(f'hdrgm:Version="1.0" G:MotionPhoto="1" xmpNote:HasExtendedXMP="{guid}"')
     options = {"xmp": xmp, "exif": exif_of(1), "icc_profile": profile}
     content = with_index(jpeg_of(PHOTO, *segments, comment=b"said", dpi=(300, 300), **options), (0, GAIN_MAP)) + VIDEO
@@ -349,6 +377,7 @@ def test_the_table_of_what_is_kept_is_true():
         "georeference (GeoTIFF)": ("georeference", placed),
         "gain map (Ultra HDR)": ("gain map", whole),
         "motion photo": ("motion photo", whole),
+        "clipping paths": ("clipping paths", whole),
         "FLIR, GoPro, Ricoh and other makers' segments": ("GoPro segment", whole),
     }
     [formats] = [row for row in rows if row[-1] == "AVIF"]

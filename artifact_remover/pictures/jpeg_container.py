@@ -4,6 +4,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 from xml.dom import XMLNS_NAMESPACE, minidom
@@ -47,7 +48,7 @@ _DROPPED = {
 
 # Image resources (Adobe Photoshop File Formats Specification, 2019).
 _RESOURCE = re.compile(rb"8BIM|AgHg|DCSR|MeSa|PHUT")
-_IPTC, _CLIPPING_PATHS = 0x0404, range(2000, 2998)
+_IPTC, _CLIPPING_PATHS = 0x0404, range(2000, 3000)
 _LONGEST_SEGMENT = 65533  # bytes, without marker and length
 
 # Names in XMP, namespace and beginning of the local name, of what other parts of the file hold.
@@ -61,8 +62,11 @@ _GAIN_MAP_SIGNS = (b"hdrgm", b"hdrgainmap", _ISO_GAIN_MAP)  # Google's and Adobe
 _GAIN_MAP_TYPE, _PREVIEW_TYPES, _PRIMARY_TYPE = 0x050000, (0x010001, 0x010002), 0x030000
 _VIDEO = re.compile(rb"\0\0..ftyp", re.DOTALL)  # the first box of an mp4 (ISO/IEC 14496-12, 4.3)
 
+_FIRST_ITEM = re.compile(rb"<[^<>]*:Semantic=[\"']Primary[\"'][^<>]*>")
+_LENGTH = re.compile(rb"\s[\w.-]+:Length=[\"'][1-9]\d*[\"']")
+
 # What ends entropy-coded data, to which stuffed zeros and restart markers belong (ITU-T T.81, B.1.1).
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 
 
 @dataclass(frozen=True)
@@ -99,16 +103,14 @@ def read_jpeg_parts(
     file.seek(0)
     content = file.read()
     found, kept, names, notes = [], [], [], []
-    listed: list[tuple[int, int, int]] = []
+    index, position = b"", 0
     opened = io.BytesIO(content)
-    try:
+    with suppress(IndexError, ValueError, struct.error):  # a damaged header, of which the decoder tells
         for marker, segment in segments(opened):
             if 0xE0 <= marker <= 0xEF:
                 found.append((marker, segment))
             if marker == 0xE2 and segment.startswith(_INDEX):
-                listed = [*_listed_pictures(segment[4:], opened.tell() - len(segment) + 4, content)]
-    except (IndexError, KeyError, ValueError, struct.error):
-        pass  # a damaged index lists nothing; if the header is damaged, the decoder says so
+                index, position = segment[len(_INDEX) :], opened.tell() - len(segment) + len(_INDEX)
     for marker, segment in found:
         if name := _among(_STILL_TRUE, marker, segment):
             kept.append((marker, segment))
@@ -120,10 +122,16 @@ def read_jpeg_parts(
     profile = [segment[12:14] for _, segment in found if segment.startswith(_ICC_PROFILE)]
     if profile and min(profile)[1:] != bytes([len(profile) % 256]):  # of each the number, and how many there are
         notes.append("incomplete ICC profile dropped")
-    resources = _resources(b"".join(segment[14:] for _, segment in found if segment.startswith(_PHOTOSHOP)))
-    if any(number in _CLIPPING_PATHS for number in resources):
-        notes.append("clipping paths dropped")
+    blocks = b"".join(segment[len(_PHOTOSHOP) :] for _, segment in found if segment.startswith(_PHOTOSHOP))
+    resources = [*_resources(blocks)]
+    iptc = next((value for number, value, _ in resources if number == _IPTC and value), None)
+    if paths := b"".join(resource for number, _, resource in resources if number in _CLIPPING_PATHS):
+        kept += _photoshop_segments(paths)
+        names.append("clipping paths")
 
+    listed: list[tuple[int, int, int]] = []
+    with suppress(KeyError, struct.error):  # a damaged index lists nothing
+        listed = [*_listed_pictures(index, position, content)]
     behind, pictures, names_behind, notes_behind = _sort_behind(content, listed, xmp or b"")
     if "gain map" in names_behind:
         kept += [(marker, segment) for marker, segment in found if segment.startswith(_ISO_GAIN_MAP)]
@@ -132,9 +140,11 @@ def read_jpeg_parts(
     untrue += _SIGNATURE if _DROPPED[0xEB, b"JP"] in notes else ()
     xmp, notes_on_xmp = without_claims(xmp, untrue)
     names = list(dict.fromkeys(names_behind + names))
-    laid_out = bool({"gain map", "pictures behind the first", "FLIR segment"} & {*names})
+    laid_out = bool({"gain map", "pictures behind the first", "FLIR segment", "clipping paths"} & {*names})
+    if xmp and behind:  # of the first picture, whose length changes, none need be given
+        xmp = _FIRST_ITEM.sub(lambda item: _LENGTH.sub(b"", item[0]), xmp)
     parts = JpegParts(tuple(names), tuple(kept), behind, tuple(pictures), laid_out) if names else None
-    return parts, resources.get(_IPTC), xmp, [*dict.fromkeys(notes), *notes_behind, *notes_on_xmp]
+    return parts, iptc, xmp, [*dict.fromkeys(notes), *notes_behind, *notes_on_xmp]
 
 
 def write_jpeg_parts(
@@ -157,10 +167,8 @@ def write_jpeg_parts(
         if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
             break
         start = opened.tell()
-    added = b"".join(_segment(*each) for each in parts.segments)
-    resource = iptc_resource(iptc) if iptc else b""
-    step = _LONGEST_SEGMENT - len(_PHOTOSHOP)
-    added += b"".join(_segment(0xED, _PHOTOSHOP + resource[at : at + step]) for at in range(0, len(resource), step))
+    resources = _photoshop_segments(iptc_resource(iptc)) if iptc else ()
+    added = b"".join(_segment(*each) for each in (*resources, *parts.segments))
     if parts.pictures:
         size = len(_segment(0xE2, _index(parts.pictures, 0, 0)))
         position = start + len(added) + 4 + len(_INDEX)
@@ -294,7 +302,7 @@ def _listed_pictures(index, position, content) -> Iterator[tuple[int, int, int]]
         entries = (struct.unpack_from(f"{order}III", index, entry) for entry in range(value, value + length, 16))
         for kind, size, offset in sorted(entries, key=lambda entry: entry[2]):
             start = position + offset
-            if offset and start >= end and content[start : start + 2] == b"\xff\xd8":
+            if offset and size and start >= end and content[start : start + 2] == b"\xff\xd8":
                 end = min(start + size, len(content))
                 yield kind & 0xFFFFFF, start, end - start
 
@@ -309,19 +317,24 @@ def _index(pictures, size, position) -> bytes:
     return _INDEX + head + b"".join(struct.pack(">III4x", *entry) for entry in entries)
 
 
-def _resources(content) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    try:
-        at = 0
+def _resources(content) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yields numbers and values of image resources, and the whole of each."""
+    at = 0
+    with suppress(IndexError, struct.error):  # cut off
         while _RESOURCE.match(content, at):
             [number] = struct.unpack_from(">H", content, at + 4)
-            at += 6 + (content[at + 6] + 2) // 2 * 2  # a name, padded to even length
-            [size] = struct.unpack_from(">I", content, at)
-            found.setdefault(number, content[at + 4 : at + 4 + size])
-            at += 4 + size + size % 2
-    except (IndexError, struct.error):
-        pass  # cut off
-    return {number: resource for number, resource in found.items() if resource}
+            value = at + 6 + (content[at + 6] + 2) // 2 * 2 + 4  # behind a name, padded to even length, and a size
+            [size] = struct.unpack_from(">I", content, value - 4)
+            end = value + size
+            if end > len(content):
+                return
+            yield number, content[value:end], content[at:end] + bytes(size % 2)
+            at = end + size % 2
+
+
+def _photoshop_segments(resources) -> list[tuple[int, bytes]]:
+    step = _LONGEST_SEGMENT - len(_PHOTOSHOP)
+    return [(0xED, _PHOTOSHOP + resources[at : at + step]) for at in range(0, len(resources), step)]
 
 
 def _segment(marker, content) -> bytes:
