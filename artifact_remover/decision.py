@@ -44,6 +44,11 @@ def decide(picture: Picture | Summary, force: bool = False) -> Decision:
     Returns:
         The decision, and the reason for it.
     """
+    if not force and picture.restored_by:
+        return Decision(
+            restore=False,
+            why=Message(f"already restored by {picture.restored_by}, ", Option("force"), " restores it again"),
+        )
     header = picture.header
     full = header is None or header.chroma_subsampling in ("4:4:4", "gray")
     if force or header is None or header.quality < (NEARLY_UNCOMPRESSED if full else NEARLY_UNCOMPRESSED_SUBSAMPLED):

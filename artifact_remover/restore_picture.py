@@ -9,6 +9,7 @@ import numpy as np
 
 from artifact_remover.decision import Decision, decide
 from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
+from artifact_remover.pictures.restored_mark import with_mark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,8 @@ def write_restored(
 ) -> tuple[str, ...]:
     """Writes a restored picture, or copies the file of one that was left alone if it has the wanted format.
 
+    What was restored is marked so in its XMP, wherever it is written to, and `decide` leaves it alone from then on.
+
     Args:
         picture: From `restore_picture`.
         source: The path or the content of the file that the picture was decoded from.
@@ -78,4 +81,7 @@ def write_restored(
     if copied and quality is None and format == matching_format(picture.format):
         file.write(source.read_bytes() if isinstance(source, Path) else source)
         return picture.decision.notes  # the others tell of decoding
+    if picture.decision.restore:
+        marked = dataclasses.replace(picture.metadata, xmp=with_mark(picture.metadata.xmp))
+        picture = dataclasses.replace(picture, metadata=marked)
     return picture.notes + encode_picture(picture, file, format, quality)

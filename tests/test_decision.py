@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from skimage import data as skimage_data
 
-from artifact_remover import restore, tf_serving_client
+from artifact_remover import __version__, restore, tf_serving_client
 from artifact_remover.decision import decide
-from artifact_remover.pictures.picture import decode_picture, inspect_picture
+from artifact_remover.pictures.picture import FORMATS, decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.tf_serving_client import RemoteRestorer
 from tests.sample_pictures import to_jpeg, to_png
@@ -114,3 +114,19 @@ def test_the_reason_names_the_quality_and_the_option():
 
 def test_what_is_no_jpeg_is_restored():
     assert decide(decode_picture(to_png(PHOTO))).restore
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_was_restored_is_marked_and_not_restored_again_unless_forced(door, format):
+    once = door(POOR, format)
+    picture, summary = decode_picture(once), inspect_picture(io.BytesIO(once))
+    assert picture.restored_by == summary.restored_by == f"artifact-remover {__version__}"
+    assert decide(picture) == decide(summary) and decide(picture, force=True).restore
+    assert decide(picture).why == f"already restored by {picture.restored_by}, force restores it again"
+    assert door(once, format) == once
+    again = decode_picture(door(once, "png", force=True))
+    np.testing.assert_array_equal(again.pixels, np.minimum(picture.pixels, 254) + 1)
+
+
+def test_what_is_left_alone_is_not_marked(door):
+    assert decode_picture(door(FINE, "png")).restored_by is None

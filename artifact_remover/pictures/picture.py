@@ -33,6 +33,7 @@ from artifact_remover.pictures.readers import (
     stored_size,
     with_end_marker,
 )
+from artifact_remover.pictures.restored_mark import read_mark
 from artifact_remover.pictures.writers import write_png, write_tiff, write_with_pillow
 from data_prep.errors import InputError, Option, to_one_line
 
@@ -75,6 +76,11 @@ class Picture:
     jpeg: bytes | None = None
     truncated: bool = False
 
+    @property
+    def restored_by(self) -> str | None:
+        """The program and version that restored it already, None where none did."""
+        return read_mark(self.metadata.xmp)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -90,6 +96,7 @@ class Summary:
         pictures: How many the file holds.
         header: How a JPEG was compressed, None for other formats.
         metadata: Names of what is there, such as ("EXIF", "ICC", "XMP", "comment", "300 dpi").
+        restored_by: The program and version that restored it already, None where none did.
     """
 
     format: str
@@ -101,6 +108,7 @@ class Summary:
     pictures: int
     header: JpegHeader | None
     metadata: tuple[str, ...]
+    restored_by: str | None = None
 
 
 class TooLargeError(InputError):
@@ -135,6 +143,7 @@ def inspect_picture(file: Path | BinaryIO, *, allow_truncated: bool = False) -> 
             getattr(image, "n_frames", 1),
             _header(image, opened),
             tuple(names),
+            read_mark(metadata.xmp),
         )
 
 

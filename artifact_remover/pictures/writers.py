@@ -23,6 +23,7 @@ from artifact_remover.pictures.metadata import (
     has_thumbnail,
     states_resolution,
 )
+from artifact_remover.pictures.restored_mark import read_mark, with_mark
 from data_prep.errors import InputError, Option
 from data_prep.photographs import to_8_bits
 
@@ -375,4 +376,6 @@ def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list
     names = [*too_much.values(), *chunks_of_png_only(metadata)]
     notes = [f"{name} dropped, {format} cannot hold it" for name in names]
     dropped: dict[str, Any] = dict.fromkeys(too_much)
+    if "xmp" in dropped and read_mark(metadata.xmp):
+        dropped["xmp"] = with_mark(None)
     return replace(metadata, **dropped), notes
