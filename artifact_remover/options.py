@@ -39,12 +39,21 @@ class RestoreConfig:
         quality: Of webp, jpeg or avif, 1..100; the format's own default when not given.
         overwrite: Replace what is there.
         resume: Pass over what is there.
+        in_place: Write each result in the place of its picture, in the same format; needs `--backup`.
+        backup: Where `--in-place` moves the originals to, into the same tree; nothing there is replaced.
+        include: Of the pictures in a folder only those whose path below it matches, such as `*.jpg` or `2004/*`.
+        exclude: Not those whose path below the folder matches.
+        only_below: Restore only JPEGs whose quality is estimated below this, 1..100.
         strength: How much of the restoration is taken, 0 (the picture as it is) to 1 (all).
         blend: From the faithful model (0) to the perceptual one (1), if the folder holds both; when not given, the
             faithful one, or the one that there is.
         compare: Also write a picture of before and after, `NAME_compare.png`.
-        info: Only print what the files say of themselves and of their compression.
-        force: Restore even what is practically uncompressed.
+        info: Only print what the files say of themselves and of their compression; a folder's as a table.
+        report: File for a table of what was found, decided and done, a row for each picture, `.csv` or `.json`; what is
+            there is replaced.
+        watch: Go on with what appears in the folders, until Ctrl-C.
+        new_dates: Date the results now; their dates of access and modification are the pictures' otherwise.
+        force: Restore even what is practically uncompressed, or restored already.
         allow_truncated: Restore a picture that breaks off as far as it goes.
         max_megapixels: Refuse larger pictures, which may be made to exhaust the memory.
         model: Run, export or `saved_models` folder; the best published model when not given.
@@ -61,10 +70,18 @@ class RestoreConfig:
     quality: Annotated[int | None, optional("INT")] = None
     overwrite: _Flag = False
     resume: _Flag = False
+    in_place: _Flag = False
+    backup: Annotated[Path | None, optional("DIR")] = None
+    include: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="GLOB")] = ()
+    exclude: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="GLOB")] = ()
+    only_below: Annotated[int | None, optional("QUALITY")] = None
     strength: float = 1.0
     blend: Annotated[float | None, optional("FLOAT")] = None
     compare: _Flag = False
     info: _Flag = False
+    report: Annotated[Path | None, optional("FILE")] = None
+    watch: _Flag = False
+    new_dates: _Flag = False
     force: _Flag = False
     allow_truncated: _Flag = False
     max_megapixels: float = 256
@@ -78,7 +95,13 @@ class RestoreConfig:
             raise ValueError("no pictures: give files or folders")
         if self.overwrite and self.resume:
             raise ValueError("overwrite and resume exclude each other: the one replaces what the other passes over")
-        for field, low, high in (("strength", 0, 1), ("blend", 0, 1), ("quality", 1, 100)):
+        self._check_place()
+        if self.report and self.report.suffix.lower() not in (".csv", ".json"):
+            raise ValueError(f"report must end in .csv or .json: {self.report}")
+        if self.info and self.watch:
+            raise ValueError("info and watch exclude each other: the one only prints what is there")
+        ranges = {"strength": (0, 1), "blend": (0, 1), "quality": (1, 100), "only_below": (1, 100)}
+        for field, (low, high) in ranges.items():
             value = getattr(self, field)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{field} must lie in {low}..{high}: {value}")
@@ -90,6 +113,17 @@ class RestoreConfig:
                 f"server and {[*local, 'precision'][0]} exclude each other: the server has its own; another model is "
                 "chosen in the URL, http://HOST:8501/v1/models/gan"
             )
+
+    def _check_place(self):
+        if self.in_place and not self.backup:
+            raise ValueError("in_place needs a backup, the folder that the originals are moved to")
+        if self.backup and not self.in_place:
+            raise ValueError("backup goes with in_place, as elsewhere the originals stay where they are")
+        for name in ("output", "format", "compare", "overwrite", "resume"):
+            if self.in_place and getattr(self, name):
+                raise ValueError(
+                    f"in_place and {name} exclude each other: a picture keeps its name and format, and is done once"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

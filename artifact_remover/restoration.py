@@ -278,6 +278,7 @@ class Restorer:
         strength: float = 1.0,
         force: bool = False,
         overwrite: bool = False,
+        new_dates: bool = False,
         max_megapixels: float = 256,
         allow_truncated: bool = False,
     ) -> Path:
@@ -293,6 +294,7 @@ class Restorer:
             strength: As in `restore`.
             force: As in `restore_picture`.
             overwrite: Replace what is there.
+            new_dates: Date the result now; its dates of access and modification are the picture's otherwise.
             max_megapixels: As in `restore_bytes`.
             allow_truncated: As in `restore_bytes`.
 
@@ -309,9 +311,10 @@ class Restorer:
         check_format(format, quality)
         if os.path.lexists(output) and not overwrite:
             raise InputError(f"{output} exists, ", Option("overwrite"), " replaces it")
+        dates = None if new_dates or not file.exists() else file.stat()  # before reading changes the access time
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         restored = self.restore_picture(picture, strength, force)
-        with open_whole(output, replace=overwrite) as writing:
+        with open_whole(output, replace=overwrite, dates=dates) as writing:
             write_restored(restored, file, writing, format, quality)
         return output
 

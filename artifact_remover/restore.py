@@ -5,6 +5,7 @@ python -m artifact_remover.restore [OPTIONS] PICTURE_OR_FOLDER ...
 Profiles, EXIF and transparency are kept, and a file that is there is never replaced unasked.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
 from data_prep.command_line import complain, parse_options, run_command, say, word_for_terminal
-from data_prep.errors import InputError, Message
+from data_prep.errors import InputError, Message, Option
 from data_prep.quiet import quiet_tensorflow
 
 
@@ -35,29 +36,53 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def inspect(config: RestoreConfig) -> int:
-    """Prints the facts about pictures and their compression.
+    """Prints the facts about pictures and their compression, those of a folder as a table.
 
     Returns:
         Exit code, as of `main`.
     """
     # Imported here and below, not at the top, so that `--help` answers at once.
-    from artifact_remover.batch import find_sources
+    from artifact_remover.batch_plan import Output, find_sources, is_fine_enough
+    from artifact_remover.batch_report import check_report, lay_out, make_row, write_report
+    from artifact_remover.decision import decide
     from artifact_remover.pictures.picture import inspect_picture
 
-    sources, errors = find_sources(config.inputs, output=None)
-    total = len(sources) + len(errors)
-    for source in sources:
-        try:
-            summary = inspect_picture(source.file, allow_truncated=config.allow_truncated)
-        except InputError as error:
-            errors.append(error.message)
-            continue
-        say(str(source.file))
-        for name, value in _describe(summary, config.force):
-            say(f"  {name:<13} {value}")
+    if config.report:
+        check_report(config.report)
+    found = find_sources(config.inputs, Output("png"), config.include, config.exclude)
+    errors, rows = list(found.errors), []
+
+    def look():
+        for source in found.sources:
+            try:
+                summary = inspect_picture(source.file, allow_truncated=config.allow_truncated)
+            except InputError as error:
+                errors.append(error.message)
+                rows.append(make_row(source.file, None, "failed", error=error.message))
+                continue
+            if is_fine_enough(summary, config.only_below):
+                continue
+            decision = decide(summary, config.force)
+            state = "restore" if decision.restore else "left alone"
+            rows.append(make_row(source.file, summary, state, why=decision.why))
+            yield summary, rows[-1]
+
+    try:
+        if any(map(os.path.isdir, config.inputs)):
+            for line in lay_out(row for _, row in look()):
+                say(line)
+        else:
+            for summary, row in look():
+                say(f"{row['path']}")
+                for name, value in _describe(summary, config.force):
+                    say(f"  {name:<13} {value}")
+    finally:
+        if config.report:
+            write_report(config.report, rows)
+    _tell_others(found.others)
     for message in errors:
         complain(message)
-    return _choose_code(len(errors), total)
+    return _choose_code(len(errors), len(found.sources) + len(found.errors))
 
 
 def restore(config: RestoreConfig) -> int:
@@ -69,43 +94,132 @@ def restore(config: RestoreConfig) -> int:
     Raises:
         InputError: For a mistake of the user's that concerns all pictures.
     """
-    from artifact_remover import batch
-    from artifact_remover.model_folder import choose_exports
+    from artifact_remover import batch_plan, batch_report
 
-    output = batch.choose_output(config)
-    plan = batch.plan(config, output)
-    for error in plan.errors:
-        complain(error)
-    remote = None
-    if plan.jobs:  # a wrong folder or server is told before anything is written
-        if config.server:
-            remote = _connect(config.server)
-        else:
-            choose_exports(config.model, config.blend)
-        batch.make_folder(output)
-    counts = Counter({"restored": 0, "left alone": 0, "skipped": plan.skipped, "failed": len(plan.errors)})
-    display = _Display(plan.jobs)
-
-    def load():
-        restorer = remote or _load(config)
-        say(f"model: {restorer.description}")
-        display.start()
-        return restorer
-
-    def report(outcome):
-        counts[_report(outcome)] += 1
-        display.finish(outcome)
-
+    output = batch_plan.choose_output(config)
+    if config.report:
+        batch_report.check_report(config.report)
+    run = _Run(config, output)
     try:
-        with display:
-            batch.restore_all(plan.jobs, load, config, output.format, display.advance, report)
+        if config.watch:
+            with contextlib.closing(_watch(config, output)) as watched:
+                for pictures in watched:
+                    run.do(batch_plan.plan(config, output, pictures))
+        else:
+            run.do(batch_plan.plan(config, output))
     except KeyboardInterrupt:
-        done = counts["restored"] + counts["left alone"]
-        complain(f"stopped, {done} of {len(plan.jobs)} pictures are done; --resume goes on")
+        complain(run.describe_stop())
         return 130
-    speed = f" ({display.describe_speed()})" if counts["restored"] else ""
-    say(", ".join(f"{name} {count}" for name, count in counts.items() if count) + speed)
-    return _choose_code(counts["failed"], counts.total())
+    finally:
+        if config.report:
+            batch_report.write_report(config.report, run.rows)
+    say(run.describe())
+    return _choose_code(run.counts["failed"], run.counts.total())
+
+
+def _watch(config, output):
+    from artifact_remover.batch_plan import find_sources
+    from artifact_remover.watching import watch
+
+    for given in config.inputs:
+        if not os.path.isdir(given):
+            raise InputError(f"{given} is no folder, and only folders are watched: leave out ", Option("watch"))
+
+    def find():
+        found = find_sources(config.inputs, output, config.include, config.exclude)
+        return [source.file for source in found.sources]
+
+    say("watching, Ctrl-C ends it")
+    return watch(config.inputs, find)
+
+
+class _Run:
+    """One run of the command, of one batch or, while folders are watched, of many.
+
+    Attributes:
+        counts: How many pictures there are of each state, those that failed with all other errors.
+        rows: The report's.
+    """
+
+    def __init__(self, config, output):
+        self.counts = Counter(dict.fromkeys(("restored", "left alone", "skipped", "passed over", "failed"), 0))
+        self.rows = []
+        self._config, self._output = config, output
+        self._restorer = self._remote = None
+        self._display = _Display([])
+        self._said = set()
+        self._planned = 0
+
+    def do(self, plan):
+        """Does the work of a plan, with the model that was loaded for the one before."""
+        from artifact_remover import batch, batch_plan
+        from artifact_remover.model_folder import choose_exports
+
+        config = self._config
+        self._planned += len(plan.jobs)
+        if not self._said:
+            _tell_others(plan.others)
+        for error in plan.errors:
+            if error not in self._said:
+                complain(error)
+                self.counts["failed"] += 1
+        self._said.update(plan.errors)
+        for outcome in plan.outcomes:
+            self._report(outcome)
+        if plan.jobs and not self._restorer:  # a wrong folder or server is told before anything is written
+            if config.server:
+                self._remote = _connect(config.server)
+            else:
+                choose_exports(config.model, config.blend)
+            batch_plan.make_folder(self._output)
+        self._display = _Display(plan.jobs)
+        with self._display:
+            batch.restore_all(plan.jobs, self._load, config, self._display.advance, self._finish)
+
+    def describe(self):
+        """Tells the counts, and the speed."""
+        speed = f" ({self._display.describe_speed()})" if self.counts["restored"] else ""
+        return ", ".join(f"{name} {count}" for name, count in self.counts.items() if count) + speed
+
+    def describe_stop(self):
+        """Tells what is done when the user stops it."""
+        done = self.counts["restored"] + self.counts["left alone"]
+        advice = "the same command" if self._config.in_place else "--resume"
+        return f"stopped, {done} of {self._planned} pictures are done; {advice} goes on"
+
+    def _load(self):
+        if not self._restorer:
+            self._restorer = self._remote or _load(self._config)
+            say(f"model: {self._restorer.description}")
+        self._display.start()
+        return self._restorer
+
+    def _finish(self, outcome):
+        self._report(outcome)
+        self._display.finish(outcome)
+
+    def _report(self, outcome):
+        """Prints the outcome of a picture, and a line for each note."""
+        from artifact_remover.batch_report import row_of
+
+        job = outcome.job
+        self.counts[outcome.state] += 1
+        if self._config.report:
+            self.rows.append(row_of(outcome))
+        if outcome.error:
+            complain(outcome.error)
+        elif outcome.state == "restored" and job.backup:
+            say(f"{job.source} restored, the original is {job.backup}")
+        elif outcome.state in ("restored", "left alone") and not job.backup:
+            say(f"{job.source} -> {job.target}")
+        for note in outcome.notes:
+            say(Message(f"{job.source}: ", note))
+
+
+def _tell_others(others):
+    if others:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(others.items()))
+        say(f"passed over, as they are no pictures that can be read: {kinds}")
 
 
 class _Display:
@@ -144,7 +258,7 @@ class _Display:
 
     def finish(self, outcome):
         self._files += 1
-        self._restored += 0 if outcome.error or outcome.left_alone else outcome.job.pixels
+        self._restored += outcome.job.pixels if outcome.state == "restored" else 0
         self._progress.update(self._task, files=self._files)
 
     def __enter__(self):
@@ -170,18 +284,6 @@ def _connect(server):
     from artifact_remover.tf_serving_client import RemoteRestorer
 
     return RemoteRestorer.connect(server)
-
-
-def _report(outcome):
-    """Prints the outcome of a picture, and a line for each note; returns the name under which it is counted."""
-    job = outcome.job
-    if outcome.error:
-        complain(outcome.error)
-        return "failed"
-    say(f"{job.source} -> {job.target}")
-    for note in outcome.notes:
-        say(Message(f"{job.source}: ", note))
-    return "left alone" if outcome.left_alone else "restored"
 
 
 def _describe(summary, force) -> Iterator[tuple[str, str]]:

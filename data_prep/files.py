@@ -23,12 +23,13 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 @contextmanager
-def open_whole(file: Path, replace: bool = True) -> Iterator[BinaryIO]:
+def open_whole(file: Path, replace: bool = True, dates: os.stat_result | None = None) -> Iterator[BinaryIO]:
     """Opens a file for writing under another name and renames it at the end, as `write_whole` does.
 
     Args:
         file: Where; nothing happens to what is there when the block raises.
         replace: Whether what is there when the block ends is replaced.
+        dates: Of another file, whose dates of access and modification this one gets.
 
     Yields:
         The file to write, which can seek.
@@ -44,6 +45,8 @@ def open_whole(file: Path, replace: bool = True) -> Iterator[BinaryIO]:
             yield opened
             opened.flush()
             os.fsync(opened.fileno())  # or a power cut could leave an empty file under the final name
+        if dates:
+            os.utime(partial, ns=(dates.st_atime_ns, dates.st_mtime_ns))
         if not replace and os.path.lexists(file):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         os.replace(partial, file)

@@ -61,3 +61,11 @@ def test_what_is_there_is_kept_if_it_is_not_to_be_replaced(tmp_path):
     with pytest.raises(FileExistsError), open_whole(file, replace=False) as opened:
         opened.write(b"after")
     assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_dates_of_another_file_are_taken_over(tmp_path):
+    os.utime(tmp_path, ns=(10**18 + 1, 10**18 + 2))
+    with open_whole(tmp_path / "photo.png", dates=tmp_path.stat()) as opened:
+        opened.write(b"new")
+    stat = (tmp_path / "photo.png").stat()
+    assert (stat.st_atime_ns, stat.st_mtime_ns) == (10**18 + 1, 10**18 + 2)

@@ -1,4 +1,5 @@
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -440,6 +441,16 @@ def test_file_that_is_there_is_replaced_only_when_asked(restorer, photo, tmp_pat
         restorer.restore_file(tmp_path / "photo.jpg")
     restorer.restore_file(tmp_path / "photo.jpg", overwrite=True)
     assert (tmp_path / "photo_restored.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("output", [None, "copy.jpg"])
+def test_a_file_keeps_its_dates_unless_it_gets_new_ones(restorer, photo, tmp_path, output):
+    file, output = tmp_path / "photo.jpg", output and tmp_path / output
+    file.write_bytes(to_jpeg(photo, 98 if output else 10))  # restored, or copied
+    os.utime(file, ns=(10**18 + 1, 10**18 + 2))
+    stat = restorer.restore_file(file, output).stat()
+    assert (stat.st_atime_ns, stat.st_mtime_ns) == (10**18 + 1, 10**18 + 2)
+    assert restorer.restore_file(file, output, overwrite=True, new_dates=True).stat().st_mtime_ns > 10**18 + 2
 
 
 def test_package_offers_the_restorer_and_costs_nothing_until_it_is_used():

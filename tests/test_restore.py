@@ -1,4 +1,6 @@
 import contextlib
+import csv
+import json
 import os
 import pty
 import re
@@ -161,6 +163,42 @@ def test_an_input_is_replaced_only_with_overwrite(folder, run):
     assert run("a.jpg", "-o", "a.jpg", "--overwrite")[0] == 0 and Path("a.jpg").read_bytes() != before
 
 
+def test_results_have_the_dates_of_their_pictures_unless_new_ones_are_wanted(folder, run):
+    os.utime("a.jpg", ns=(10**18 + 1, 10**18 + 2))
+    assert run("a.jpg", "--compare")[0] == 0
+    stat = os.stat("a_restored.png")
+    assert (stat.st_atime_ns, stat.st_mtime_ns) == (10**18 + 1, 10**18 + 2)
+    assert os.stat("a_compare.png").st_mtime_ns > 10**18 + 2
+    assert run("a.jpg", "--overwrite", "--new-dates")[0] == 0 and os.stat("a_restored.png").st_mtime_ns > 10**18 + 2
+
+
+def test_what_is_chosen_passed_over_and_no_picture_is_counted_and_reported(folder, run):
+    Image.fromarray(PHOTO[:80, :64]).save("fine.jpg", quality=60)
+    Image.fromarray(PHOTO[:80, :64]).save("c.png")
+    Path("sub/note.txt").touch()
+    Path("broken.jpg").write_text("this is no picture")
+    chosen = ("--include", "*.jp*g", "--include", "*.txt", "--exclude", "b.*", "--only-below", "50")
+    code, printed, _ = run(".", "-o", "out", *chosen, "--report", "report.csv")
+    assert code == 1 and "passed over, as they are no pictures that can be read: .txt 1\n" in printed
+    assert printed.splitlines()[-1].startswith("restored 2, passed over 1, failed 1 (")
+    with open("report.csv", newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    decisions = {path: row["decision"] for path, row in rows.items()}
+    assert decisions == {
+        "a.jpg": "restored",
+        "broken.jpg": "failed",
+        "fine.jpg": "passed over",
+        "sub/c.jpeg": "restored",
+    }
+    assert rows["a.jpg"]["output"] == "out/a.png" and float(rows["a.jpg"]["seconds"]) > 0
+    assert rows["broken.jpg"]["error"].startswith("broken.jpg is no picture")
+    run(".", "-o", "out", *chosen, "--report", "report.csv", "--resume")
+    with open("report.csv", newline="") as file:
+        assert {row["path"]: row["decision"] for row in csv.DictReader(file)} == {
+            path: "skipped" if decision == "restored" else decision for path, decision in decisions.items()
+        }
+
+
 @pytest.mark.parametrize(
     "name", ["[red]x.jpg", "-x.jpg", "new\nline.jpg", "\udcff.jpg", "写真 🖼.jpg", "\u202egpj.jpg", "x" * 251 + ".jpg"]
 )
@@ -200,6 +238,8 @@ def test_bad_files_do_not_sink_a_batch(folder, run):
         (["a.jpg", "-o", "text.jpg/x"], "cannot make the output folder"),
         (["a.jpg", "-o", "x.png", "--format", "webp"], "--format webp contradicts"),
         (["a.jpg", "--quality", "80"], "png takes no quality"),
+        (["a.jpg", "--watch"], "a.jpg is no folder, and only folders are watched"),
+        (["a.jpg", "--report", "nothing/x.csv"], "cannot write nothing/x.csv"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, run, arguments, message):
@@ -243,6 +283,9 @@ def run_without_tensorflow(*arguments):
         (["a.jpg", "--max-megapixels", "-1"], "max_megapixels must be above zero"),
         (["a.jpg", "--overwrite", "--resume"], "exclude each other"),
         (["a.jpg", "--format", "gif"], "gif"),
+        (["a.jpg", "--only-below", "0"], "only_below must lie in 1..100"),
+        (["a.jpg", "--report", "a.txt"], "report must end in .csv or .json"),
+        ([".", "--info", "--watch"], "info and watch exclude each other"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(capfd, arguments, message):
@@ -266,16 +309,39 @@ def test_info_needs_no_tensorflow(folder):
     Image.fromarray(PHOTO[:80, :64]).save(
         "b.jpg", quality=97, subsampling="4:2:2", progressive=True, comment="x", dpi=(300, 300)
     )
-    done = run_without_tensorflow("--info", ".")
+    done = run_without_tensorflow("--info", "a.jpg", "b.jpg")
     assert done.returncode == 0 and done.stderr == ""
-    first, second, third = re.split(r"\n(?=\w)", done.stdout)
-    assert [part.partition("\n")[0] for part in (first, second, third)] == ["a.jpg", "b.jpg", "sub/c.jpeg"]
+    first, second = re.split(r"\n(?=\w)", done.stdout)
+    assert [part.partition("\n")[0] for part in (first, second)] == ["a.jpg", "b.jpg"]
     for said in ("JPEG", "100x96, 0.01 megapixels", "RGB, 8 bits", "baseline, Huffman", "10, standard", "4:2:0"):
         assert said in first
     assert " 80  55  50  80 120 200 255 255\n" in first and re.search(r"left alone +no", first)
     for said in ("64x80", "progressive", "97, standard", "4:2:2", "comment", "300 dpi"):
         assert said in second
     assert re.search(r"left alone +yes", second)
+
+
+def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
+    Image.fromarray(PHOTO[:80, :64]).save("b.jpg", quality=97, subsampling="4:4:4")
+    Image.fromarray(PHOTO[:80, :64]).save("c.png")
+    Path("broken.jpg").write_text("this is no picture")
+    Path("note.txt").touch()
+    assert restore.main(["--info", ".", "--report", "report.json"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "format         size      MP  quality  chroma  left alone  path",
+        "JPEG         100x96    0.01  10       4:2:0   no          a.jpg",
+        "JPEG          64x80    0.01  97       4:4:4   yes         b.jpg",
+        "PNG           64x80    0.01                   no          c.png",
+        "JPEG         100x96    0.01  10       4:2:0   no          sub/c.jpeg",
+        "passed over, as they are no pictures that can be read: .txt 1",
+    ]
+    assert printed.err.count("\n") == 1 and "broken.jpg is no picture" in printed.err
+    rows = json.loads(Path("report.json").read_text())
+    assert [row["decision"] for row in rows] == ["restore", "left alone", "failed", "restore", "restore"]
+    assert rows[1]["why"] == "practically uncompressed: quality 97, --force restores it"
+    assert restore.main(["--info", ".", "--only-below", "50"]) == 1
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["a.jpg", "sub/c.jpeg"]
 
 
 def test_info_of_a_bad_file_is_one_line(folder, capsys):
@@ -420,6 +486,65 @@ def test_a_stopped_batch_says_what_is_done_and_leaves_nothing_unfinished(many, f
     done = check_whole(Path("out"))
     said = re.fullmatch(r"error: stopped, (\d+) of 40 pictures are done; --resume goes on\n", errors)
     assert done - int(said[1]) in (0, 1)  # it may be stopped between writing one and counting it
+
+
+def test_a_stopped_batch_reports_what_is_done(many, finished_run):
+    with started(many, "-o", "out", "--report", "report.json", "--model", finished_run.folder) as process:
+        wait_for("out/02.png", process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    rows = json.loads(Path("report.json").read_text())
+    assert process.returncode == 130 and 2 <= len(rows) < 40
+    assert all(row["decision"] == "restored" and Path(row["output"]).exists() for row in rows)
+
+
+def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, finished_run):
+    originals = {file.name: file.read_bytes() for file in many.iterdir()}
+    in_place = (many, "--in-place", "--backup", "kept", "--model", finished_run.folder)
+    with started(*in_place) as process:
+        wait_for("kept/03.jpg", process)
+        process.kill()
+    for name, content in originals.items():
+        kept = Path("kept", name)
+        assert (many / name).exists() and (kept.read_bytes() == content if kept.exists() else True)
+        assert kept.exists() or (many / name).read_bytes() == content
+    with started(*in_place) as process:
+        printed, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, "")
+    restored, alone = map(int, re.search(r"restored (\d+), left alone (\d+) \(", printed).groups())
+    assert restored + alone == 40 and alone >= 3
+    assert {file.name: file.read_bytes() for file in Path("kept").glob("*.jpg")} == originals
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_watched_folder_is_restored_as_pictures_appear(folder, finished_run, stop):
+    watched = (".", "-o", "out", "--watch", "--report", "report.json", "--model", finished_run.folder)
+    with started(*watched) as process:
+        wait_for("out/sub/c.png", process)  # what is there comes first
+        Path("new").mkdir()
+        content = Path("a.jpg").read_bytes()
+        Path("new/d.jpg").write_bytes(content[:-200])  # half of a download
+        time.sleep(0.5)
+        Path("new/d.jpg").write_bytes(content)
+        wait_for("out/new/d.png", process)
+        process.send_signal(stop)
+        printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "error: stopped, 4 of 4 pictures are done; --resume goes on\n"
+    assert printed.count(" -> ") == 4 and printed.count("model: ") == 1
+    assert len(json.loads(Path("report.json").read_text())) == 4
+
+
+def test_a_watched_folder_is_restored_in_place_once(folder, finished_run):
+    with started(".", "--in-place", "--backup", "kept", "--watch", "--model", finished_run.folder) as process:
+        wait_for("kept/sub/c.jpeg", process)
+        Path("d.jpg").write_bytes(Path("kept/a.jpg").read_bytes())
+        wait_for("kept/d.jpg", process)
+        time.sleep(3)  # in which what was written could be taken for something new
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+    assert errors == "error: stopped, 4 of 4 pictures are done; the same command goes on\n"
+    assert printed.count("restored, the original is") == 4 and "left alone" not in printed
 
 
 def test_progress_goes_to_the_terminal_and_lines_into_the_file(finished_run, many):

@@ -1,0 +1,468 @@
+"""The plan of a batch: finding the pictures and naming the results; nothing is decoded, nothing is written."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from artifact_remover.decision import decide
+from artifact_remover.options import RestoreConfig
+from artifact_remover.pictures.picture import (
+    FORMATS,
+    INPUT_SUFFIXES,
+    Summary,
+    check_format,
+    format_of,
+    inspect_picture,
+    matching_format,
+)
+from artifact_remover.pictures.readers import open_image
+from data_prep.errors import InputError, Message, Option
+
+_RESTORED, _COMPARE = "_restored", "_compare"
+_LONGEST_NAME = 255  # bytes, the limit of all common file systems
+_COPIES = ("_original", "~")  # the ends of the names of what exiftool and editors keep of a file that they change
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The place of restored pictures: one file, below a folder, or beside the originals when none is given.
+
+    Attributes:
+        format: One of `artifact_remover.pictures.picture.FORMATS`; None in place, where each picture keeps its own.
+        file: Name of the only result.
+        folder: Folder of all results.
+        backup: Folder of the originals, in whose place the results come.
+    """
+
+    format: str | None
+    file: Path | None = None
+    folder: Path | None = None
+    backup: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A picture that was found.
+
+    Attributes:
+        file: Its path.
+        place: Its path below the folder that was searched; its name if it was given itself.
+    """
+
+    file: Path
+    place: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The contents of the files and folders that were given.
+
+    Attributes:
+        sources: The pictures.
+        errors: What is wrong with other inputs, one line each.
+        others: How many files in the folders are no pictures that are read, by suffix.
+    """
+
+    sources: list[Source]
+    errors: list[str]
+    others: Counter[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A picture to restore.
+
+    Attributes:
+        source: Its path.
+        target: What is written.
+        compare: The path of the drawing of before and after, if one is wanted.
+        backup: Where the original goes, if the target is its place.
+        format: What is written, one of `FORMATS`; in place None before `measure`.
+        summary: What the file says of itself; None before `measure`.
+        stat: The file's dates before it was read; None before `measure`.
+    """
+
+    source: Path
+    target: Path
+    compare: Path | None = None
+    backup: Path | None = None
+    format: str | None = None
+    summary: Summary | None = None
+    stat: os.stat_result | None = None
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Every file that is written."""
+        return tuple(file for file in (self.target, self.compare, self.backup) if file)
+
+    @property
+    def pixels(self) -> int:
+        """The number of the picture's pixels; 0 before `measure`."""
+        return self.summary.width * self.summary.height if self.summary else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The end of a job.
+
+    Attributes:
+        job: What was to be done.
+        state: `left alone` is what the decision did not restore, `skipped` what has its results already, `passed over`
+            what was not asked for.
+        notes: What the user should be told, each a short clause.
+        found: What the decision found in the pixels.
+        why: The reason why it is not restored.
+        error: Why there is no result.
+        seconds: How long restoring took.
+    """
+
+    job: Job
+    state: Literal["restored", "left alone", "skipped", "passed over", "failed"]
+    notes: tuple[str, ...] = ()
+    found: str = ""
+    why: str = ""
+    error: str | None = None
+    seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The work of one run of the command.
+
+    Attributes:
+        jobs: The pictures to restore, in their order.
+        outcomes: What is known already of other pictures.
+        errors: What is wrong with the inputs, one line each.
+        others: As in `Found`.
+    """
+
+    jobs: list[Job]
+    outcomes: list[Outcome]
+    errors: list[str]
+    others: Counter[str]
+
+
+def choose_output(config: RestoreConfig) -> Output:
+    """Chooses from the options where the results are written, and in which format.
+
+    Raises:
+        InputError: If the options contradict each other.
+    """
+    given, backup = config.output, config.backup
+    if backup:
+        if os.path.realpath(backup) in map(os.path.realpath, config.inputs):
+            raise InputError(f"{backup} is itself to be restored: choose another ", Option("backup"))
+        return Output(None, backup=backup)
+    if given and re.fullmatch(r"\.[a-zA-Z]\w*", given.suffix) and not os.path.isdir(given):
+        if len(config.inputs) > 1 or os.path.isdir(config.inputs[0]):
+            raise InputError(f"{given} is called like a file, but there may be several pictures: name a folder")
+        output = Output(format_of(given), file=given)
+        if config.format not in (None, output.format):
+            raise InputError(Option("format"), f" {config.format} contradicts the name of the output: {given}")
+    else:
+        # Results among the originals get names of their own, or the next run would restore them again.
+        among = given and os.path.realpath(given) in map(os.path.realpath, config.inputs)
+        if among and len(config.inputs) > 1:
+            raise InputError(
+                f"{given} is one of the folders to restore: choose another ", Option("output"), ", or leave it out"
+            )
+        output = Output(config.format or "png", folder=None if among else given)
+    assert output.format
+    check_format(output.format, config.quality)
+    return output
+
+
+def plan(config: RestoreConfig, output: Output, only: Container[Path] | None = None) -> Plan:
+    """Finds what is to be restored and names the results; nothing is decoded, nothing is written.
+
+    Args:
+        config: All options.
+        output: From `choose_output`.
+        only: The files that are meant, where not all are; the others are named too, so that no name is taken twice.
+    """
+    found = find_sources(config.inputs, output, config.include, config.exclude)
+    named, not_named = name_results(found.sources, output, config.compare)
+    if only is not None:
+        named = [job for job in named if job.source in only]
+        not_named = [outcome for outcome in not_named if outcome.job.source in only]
+    left, finished = pass_over_finished(named, config)
+    jobs, not_measured = measure(left, config)
+    return Plan(jobs, [*not_named, *finished, *not_measured], found.errors, found.others)
+
+
+def make_folder(output: Output) -> None:
+    """Makes the folder of the results or originals before time is spent on what could not be written.
+
+    Raises:
+        InputError: If it cannot be made, or written to.
+    """
+    folder = output.backup or output.folder or (output.file.parent if output.file else None)
+    if not folder:
+        return
+    name = "backup" if output.backup else "output"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the {name} folder, choose another: {folder} ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to the {name} folder, choose another or mend its permissions: {folder}")
+
+
+def find_sources(
+    inputs: Iterable[Path], output: Output, include: Iterable[str] = (), exclude: Iterable[str] = ()
+) -> Found:
+    """Finds the pictures in folders, in the order of their paths; a single file is taken as it is.
+
+    Pictures are known by their suffix, and those of another suffix by their content. Hidden files and folders are
+    passed over, as are the folder of the results or originals and, where results go beside the pictures or in their
+    place, what earlier runs have written beside them. A picture that is found twice is taken once. Of several folders,
+    each keeps its name.
+
+    Args:
+        inputs: Files and folders.
+        output: From `choose_output`.
+        include: Patterns as of `fnmatch`, of which the path below the folder must match one, if there are any; case
+            does not matter, and `*` also stands for slashes.
+        exclude: Patterns of which it must match none.
+    """
+
+    def is_wanted(place):
+        path = place.as_posix().lower()
+        matches = [any(fnmatchcase(path, pattern.lower()) for pattern in each) for each in (include, exclude)]
+        return (matches[0] or not include) and not matches[1]
+
+    found: dict[str, Source] = {}
+    errors: list[str] = []
+    others: Counter[str] = Counter()
+    several = sum(map(os.path.isdir, inputs)) > 1
+    for given in inputs:
+        sources = []
+        if os.path.isdir(given):
+            before = len(errors)
+            kept = Path(given.resolve().name) if several else Path()
+            for file in _search(given, output, is_wanted, errors, others):
+                sources.append(Source(file, kept / file.relative_to(given)))
+            if not sources and len(errors) == before:
+                errors.append(f"no pictures in the folder: {given}")
+        elif os.path.isfile(given):
+            sources = [Source(given, Path(given.name))]
+        elif os.path.lexists(given):
+            errors.append(f"cannot be read, or is neither file nor folder: {given}")
+        else:
+            errors.append(f"no such file or folder: {given}")
+        for source in sources:
+            found.setdefault(identify(source.file), source)
+    return Found(list(found.values()), errors, others)
+
+
+def name_results(sources: list[Source], output: Output, compare: bool = False) -> tuple[list[Job], list[Outcome]]:
+    """Names what is to be written, so that no two pictures share a name and none is written over another.
+
+    Args:
+        sources: From `find_sources`.
+        output: From `choose_output`.
+        compare: Whether pictures of before and after are wanted.
+
+    Returns:
+        The jobs, and the pictures that cannot be restored.
+    """
+    jobs = [_name(source, output, compare) for source in sources]
+    extended: set[int] = set()
+    while sharing := _find_sharing(jobs) - extended:
+        for number in sharing:
+            jobs[number] = _name(sources[number], output, compare, keep_extension=True)
+        extended |= sharing
+    owners = {identify(source.file): source.file for source in sources}
+    named: list[Job] = []
+    failed: list[Outcome] = []
+    for job in jobs:
+        taken = [file for file in job.results if owners.get(identify(file), job.source) != job.source]
+        if taken:
+            owner, option = owners[identify(taken[0])], Option("backup" if job.backup else "output")
+            said = Message(f"{job.source}: {taken[0]} is taken by {owner}, restore it apart to another ", option)
+            failed.append(Outcome(job, "failed", error=said))
+        elif job.backup and (said := _explain_not_in_place(job)):
+            failed.append(Outcome(job, "failed", error=said))
+        else:
+            owners.update((identify(file), job.source) for file in job.results)
+            named.append(job)
+    return named, failed
+
+
+def _explain_not_in_place(job):
+    if identify(job.backup) == identify(job.source):
+        return Message(f"{job.backup} is the picture itself: choose another ", Option("backup"))
+    if os.path.islink(job.source):
+        return Message(f"{job.source} is a link, which ", Option("in_place"), " does not follow: give the file itself")
+    return None
+
+
+def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Outcome]]:
+    """Drops the jobs whose results exist: as done with `resume`, else as errors; `overwrite` drops none.
+
+    Returns:
+        What is left to do, and what became of the others.
+    """
+    if config.overwrite or config.in_place:
+        return jobs, []
+    left, finished = [], []
+    for job in jobs:
+        there = [file for file in job.results if os.path.lexists(file)]
+        if not there or (config.resume and len(there) < len(job.results)):
+            left.append(job)
+        elif config.resume:
+            finished.append(Outcome(job, "skipped"))
+        else:
+            finished.append(Outcome(job, "failed", error=_explain_taken(job, there[0])))
+    return left, finished
+
+
+def _explain_taken(job, file):
+    if identify(file) == identify(job.source):
+        return Message(f"{file} is the picture itself: choose another ", Option("output"))
+    said = f"{job.source}: {file} exists, "
+    return Message(said, Option("overwrite"), " replaces it, ", Option("resume"), " skips it")
+
+
+def measure(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Outcome]]:
+    """Reads from the headers how many pixels there are to restore, and what need not be decoded at all.
+
+    Returns:
+        The jobs with their summaries, and what became of the others.
+    """
+    measured, others = [], []
+    for job in jobs:
+        try:
+            stat = os.stat(job.source)  # before reading, which may change the date of access
+            summary = inspect_picture(job.source, allow_truncated=config.allow_truncated)
+            job = dataclasses.replace(job, summary=summary, stat=stat)
+            if is_fine_enough(summary, config.only_below):
+                others.append(Outcome(job, "passed over", why=f"no JPEG of a quality below {config.only_below}"))
+            elif job.backup and summary.restored_by and not config.force:
+                decision = decide(summary)  # by its mark; nothing will be written, so that nothing need be decoded
+                others.append(Outcome(job, "left alone", decision.notes, why=decision.why))
+            else:
+                measured.append(_in_its_format(job) if job.backup else job)
+        except Exception as error:
+            others.append(Outcome(job, "failed", error=explain(job, error)))
+    return measured, others
+
+
+def is_fine_enough(summary: Summary, only_below: int | None) -> bool:
+    """Tells whether a picture is none of the JPEGs that `only_below` asks for.
+
+    Args:
+        summary: The picture's.
+        only_below: Quality, 1..100; None asks for all pictures.
+    """
+    return only_below is not None and (summary.header is None or summary.header.quality >= only_below)
+
+
+def _in_its_format(job):
+    format = matching_format(job.summary.format)
+    reason = None
+    if not format:
+        reason = f"{job.summary.format} cannot be written"
+    elif job.summary.pictures > 1 and job.summary.format != "MPO":  # whose others are previews
+        reason = f"of its {job.summary.pictures} pictures only the first would be left"
+    if reason:
+        raise InputError(f"{job.source}: {reason}, restore it without ", Option("in_place"))
+    return dataclasses.replace(job, format=format)
+
+
+def explain(job: Job, error: Exception) -> str:
+    """Tells in one line why a picture cannot be restored."""
+    if isinstance(error, InputError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{job.source} cannot be read: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"{job.source}: not enough memory, close other programs"
+    return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _search(top: Path, output: Output, is_wanted, errors: list[str], others: Counter[str]) -> Iterator[Path]:
+    results = output.folder or output.backup
+    apart = os.path.realpath(results) if results else None
+
+    def complain(error):
+        errors.append(f"cannot read the folder, check its permissions: {error.filename} ({error.strerror})")
+
+    for folder, folders, names in os.walk(top, onerror=complain):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and identify(Path(folder, name)) != apart
+        )
+        pictures = []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            file = Path(folder, name)
+            wanted = is_wanted(file.relative_to(top))
+            if os.path.isfile(file) and (file.suffix.lower() in INPUT_SUFFIXES or (wanted and _is_picture(file))):
+                pictures.append((name, wanted))
+            elif wanted:
+                others[file.suffix.lower() or "no suffix" if os.path.exists(file) else "links to nothing"] += 1
+        made = set() if output.folder else _made_beside([name for name, _ in pictures])
+        yield from (Path(folder, name) for name, wanted in pictures if wanted and name not in made)
+
+
+def _is_picture(file):
+    """Tells by its content whether a file of an unknown suffix is a picture that is read."""
+    if file.name.endswith(_COPIES):
+        return False
+    try:
+        with open_image(file) as (image, _):
+            return image.format != "TIFF"  # which the raw files of many cameras are, too
+    except InputError:
+        return False
+
+
+def _made_beside(names):
+    """Names the results of these pictures in every format, so that they are not taken for pictures to restore."""
+    bases = {base for name in names for base in (Path(name).stem, _keep_extension(Path(name)))}
+    return {
+        _shorten(base, ending + suffix)
+        for base in bases
+        for ending in (_RESTORED, _COMPARE)
+        for suffix in FORMATS.values()
+    }
+
+
+def _name(source, output, compare, keep_extension=False):
+    if output.backup:
+        return Job(source.file, source.file, backup=output.backup / source.place)
+    place = output.folder / source.place if output.folder else output.file or source.file
+    base = _keep_extension(place) if keep_extension else place.stem
+    ending = "" if output.folder else _RESTORED
+    target = output.file or place.with_name(_shorten(base, ending + FORMATS[output.format]))
+    drawing = place.with_name(_shorten(base, f"{_COMPARE}.png")) if compare else None
+    return Job(source.file, target, drawing, format=output.format)
+
+
+def _keep_extension(file):
+    return f"{file.stem}_{file.suffix[1:]}" if file.suffix else file.stem
+
+
+def _shorten(base, ending):
+    if len(os.fsencode(base + ending)) <= _LONGEST_NAME:
+        return base + ending
+    ending = f"~{hashlib.sha256(os.fsencode(base)).hexdigest()[:8]}{ending}"
+    while len(os.fsencode(base + ending)) > _LONGEST_NAME:
+        base = base[:-1]
+    return base + ending
+
+
+def identify(file: Path) -> str:
+    """Gives all paths to a file one name. A link is a file of its own, as writing would replace the link."""
+    return os.path.join(os.path.realpath(file.parent), file.name)
+
+
+def _find_sharing(jobs):
+    """Finds the numbers of the jobs that share the name of a result with another job."""
+    names = [[identify(file) for file in job.results] for job in jobs]
+    counts = Counter(name for each in names for name in each)
+    return {number for number, each in enumerate(names) if any(counts[name] > 1 for name in each)}

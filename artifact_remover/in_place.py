@@ -1,0 +1,62 @@
+"""Replacing an original by its restoration, after the original has moved to a backup."""
+
+import contextlib
+import filecmp
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+from data_prep.errors import InputError, Option
+from data_prep.files import open_whole
+
+
+def replace_original(source: Path, backup: Path, restored: BinaryIO) -> None:
+    """Backs an original up, so that the file with its restoration may be renamed over it.
+
+    Until then the original has both names, and whatever ends the process loses nothing: the next run finds the backup
+    to be the picture itself, and goes on.
+
+    Args:
+        source: The original.
+        backup: Where it goes; nothing that is there is replaced.
+        restored: From `open_whole`, everything is written; it gets the original's permissions, dates and attributes.
+
+    Raises:
+        InputError: If the backup holds another file, or cannot be written.
+        OSError: If the restored file cannot be written.
+    """
+    restored.flush()
+    os.fsync(restored.fileno())  # a full disk is found out before anything is moved
+    shutil.copystat(source, restored.name)
+    with contextlib.suppress(OSError, AttributeError):  # only root may give files away, and Windows has none of it
+        os.chown(restored.name, (owner := os.stat(source)).st_uid, owner.st_gid)
+    try:
+        _back_up(source, backup)
+    except OSError as error:
+        raise InputError(f"its backup {backup} cannot be made ({error.strerror or error})") from error
+
+
+def _back_up(source, backup):
+    backup.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(backup):
+        if os.path.islink(backup) or not filecmp.cmp(source, backup, shallow=False):
+            said = f"its backup {backup} exists and is another file, move it away or choose another "
+            raise InputError(said, Option("backup"))
+        return
+    try:
+        os.link(source, backup)  # the very file, with all that belongs to it; fails where something is
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        with source.open("rb") as original, open_whole(backup, replace=False) as copy:
+            shutil.copyfileobj(original, copy)
+            copy.flush()
+            shutil.copystat(source, copy.name)
+    if sys.platform != "win32":  # or a power cut could take the backup's name back, but not the restored file's
+        folder = os.open(backup.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

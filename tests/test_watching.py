@@ -1,0 +1,81 @@
+"""Waiting for files; `test_restore` runs the command."""
+
+import os
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from artifact_remover.watching import watch
+from data_prep.errors import InputError
+
+
+def start(folder, settle=0.05):
+    return closing(watch([folder], lambda: sorted(folder.glob("*.jpg")), settle))
+
+
+def test_what_is_there_comes_first_then_what_appears(tmp_path):
+    (tmp_path / "a.jpg").write_text("a")
+    with start(tmp_path) as watched:
+        assert next(watched) == {tmp_path / "a.jpg"}
+        timer = threading.Timer(0.2, lambda: (tmp_path / "b.jpg").write_text("b"))
+        timer.start()
+        assert next(watched) == {tmp_path / "b.jpg"}
+
+
+def test_a_file_is_whole_once_it_grows_no_more(tmp_path):
+    def grow():
+        for _ in range(20):
+            with (tmp_path / "slow.jpg").open("a") as file:
+                file.write("more")
+            time.sleep(0.05)
+
+    with start(tmp_path, settle=0.4) as watched:
+        thread = threading.Thread(target=grow)
+        thread.start()
+        assert next(watched) == {tmp_path / "slow.jpg"}
+        assert (tmp_path / "slow.jpg").stat().st_size == 80
+        thread.join()
+
+
+def test_what_changes_comes_again_but_not_what_was_replaced_by_its_restoration(tmp_path):
+    (tmp_path / "a.jpg").write_text("a")
+    (tmp_path / "b.jpg").write_text("b")
+    with start(tmp_path) as watched:
+        assert len(next(watched)) == 2
+        (tmp_path / "new").write_text("restored")
+        os.replace(tmp_path / "new", tmp_path / "a.jpg")
+        (tmp_path / "b.jpg").write_text("grown meanwhile")
+        assert next(watched) == {tmp_path / "b.jpg"}
+        (tmp_path / "a.jpg").write_text("another")
+        assert next(watched) == {tmp_path / "a.jpg"}
+
+
+def test_looking_is_no_change(tmp_path):
+    """Opening files to look at them must not wake it, or it would never sleep."""
+    looks = []
+
+    def find():
+        looks.append([file.read_bytes() for file in tmp_path.iterdir()])
+        return list(tmp_path.iterdir())
+
+    (tmp_path / "a.jpg").write_text("a")
+    with closing(watch([tmp_path], find, 0.05)) as watched:
+        next(watched)
+        timer = threading.Timer(1, lambda: (tmp_path / "b.jpg").write_text("b"))
+        timer.start()
+        next(watched)
+    assert len(looks) < 40
+
+
+def test_a_file_that_vanishes_is_forgotten(tmp_path):
+    (tmp_path / "a.jpg").write_text("a")
+    with closing(watch([tmp_path], lambda: [tmp_path / "gone.jpg", tmp_path / "a.jpg"], 0.05)) as watched:
+        assert next(watched) == {tmp_path / "a.jpg"}
+
+
+def test_a_folder_that_cannot_be_watched_is_one_line():
+    with pytest.raises(InputError, match="the folders cannot be watched: "):
+        next(watch([Path("nothing")], list))
