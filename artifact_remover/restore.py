@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
@@ -220,6 +221,8 @@ def _tell_others(others):
     if others:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(others.items()))
         say(f"passed over, as they are no pictures that can be read: {kinds}")
+    if (others[".heic"] or others[".heif"]) and not find_spec("pillow_heif"):
+        say("HEIC needs another package: pip install 'artifact-remover[heic]'")
 
 
 class _Display:

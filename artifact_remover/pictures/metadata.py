@@ -98,7 +98,9 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
         notes += jpeg_notes
     elif xmp and b"HasExtendedXMP" in xmp:
         notes.append("extended XMP dropped")
-    if format == "AVIF" and not info.get("icc_profile") and not _is_srgb_avif(file):
+    if info.get("aux") or info.get("depth_images"):
+        notes.append("depth and other auxiliary pictures of the HEIC dropped")
+    if format in ("AVIF", "HEIF") and not info.get("icc_profile") and not _is_srgb_avif(file):
         notes.append("color description dropped, the colors are taken for sRGB")
     chunks, too_much = _kept_png_chunks(file) if format == "PNG" else ((), [])
     notes += too_much

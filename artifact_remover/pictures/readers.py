@@ -24,8 +24,10 @@ from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb
 
-_READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
-_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
+_READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
+_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp(avi[fs]|he)", re.DOTALL)
+_HEIF = re.compile(rb"....ftyp(he(ic|ix|im|is|vc|vx|vm|vs)|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12, annex B and 10
+_JPEG_XL = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")  # ISO/IEC 18181-2, 9.1 and 18181-1, annex D
 
 # Pillow keeps its limits in module variables, and so does `warnings`: they are changed under this lock, then put back.
 _LOCK = threading.RLock()
@@ -65,6 +67,10 @@ def open_image(
             file.seek(0)
             if start.startswith(b"\xff\xd8"):
                 _refuse_uncommon(file)
+            if _JPEG_XL.match(start):
+                raise InputError("a JPEG XL, which is not read: turn it into what it was, a JPEG or PNG, with djxl")
+            if brand := _HEIF.match(start):
+                _register_heif(brand[1])
             Image.init()  # an older Pillow may know no AVIF
             try:
                 opened = Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN])
@@ -97,6 +103,17 @@ def open_image(
             raise InputError(too_much) from error
         reason = to_one_line(error) or type(error).__name__
         raise DamagedError(f"{name} is truncated or damaged, ", advice, f": {reason}") from error
+
+
+def _register_heif(brand):
+    try:
+        import pillow_heif
+    except ImportError:
+        if brand in (b"mif1", b"msf1"):  # it may also be an AVIF
+            return
+        raise InputError("a HEIC, for which a package is missing: pip install 'artifact-remover[heic]'") from None
+    if "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
 
 
 @contextmanager
@@ -394,6 +411,8 @@ def bit_depth(image: ImageFile.ImageFile, file: BinaryIO) -> int:
     """Tells how many bits the file stores per channel, from its header where Pillow does not say."""
     if image.format == "TIFF":
         return max(_tiff_tag(image, ExifTags.Base.BitsPerSample, (1,)))
+    if image.format == "HEIF":
+        return image.info["bit_depth"]
     if image.format not in ("PNG", "AVIF"):
         return 8
     file.seek(0)
