@@ -78,7 +78,7 @@ def inspect(config: RestoreConfig) -> int:
                 for name, value in _describe(summary, config.force):
                     say(f"  {name:<13} {value}")
     finally:
-        if config.report:
+        if config.report and rows:
             write_report(config.report, rows)
     _tell_others(found.others)
     for message in errors:
@@ -112,7 +112,7 @@ def restore(config: RestoreConfig) -> int:
         complain(run.describe_stop())
         return 130
     finally:
-        if config.report:
+        if config.report and run.rows:
             batch_report.write_report(config.report, run.rows)
     say(run.describe())
     return _choose_code(run.counts["failed"], run.counts.total())
@@ -148,7 +148,7 @@ class _Run:
         self._config, self._output = config, output
         self._restorer = self._remote = None
         self._display = _Display([])
-        self._said = set()
+        self._said, self._told = set(), False
         self._planned = 0
 
     def do(self, plan):
@@ -158,8 +158,9 @@ class _Run:
 
         config = self._config
         self._planned += len(plan.jobs)
-        if not self._said:
+        if not self._told:
             _tell_others(plan.others)
+        self._told = True
         for error in plan.errors:
             if error not in self._said:
                 complain(error)

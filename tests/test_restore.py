@@ -498,6 +498,13 @@ def test_a_stopped_batch_reports_what_is_done(many, finished_run):
     assert all(row["decision"] == "restored" and Path(row["output"]).exists() for row in rows)
 
 
+def test_a_report_of_nothing_replaces_none(folder, run):
+    Path("report.json").write_text("of an earlier run")
+    assert run("nothing.jpg", "--report", "report.json")[0] == 2
+    assert restore.main(["a.jpg", "--report", "report.json", "--model", "nothing"]) == 2
+    assert Path("report.json").read_text() == "of an earlier run"
+
+
 def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, finished_run):
     originals = {file.name: file.read_bytes() for file in many.iterdir()}
     in_place = (many, "--in-place", "--backup", "kept", "--model", finished_run.folder)
@@ -519,6 +526,7 @@ def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, finishe
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_watched_folder_is_restored_as_pictures_appear(folder, finished_run, stop):
     watched = (".", "-o", "out", "--watch", "--report", "report.json", "--model", finished_run.folder)
+    Path("note.txt").touch()
     with started(*watched) as process:
         wait_for("out/sub/c.png", process)  # what is there comes first
         Path("new").mkdir()
@@ -531,7 +539,7 @@ def test_a_watched_folder_is_restored_as_pictures_appear(folder, finished_run, s
         printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "error: stopped, 4 of 4 pictures are done; --resume goes on\n"
-    assert printed.count(" -> ") == 4 and printed.count("model: ") == 1
+    assert [printed.count(said) for said in (" -> ", "model: ", "passed over")] == [4, 1, 1]
     assert len(json.loads(Path("report.json").read_text())) == 4
 
 
