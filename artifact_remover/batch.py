@@ -134,6 +134,8 @@ def _write(outcome, after, before, stat, config):
         notes = write_restored(after, job.source, file, job.format, quality)
         if job.backup:
             replace_original(job.source, job.backup, file)
+            if config.new_dates:
+                os.utime(file.name)
     if before:
         with _open(job.compare, config) as file:
             draw_before_after(before, after, file)

@@ -70,6 +70,11 @@ def test_originals_move_to_the_backup_and_their_restorations_take_their_place(ph
     assert Path("photos/a.jpg").stat().st_mode & 0o777 == 0o640
 
 
+def test_new_dates_are_of_the_result_alone(photos, run):
+    assert run("photos", *IN_PLACE, "--new-dates")[0] == 0
+    assert Path("photos/a.jpg").stat().st_mtime > LONG_AGO == Path("kept/a.jpg").stat().st_mtime
+
+
 def test_a_second_run_changes_nothing(photos, run):
     run("photos", *IN_PLACE)
     before = describe(Path())

@@ -87,13 +87,12 @@ def test_the_command_writes_what_it_writes_without_a_server(url, export, tmp_pat
     options = [str(tmp_path), "--strength", strength, "-o"]
     local = [str(tmp_path / "local"), "--model", str(export), "--precision", "float32"]
     assert restore.main([*options, str(tmp_path / "remote"), "--server", url]) == 0
-    for each in (tmp_path / "remote").iterdir():
-        each.rename(tmp_path / each.name.replace(".png", ".done"))  # not to be restored as well
+    (tmp_path / "remote").rename(tmp_path / ".remote")  # not to be restored as well
     assert restore.main([*options, *local]) == 0
     results = sorted((tmp_path / "local").iterdir())
     assert len(results) == len(PICTURES)
     for result in results:
-        remote, expected = (decode_picture(file) for file in (tmp_path / f"{result.stem}.done", result))
+        remote, expected = (decode_picture(file) for file in (tmp_path / ".remote" / result.name, result))
         assert levels(remote.pixels, expected.pixels) <= 1
         assert remote.metadata == expected.metadata
         assert (remote.alpha is None) == (expected.alpha is None)

@@ -32,7 +32,7 @@ def test_a_file_is_whole_once_it_grows_no_more(tmp_path):
                 file.write("more")
             time.sleep(0.05)
 
-    with start(tmp_path, settle=0.4) as watched:
+    with start(tmp_path, settle=1) as watched:
         thread = threading.Thread(target=grow)
         thread.start()
         assert next(watched) == {tmp_path / "slow.jpg"}
