@@ -1,4 +1,4 @@
-"""What a JPEG file holds beside its picture: IPTC, segments of makers, and gain maps and videos behind it."""
+"""Segments of a JPEG file beside its pixels, and what lies behind its picture."""
 
 import io
 import re
