@@ -53,7 +53,7 @@ def main() -> None:
         degradation=dataclasses.replace(degradation, quality=options.quality or degradation.quality),
     )
     shape = [config.batch_size, config.patch_size, config.patch_size, 3]
-    step, _ = training_step(preset, shape, choose_dtype("auto"))
+    *_, step, _ = training_step(preset, shape, choose_dtype("auto"))
     batches = iter(training_batches(open_photographs(config), "generator", config, seed=0))
     steps = max(100, 4 * config.patches_per_photo)
     _take(batches, steps)

@@ -1,8 +1,10 @@
-"""How much of what the machine can do a training step of the generator reaches.
+"""How much of what the machine can do a training step of the generator reaches, and what its parts cost.
 
 python -m tests.benchmarks.training_step --preset div2k
 
-The yardstick is a plain 3x3 convolution of the generator's width, in the same precision, process and minute.
+The yardstick is a plain 3x3 convolution of the generator's width, in the same precision, process and minute. The
+backward pass is what a loss with its gradients costs more than the loss alone, the optimizer what the whole step costs
+more than both. The batch is ready in memory; `data_pipeline` measures what making it costs.
 """
 
 import argparse
@@ -32,11 +34,11 @@ def main():
     options = parser.parse_args()
     config, dtype = PRESETS[options.preset], choose_dtype(options.precision)
     shape = [config.data.batch_size, config.data.patch_size, config.data.patch_size, 3]
-    step, step_flops = training_step(config, shape, dtype)
+    *passes, step, step_flops = training_step(config, shape, dtype)
     convolution, convolution_flops = _plain_convolution(config, shape, dtype)
     # In turns, so that a machine that changes its speed changes both.
-    pairs = [(time_calls(step), time_calls(convolution)) for _ in range(options.rounds)]
-    step_seconds, convolution_seconds = (statistics.median(each) for each in zip(*pairs, strict=True))
+    rounds = [[time_calls(call) for call in (*passes, step, convolution)] for _ in range(options.rounds)]
+    forward, gradients, step_seconds, convolution_seconds = (statistics.median(s) for s in zip(*rounds, strict=True))
     reached, possible = step_flops / step_seconds / 1e12, convolution_flops / convolution_seconds / 1e12
     print(
         json.dumps(
@@ -46,6 +48,9 @@ def main():
                 "dtype": dtype,
                 "step_seconds": round(step_seconds, 4),
                 "patches_per_second": round(shape[0] / step_seconds, 1),
+                "forward": round(forward / step_seconds, 2),
+                "backward": round((gradients - forward) / step_seconds, 2),
+                "optimizer": round(1 - gradients / step_seconds, 2),
                 "step_tflops": round(reached, 3),
                 "plain_convolution_tflops": round(possible, 3),
                 "share": round(reached / possible, 2),
@@ -55,11 +60,11 @@ def main():
 
 
 def training_step(config, shape, dtype):
+    """Returns functions that compute the loss, that with its gradients, and take a whole step; and the step's FLOPs."""
     generator = build_generator(config.generator, dtype)
     trainer = GeneratorPretraining(generator, config.generator_loss, distance=None)
     trainer.compile(optimizer=make_optimizer(config.pretrain_generator))
     trainer.optimizer.build(generator.trainable_variables)
-    train_step = tf.function(trainer.train_step)
     batch = tf.random.uniform(shape), tf.random.uniform(shape)
     convolutions = [layer for layer in generator.layers if isinstance(layer, keras.layers.Conv2D)]
     outputs = keras.Model(generator.input, [layer.output for layer in convolutions])(batch[0])
@@ -67,8 +72,18 @@ def training_step(config, shape, dtype):
         math.prod(layer.kernel.shape) * math.prod(output.shape[:3])
         for layer, output in zip(convolutions, outputs, strict=True)
     )
+
+    def loss():
+        return trainer.objective(batch[1], generator(batch[0], training=True), step=0)["loss"]
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            value = loss()
+        return tape.gradient(value, generator.trainable_variables)
+
+    calls = (tf.function(call) for call in (loss, gradients, lambda: trainer.train_step(batch)))
     # A multiplication and an addition for each; once forward, twice backward.
-    return lambda: train_step(batch)["loss"].numpy(), 3 * 2 * products
+    return *calls, 3 * 2 * products
 
 
 def _plain_convolution(config, shape, dtype, repeats=20):
