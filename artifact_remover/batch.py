@@ -108,6 +108,7 @@ def _restore(job, read, restorer, config, progress, writer) -> tuple[Job, Future
         outcome = Outcome(
             job,
             "restored" if after.decision.restore else "left alone",
+            found=after.decision.found,
             why=after.decision.why,
             seconds=time.perf_counter() - began,
         )

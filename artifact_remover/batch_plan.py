@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from artifact_remover.decision import decide
+from artifact_remover.decision import decide_by_mark
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.picture import (
     FORMATS,
@@ -344,8 +344,8 @@ def measure(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Out
             job = dataclasses.replace(job, summary=summary, stat=stat)
             if is_fine_enough(summary, config.only_below):
                 others.append(Outcome(job, "passed over", why=f"no JPEG of a quality below {config.only_below}"))
-            elif job.backup and summary.restored_by and not config.force:
-                decision = decide(summary)  # by its mark; nothing will be written, so that nothing need be decoded
+            elif job.backup and (decision := decide_by_mark(summary, config.force)):
+                # Nothing will be written, so that nothing need be decoded.
                 others.append(Outcome(job, "left alone", decision.notes, why=decision.why))
             else:
                 measured.append(_in_its_format(job) if job.backup else job)

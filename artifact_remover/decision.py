@@ -1,18 +1,51 @@
-"""The decision whether a picture is restored; every front door asks here."""
+"""The decision whether a picture is restored, and on which block grid; every front door asks here.
+
+Its pixels count, not its name: a JPEG of high quality that was saved before at a low one is restored, and so is a PNG
+that was a JPEG; a picture without a trace of compression comes back as it is.
+"""
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
+
+from artifact_remover.pictures.compression import (
+    Compression,
+    busiest_corners,
+    find_compressions,
+    is_enlarged,
+    step_scale,
+    to_luma,
+)
 from artifact_remover.pictures.picture import Picture, Summary
 from data_prep.errors import Message, Option
 
 NEARLY_UNCOMPRESSED = 95
-"""JPEGs of full or no chroma estimated at or above this quality are left alone by default.
+"""Pictures compressed at or above this quality are left alone by default, unless chroma was subsampled.
 
 At 4:4:4 the published models make a quarter of the graphics worse there; photographs gain less than 0.4 dB.
 """
 
 NEARLY_UNCOMPRESSED_SUBSAMPLED = 97
 """The same for JPEGs of subsampled chroma: at quality 96 photographs still gain more than 1 dB."""
+
+MUCH_TO_MEND = 50.0
+"""PSNR in dB of luma between a sample and the restored sample, below which a picture without a trace is restored.
+
+Clean pictures come back at 59 dB or more, unless they were enlarged; JPEGs of quality 40 reduced to 0.7, at 36 to 50.
+"""
+
+MUCH_TO_MEND_COMPRESSED = 44.0
+"""The same for nearly uncompressed JPEGs, whose own rounding is mended too: at quality 97 to 45 dB or more."""
+
+_MUCH_COARSER = 10
+"""Factor between quantization steps from which an earlier compression decides where the blocks lie.
+
+Measured with 40 pictures cut and saved again: at quality 20 and then 95 its grid brings 0.1 dB more, at 75 and then 95
+0.1 dB less.
+"""
+
+_SAMPLE_SIDE, _SAMPLES = 192, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +56,14 @@ class Decision:
         restore: Whether it is restored. A picture that is left alone keeps its pixels. Its file is handed back byte
             for byte where it has the wanted format and no quality is given.
         why: The reason why it is not restored; empty where it is.
+        found: What the pixels tell of its compression, such as "Q20, saved again at Q95".
+        offset: Row and column, each 0..7, of the first pixel at the corner of a block.
     """
 
     restore: bool
     why: str = ""
+    found: str = ""
+    offset: tuple[int, int] = (0, 0)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -34,24 +71,96 @@ class Decision:
         return () if self.restore else (Message("left alone, as ", self.why),)
 
 
-def decide(picture: Picture | Summary, force: bool = False) -> Decision:
+def decide_by_mark(picture: Picture | Summary, force: bool = False) -> Decision | None:
+    """Decides by what the picture's file alone says of earlier restoring.
+
+    Args:
+        picture: From `decode_picture` or `inspect_picture`.
+        force: As in `decide`.
+
+    Returns:
+        The decision to leave it alone; None if the pixels have to be looked at.
+    """
+    if force or not picture.restored_by:
+        return None
+    said = Message(f"already restored by {picture.restored_by}, ", Option("force"), " restores it again")
+    return Decision(restore=False, why=said)
+
+
+def decide(
+    picture: Picture, force: bool = False, restore: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Decision:
     """Decides whether a picture is restored.
 
     Args:
-        picture: From `decode_picture`; or from `inspect_picture`, where nothing is decoded.
+        picture: From `decode_picture`.
         force: Whether it is to be restored in any case.
+        restore: The model, from uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same. It restores a sample of
+            a picture that would be left alone, as a JPEG that was scaled has no grid any more. Without it such pictures
+            are left alone.
 
     Returns:
         The decision, and the reason for it.
     """
-    if not force and picture.restored_by:
-        return Decision(
-            restore=False,
-            why=Message(f"already restored by {picture.restored_by}, ", Option("force"), " restores it again"),
-        )
+    by_mark = decide_by_mark(picture, force)
+    if by_mark:
+        return by_mark
+    compressions = find_compressions(picture.pixels, picture.header)
+    found = describe(compressions)
+    if force or _is_coarse(compressions, picture):
+        return Decision(restore=True, found=found, offset=_choose_grid(compressions))
+    if restore and _has_much_to_mend(picture.pixels, restore, bool(compressions)):
+        return Decision(restore=True, found=f"{found}, artifacts")
+    if compressions:
+        why = f"practically uncompressed: quality {compressions[-1].quality}, "
+    else:
+        why = "no trace of JPEG compression was found, "
+    return Decision(restore=False, why=Message(why, Option("force"), " restores it"), found=found)
+
+
+def describe(compressions: tuple[Compression, ...]) -> str:
+    """Words compressions for the user.
+
+    Args:
+        compressions: From `find_compressions`.
+
+    Returns:
+        Such as "Q20, grid at 3, 5, saved again at Q95".
+    """
+
+    def word(compression):
+        at = "" if compression.offset == (0, 0) else f", grid at {compression.offset[0]}, {compression.offset[1]}"
+        return f"Q{compression.quality}{at}"
+
+    return ", saved again at ".join(map(word, compressions)) or "no trace of JPEG"
+
+
+def _is_coarse(compressions, picture) -> bool:
+    if len(compressions) != 1:
+        return len(compressions) > 1
     header = picture.header
     full = header is None or header.chroma_subsampling in ("4:4:4", "gray")
-    if force or header is None or header.quality < (NEARLY_UNCOMPRESSED if full else NEARLY_UNCOMPRESSED_SUBSAMPLED):
-        return Decision(restore=True)
-    why = Message(f"practically uncompressed: quality {header.quality}, ", Option("force"), " restores it")
-    return Decision(restore=False, why=why)
+    return compressions[0].quality < (NEARLY_UNCOMPRESSED if full else NEARLY_UNCOMPRESSED_SUBSAMPLED)
+
+
+def _choose_grid(compressions) -> tuple[int, int]:
+    if not compressions:
+        return 0, 0
+    first, last = compressions[0], compressions[-1]
+    return (first if step_scale(first.quality) >= _MUCH_COARSER * step_scale(last.quality) else last).offset
+
+
+def _has_much_to_mend(pixels, restore, compressed) -> bool:
+    if is_enlarged(pixels):  # the model would sharpen it, whether it was compressed or not
+        return False
+    side = min(_SAMPLE_SIDE, *pixels.shape[:2])
+    if side < 16:
+        return False
+    squared = []
+    for row, column in busiest_corners(pixels, side, _SAMPLES):
+        before = np.ascontiguousarray(pixels[row : row + side, column : column + side])
+        # Luma, as subsampled chroma is mended at any quality.
+        correction = to_luma(restore(before)) - to_luma(before)
+        squared.append(np.square(correction).mean())
+    least = MUCH_TO_MEND_COMPRESSED if compressed else MUCH_TO_MEND
+    return bool(np.mean(squared) > 255**2 / 10 ** (least / 10))

@@ -231,6 +231,7 @@ class Restorer:
             picture,
             lambda pixels: self.restore(pixels, strength, progress),
             lambda alpha: self.restore(alpha, strength, ask),
+            lambda sample: self.restore(sample, progress=ask),
             force,
             tuple(self._warn(picture.header)),
         )

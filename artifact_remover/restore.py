@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
-from data_prep.command_line import complain, parse_options, run_command, say, word_for_terminal
+from data_prep.command_line import complain, parse_options, run_command, say
 from data_prep.errors import InputError, Message, Option
 from data_prep.quiet import quiet_tensorflow
 
@@ -45,8 +45,8 @@ def inspect(config: RestoreConfig) -> int:
     # Imported here and below, not at the top, so that `--help` answers at once.
     from artifact_remover.batch_plan import Output, find_sources, is_fine_enough
     from artifact_remover.batch_report import check_report, lay_out, make_row, write_report
-    from artifact_remover.decision import decide
-    from artifact_remover.pictures.picture import inspect_picture
+    from artifact_remover.decision import decide, decide_by_mark
+    from artifact_remover.pictures.picture import decode_picture, inspect_picture
 
     if config.report:
         check_report(config.report)
@@ -57,15 +57,20 @@ def inspect(config: RestoreConfig) -> int:
         for source in found.sources:
             try:
                 summary = inspect_picture(source.file, allow_truncated=config.allow_truncated)
+                if is_fine_enough(summary, config.only_below):
+                    continue
+                decision = decide_by_mark(summary, config.force)
+                if not decision:
+                    picture = decode_picture(
+                        source.file, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
+                    )
+                    decision = decide(picture, config.force)
             except InputError as error:
                 errors.append(error.message)
                 rows.append(make_row(source.file, None, "failed", error=error.message))
                 continue
-            if is_fine_enough(summary, config.only_below):
-                continue
-            decision = decide(summary, config.force)
             state = "restore" if decision.restore else "left alone"
-            rows.append(make_row(source.file, summary, state, why=decision.why))
+            rows.append(make_row(source.file, summary, state, found=decision.found, why=decision.why))
             yield summary, rows[-1]
 
     try:
@@ -75,7 +80,7 @@ def inspect(config: RestoreConfig) -> int:
         else:
             for summary, row in look():
                 say(f"{row['path']}")
-                for name, value in _describe(summary, config.force):
+                for name, value in _describe(summary, row):
                     say(f"  {name:<13} {value}")
     finally:
         if config.report and rows:
@@ -290,10 +295,8 @@ def _connect(server):
     return RemoteRestorer.connect(server)
 
 
-def _describe(summary, force) -> Iterator[tuple[str, str]]:
+def _describe(summary, row) -> Iterator[tuple[str, str]]:
     """Yields what `--info` prints of a picture, as names and values."""
-    from artifact_remover.decision import decide
-
     yield "format", summary.format
     megapixels = summary.width * summary.height / 1e6
     yield "size", f"{summary.width}x{summary.height}, {megapixels:.2f} megapixels"
@@ -309,11 +312,11 @@ def _describe(summary, force) -> Iterator[tuple[str, str]]:
         yield "quality", f"{header.quality}, {tables}"
         yield "chroma", header.chroma_subsampling
         for table in header.quantization:
-            for row in range(8):
-                steps = table[8 * row : 8 * row + 8]
-                yield ("quantization" if row == 0 else ""), " ".join(f"{step:3}" for step in steps)
-    decision = decide(summary, force)
-    yield "left alone", "no" if decision.restore else f"yes, {word_for_terminal(decision.why)}"
+            for line in range(8):
+                steps = table[8 * line : 8 * line + 8]
+                yield ("quantization" if line == 0 else ""), " ".join(f"{step:3}" for step in steps)
+    yield "found", row["found"] or "not looked for"
+    yield "left alone", f"yes, {row['why']}" if row["why"] else "no"
 
 
 def _choose_code(failed, total):

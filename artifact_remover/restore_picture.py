@@ -27,6 +27,7 @@ def restore_parts(
     picture: Picture,
     restore_colors: Callable[[np.ndarray], np.ndarray],
     restore_alpha: Callable[[np.ndarray], np.ndarray],
+    restore_sample: Callable[[np.ndarray], np.ndarray],
     force: bool = False,
     notes: tuple[str, ...] = (),
 ) -> RestoredPicture:
@@ -38,22 +39,36 @@ def restore_parts(
         picture: From `decode_picture`.
         restore_colors: From uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same.
         restore_alpha: From uint8 or uint16 [H, W, 1] to the same.
+        restore_sample: As `restore` of `decide`: what `restore_colors` does, in full strength.
         force: As in `decide`.
         notes: What else the user should be told of a picture that is restored.
 
     Returns:
         The restored picture; its notes say if it was left alone.
     """
-    decision = decide(picture, force)
+    decision = decide(picture, force, restore_sample)
     pixels, alpha = picture.pixels, picture.alpha
     if decision.restore:
-        pixels = restore_colors(pixels)
+        pixels = _restore_on_grid(pixels, decision.offset, restore_colors)
         if alpha is not None:
             partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
             if partial.any():
                 alpha = np.where(partial, restore_alpha(alpha[:, :, np.newaxis])[:, :, 0], alpha)
     notes = (*picture.notes, *(notes if decision.restore else decision.notes))
     return RestoredPicture(**vars(picture) | {"pixels": pixels, "alpha": alpha, "notes": notes, "decision": decision})
+
+
+def _restore_on_grid(pixels, offset, restore):
+    """Restores a picture whose first block begins at this row and column.
+
+    The models know blocks that begin at multiples of 8. So what is missing of the first ones is filled up by
+    reflection, and cut off again. Chroma's blocks of 16 need no more: the models' own grid is 8 pixels wide.
+    """
+    top, left = (-each % 8 for each in offset)
+    if not (top or left):
+        return restore(pixels)
+    filled = np.pad(pixels, ((top, 0), (left, 0), (0, 0)), mode="reflect")
+    return np.ascontiguousarray(restore(filled)[top:, left:])
 
 
 def write_restored(

@@ -101,12 +101,19 @@ class RemoteRestorer:
         """
 
         def restore_colors(pixels):
-            restored = self._restore(pixels, strength, picture.jpeg)
+            # A picture that is moved onto its block grid is no longer what the JPEG holds.
+            restored = self._restore(pixels, strength, picture.jpeg if pixels is picture.pixels else None)
             if progress:
                 progress(pixels.shape[0] * pixels.shape[1])
             return restored
 
-        return restore_parts(picture, restore_colors, lambda alpha: self._restore(alpha, strength), force)
+        return restore_parts(
+            picture,
+            restore_colors,
+            lambda alpha: self._restore(alpha, strength),
+            lambda sample: self._restore(sample, 1),
+            force,
+        )
 
     def _restore(self, pixels, strength, jpeg=None):
         """Restores uint8 [H, W, 3 or 1] in 0..255; `jpeg` is the file that they were decoded from, if it was a JPEG."""

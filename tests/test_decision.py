@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import __version__, restore, tf_serving_client
-from artifact_remover.decision import decide
+from artifact_remover.decision import decide, decide_by_mark
 from artifact_remover.pictures.picture import FORMATS, decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.tf_serving_client import RemoteRestorer
-from tests.sample_pictures import to_jpeg, to_png
+from tests.sample_pictures import to_file, to_jpeg, to_png
 from tests.web_server import serving
 
 PHOTO = skimage_data.astronaut()[:96, :100]
+LARGE = skimage_data.astronaut()[:300, :300]
 FINE, POOR = to_jpeg(PHOTO, 97), to_jpeg(PHOTO, 10)
 
 
@@ -95,11 +97,10 @@ def test_forced_or_poor_it_is_restored(door):
         (97, "4:2:0", True, True),
     ],
 )
-def test_the_decision_is_the_same_before_decoding_and_after(quality, subsampling, force, restored):
-    content = to_jpeg(PHOTO, quality, subsampling=subsampling)
-    decision = decide(decode_picture(content), force)
-    assert decision == decide(inspect_picture(io.BytesIO(content)), force)
+def test_a_jpeg_of_high_quality_is_left_alone_unless_forced(quality, subsampling, force, restored):
+    decision = decide(decode_picture(to_jpeg(PHOTO, quality, subsampling=subsampling)), force)
     assert decision.restore == restored and bool(decision.why) == bool(decision.notes) == (not restored)
+    assert decision.found == f"Q{quality}"
 
 
 def test_a_gray_jpeg_is_left_alone_from_quality_95():
@@ -112,8 +113,73 @@ def test_the_reason_names_the_quality_and_the_option():
     )
 
 
-def test_what_is_no_jpeg_is_restored():
-    assert decide(decode_picture(to_png(PHOTO))).restore
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
+def test_what_was_a_jpeg_is_restored_on_its_grid_whatever_file_it_is_in(format):
+    cut = decode_picture(to_jpeg(LARGE, 40)).pixels[3:, 5:]
+    decision = decide(decode_picture(to_file(cut, format)))
+    assert (decision.restore, decision.offset, decision.found) == (True, (5, 3), "Q40, grid at 5, 3")
+
+
+def test_what_has_no_trace_of_jpeg_is_left_alone_unless_forced():
+    picture = decode_picture(to_png(LARGE))
+    assert decide(picture).notes == ("left alone, as no trace of JPEG compression was found, force restores it",)
+    assert decide(picture).found == "no trace of JPEG"
+    assert decide(picture, force=True).restore
+
+
+def test_a_lossless_copy_of_a_fine_jpeg_is_left_alone():
+    decision = decide(decode_picture(to_png(decode_picture(to_jpeg(LARGE, 96, subsampling="4:4:4")).pixels[1:])))
+    assert (decision.restore, decision.found) == (False, "Q96, grid at 7, 0")
+
+
+@pytest.mark.parametrize(("first", "cut", "grid"), [(20, (0, 0), (0, 0)), (20, (3, 5), (5, 3)), (80, (3, 5), (0, 0))])
+def test_what_was_saved_again_at_a_high_quality_is_restored(first, cut, grid):
+    """On the grid of the first compression where that was much coarser."""
+    once = decode_picture(to_jpeg(LARGE, first)).pixels
+    decision = decide(decode_picture(to_jpeg(once[cut[0] :, cut[1] :], 97)))
+    at = "" if cut == (0, 0) else ", grid at 5, 3"
+    assert (decision.restore, decision.offset, decision.found) == (True, grid, f"Q{first}{at}, saved again at Q97")
+
+
+def darker_by(levels):
+    return lambda pixels: np.where(pixels > levels, pixels - np.uint8(levels), pixels)
+
+
+@pytest.mark.parametrize(("levels", "restored"), [(0, False), (1, True)])
+def test_what_lost_its_grid_is_restored_if_the_model_finds_much_to_mend(levels, restored):
+    """A difference of one level is a PSNR of 48 dB."""
+    decision = decide(decode_picture(to_png(LARGE)), restore=darker_by(levels))
+    assert decision.restore == restored
+    assert decision.found == ("no trace of JPEG, artifacts" if restored else "no trace of JPEG")
+
+
+@pytest.mark.parametrize(("levels", "restored"), [(1, False), (2, True)])
+def test_of_a_jpeg_the_model_has_to_mend_more_as_it_mends_its_rounding_too(levels, restored):
+    assert decide(decode_picture(to_jpeg(LARGE, 98)), restore=darker_by(levels)).restore == restored
+
+
+def test_what_was_enlarged_is_not_restored_for_its_softness():
+    large = np.array(Image.fromarray(LARGE).resize([900, 900], Image.Resampling.BICUBIC))
+    assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 300), (17, 17)])
+def test_small_pictures_without_a_trace_are_left_alone(shape):
+    assert not decide(decode_picture(to_png(LARGE[: shape[0], : shape[1]])), restore=lambda sample: sample).restore
+
+
+def test_the_published_model_tells_a_reduced_jpeg_from_a_reduced_photograph():
+    """Neither has a block grid."""
+    restorer = Restorer.load()
+
+    def reduced(pixels):
+        return np.array(Image.fromarray(pixels).resize([200, 200], Image.Resampling.BICUBIC))
+
+    clean, poor = reduced(LARGE), reduced(decode_picture(to_jpeg(LARGE, 20)).pixels)
+    assert restorer.restore_bytes(to_png(clean)) == to_png(clean)
+    restored = decode_picture(restorer.restore_bytes(to_png(poor))).pixels
+    errors = [np.square(each.astype(float) - clean).mean() for each in (poor, restored)]
+    assert errors[1] < 0.85 * errors[0]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -121,7 +187,8 @@ def test_what_was_restored_is_marked_and_not_restored_again_unless_forced(door, 
     once = door(POOR, format)
     picture, summary = decode_picture(once), inspect_picture(io.BytesIO(once))
     assert picture.restored_by == summary.restored_by == f"artifact-remover {__version__}"
-    assert decide(picture) == decide(summary) and decide(picture, force=True).restore
+    assert decide(picture) == decide_by_mark(picture) == decide_by_mark(summary)
+    assert decide(picture, force=True).restore and decide_by_mark(summary, force=True) is None
     assert decide(picture).why == f"already restored by {picture.restored_by}, force restores it again"
     assert door(once, format) == once
     again = decode_picture(door(once, "png", force=True))

@@ -103,7 +103,7 @@ def test_it_is_restored_to_other_formats_but_not_in_place(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(restore, "_load", lambda config: Restorer(lambda pictures: pictures, 16))
     Path("a.heic").write_bytes(to_heic())
-    assert restore.main(["a.heic", "-o", "a.jpg"]) == 0 and decode_picture(Path("a.jpg")).restored_by
+    assert restore.main(["a.heic", "-o", "a.jpg", "--force"]) == 0 and decode_picture(Path("a.jpg")).restored_by
     capsys.readouterr()
     assert restore.main(["a.heic", "--in-place", "--backup", "kept"]) == 2
     assert capsys.readouterr().err == "error: a.heic: HEIF cannot be written, restore it without --in-place\n"

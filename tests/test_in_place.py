@@ -97,7 +97,7 @@ def test_with_force_they_are_restored_again_into_another_backup(photos, run):
 def test_every_picture_keeps_its_format_and_whatever_name_it_has(photos, run, format):
     content = to_file(PHOTO, format.upper())
     Path("photos/odd.jpg").write_bytes(content)
-    assert run("photos/odd.jpg", *IN_PLACE)[0] == 0
+    assert run("photos/odd.jpg", *IN_PLACE, "--force")[0] == 0
     restored = decode_picture(photos / "odd.jpg")
     assert restored.restored_by and restored.format == format.upper()
     assert contents("kept") == {"odd.jpg": content}
@@ -106,7 +106,7 @@ def test_every_picture_keeps_its_format_and_whatever_name_it_has(photos, run, fo
 
 def test_the_quality_is_of_the_formats_that_take_one(photos, run):
     Path("photos/c.png").write_bytes(to_file(PHOTO, "PNG"))
-    assert run("photos", *IN_PLACE, "--quality", "80")[0] == 0
+    assert run("photos", *IN_PLACE, "--quality", "80", "--force")[0] == 0
     assert decode_picture(photos / "a.jpg").header.quality == 80
     assert decode_picture(photos / "c.png").restored_by
 

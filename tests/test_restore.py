@@ -329,16 +329,17 @@ def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
     assert restore.main(["--info", ".", "--report", "report.json"]) == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
-        "format         size      MP  quality  chroma  left alone  path",
-        "JPEG         100x96    0.01  10       4:2:0   no          a.jpg",
-        "JPEG          64x80    0.01  97       4:4:4   yes         b.jpg",
-        "PNG           64x80    0.01                   no          c.png",
-        "JPEG         100x96    0.01  10       4:2:0   no          sub/c.jpeg",
+        "format         size      MP  quality  chroma  left alone  found                             path",
+        "JPEG         100x96    0.01  10       4:2:0   no          Q10                               a.jpg",
+        "JPEG          64x80    0.01  97       4:4:4   yes         Q97                               b.jpg",
+        "PNG           64x80    0.01                   yes         no trace of JPEG                  c.png",
+        "JPEG         100x96    0.01  10       4:2:0   no          Q10                               sub/c.jpeg",
         "passed over, as they are no pictures that can be read: .txt 1",
     ]
     assert printed.err.count("\n") == 1 and "broken.jpg is no picture" in printed.err
     rows = json.loads(Path("report.json").read_text())
-    assert [row["decision"] for row in rows] == ["restore", "left alone", "failed", "restore", "restore"]
+    assert [row["decision"] for row in rows] == ["restore", "left alone", "failed", "left alone", "restore"]
+    assert rows[3]["why"] == "no trace of JPEG compression was found, --force restores it"
     assert rows[1]["why"] == "practically uncompressed: quality 97, --force restores it"
     assert restore.main(["--info", ".", "--only-below", "50"]) == 1
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["a.jpg", "sub/c.jpeg"]
@@ -414,7 +415,7 @@ class Restorer:
 
     def restore_picture(self, picture, strength, force, progress):
         time.sleep(0.02)
-        return restore_parts(picture, lambda pixels: pixels, lambda alpha: alpha, force)
+        return restore_parts(picture, lambda pixels: pixels, lambda alpha: alpha, lambda sample: sample, force)
 
 sys.modules["artifact_remover.restoration"] = types.SimpleNamespace(Restorer=Restorer)
 from artifact_remover import restore

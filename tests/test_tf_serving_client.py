@@ -108,9 +108,24 @@ def test_jpegs_are_sent_as_they_are(monkeypatch):
 
     remote = RemoteRestorer(send, "a server")
     for name in ("photo.jpg", "photo.png", "turned.jpg"):
-        remote.restore_picture(decode_picture(PICTURES[name]))
+        remote.restore_picture(decode_picture(PICTURES[name]), force=True)
     assert [sent[0], sent[2]] == [PICTURES["photo.jpg"], PICTURES["turned.jpg"]]
     np.testing.assert_array_equal(decode_picture(sent[1]).pixels, PHOTO)
+
+
+def test_what_is_moved_onto_its_block_grid_is_sent_as_a_png():
+    pixels = skimage_data.astronaut()[:200, :200]
+    cut = decode_picture(to_file(pixels, quality=20)).pixels[2:, 3:]
+    again = decode_picture(to_file(np.ascontiguousarray(cut), quality=98))
+    sent = []
+
+    def send(content):
+        sent.append(decode_picture(content))
+        return content
+
+    restored = RemoteRestorer(send, "a server").restore_picture(again)
+    assert [(each.format, each.pixels.shape) for each in sent] == [("PNG", (200, 200, 3))]
+    np.testing.assert_array_equal(restored.pixels, again.pixels)
 
 
 def test_sixteen_bits_are_refused_rather_than_lost(url):
@@ -132,7 +147,7 @@ def test_a_busy_server_is_asked_again(url, model):
     model.failures[:] = [grpc.StatusCode.UNAVAILABLE if url.startswith("grpc") else 503] * 3
     picture = decode_picture(to_file(np.tile(PHOTO, (8, 8, 1)), "PNG"))  # more than gRPC keeps unasked
     before = model.requests
-    restored = remote.restore_picture(picture)
+    restored = remote.restore_picture(picture, force=True)
     assert levels(restored.pixels, picture.pixels) > 2 and model.requests - before == 4
 
 

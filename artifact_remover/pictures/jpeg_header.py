@@ -164,8 +164,15 @@ def _subsampling(factors: list[tuple[int, int]]) -> str:
     return _SUBSAMPLINGS.get(ratios.pop(), as_written) if len(ratios) == 1 else as_written
 
 
-def _ijg_tables(quality: int) -> np.ndarray:
-    # libjpeg's jpeg_quality_scaling and jpeg_add_quant_table, integer arithmetic included
+def ijg_tables(quality: int) -> np.ndarray:
+    """Computes libjpeg's tables of a quality, by its integer arithmetic.
+
+    Args:
+        quality: IJG quality factor, 1..100.
+
+    Returns:
+        Quantization steps of luma and of chroma, int [2, 64], 1..32767, each row by row of the 8x8 block.
+    """
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((_ANNEX_K * scale + 50) // 100, 1, 32767)
 
@@ -176,7 +183,7 @@ def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
     found = np.array(tables)
     distances = {}
     for quality in range(1, 101):
-        standard = _ijg_tables(quality)[kinds]
+        standard = ijg_tables(quality)[kinds]
         baseline = np.minimum(standard, 255)
         if np.array_equal(found, baseline) or np.array_equal(found, standard):
             return quality, True

@@ -19,7 +19,7 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from artifact_remover.decision import decide
+from artifact_remover.decision import decide, decide_by_mark
 from artifact_remover.options import ServeConfig
 from artifact_remover.pictures.picture import (
     DamagedError,
@@ -49,7 +49,9 @@ class Inspection:
         quality: Of a JPEG, the estimated quality factor, 1..100.
         standard_tables: Of a JPEG, whether its tables are exactly those of that quality.
         chroma_subsampling: Of a JPEG, such as "4:2:0".
-        left_alone: Whether it is not restored, unless `force` is given.
+        found: What its pixels tell of its compression, such as "Q20, saved again at Q95"; None where they were not
+            looked at.
+        left_alone: Whether it is not restored, unless `force` is given, or a sample of it shows artifacts.
         writable_as: The `format` that gives the picture's own format again; None where that cannot be written.
     """
 
@@ -62,6 +64,7 @@ class Inspection:
     quality: int | None
     standard_tables: bool | None
     chroma_subsampling: str | None
+    found: str | None
     left_alone: bool
     writable_as: str | None
 
@@ -223,7 +226,9 @@ class RestoreQueue:
         Raises:
             HTTPException: As of `restore`.
         """
-        return await self._finish(request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, content)))
+        return await self._finish(
+            request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, content, self._config))
+        )
 
     def describe(self, name: str) -> dict | None:
         """Tells how far a request is: how many are before it, and how much of it is done.
@@ -295,10 +300,13 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
     return Answer(file.getvalue(), picture.header.quality if picture.header else None, notes)
 
 
-def _inspect(content) -> Inspection:
+def _inspect(content, config) -> Inspection:
     # What is damaged is told when it is to be restored.
     summary = inspect_picture(io.BytesIO(content), allow_truncated=True)
-    header = summary.header
+    header, decision = summary.header, decide_by_mark(summary)
+    if not decision and summary.width * summary.height <= 1e6 * config.max_megapixels:
+        picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=True)
+        decision = decide(picture)
     return Inspection(
         summary.format,
         summary.width,
@@ -309,7 +317,8 @@ def _inspect(content) -> Inspection:
         header.quality if header else None,
         header.standard_tables if header else None,
         header.chroma_subsampling if header else None,
-        not decide(summary).restore,
+        (decision.found or None) if decision else None,
+        bool(decision and not decision.restore),
         matching_format(summary.format),
     )
 

@@ -1,0 +1,262 @@
+"""Traces of JPEG compression in the pixels of a picture, whatever file they come from.
+
+A JPEG's DCT coefficients are whole multiples of its quantization steps (ITU-T T.81, A.3.4), and decoding moves them by
+a fraction of a level only. So they stay near those multiples, in blocks of the right place, through lossless files,
+through cropping, and through being saved again at a better quality (Fan and de Queiroz, "Identification of Bitmap
+Compression History", IEEE Transactions on Image Processing 2003). In blocks of any other place, and in pictures that
+were never compressed, they lie anywhere.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from artifact_remover.pictures.jpeg_header import JpegHeader, ijg_tables
+from data_prep.config import LUMA
+
+_BLOCK = 8
+_SIDE = 72  # of a tile: 64 pixels of blocks at each of the 8x8 places
+_TILES, _CANDIDATES = 24, 96
+_WIDTH, _BINS = 0.5, 322  # of the histograms of coefficients; the last bin is for all that are larger
+_LARGEST_STEP = 128
+_LEAST = 10.0
+"""Standard deviations above chance from which a trace counts. Of 450 clean pictures the strongest reaches 9.5."""
+_LEAST_ANY_TABLE = 45.0
+"""The same for tables of any kind: what the frequencies' best steps have above 3.5, in sum. Clean pictures reach 39."""
+_LEAST_BESIDE = 0.3  # the same for a second trace, of the strongest: a weaker one may be its echo
+_COARSER = 2.5  # an earlier compression counts if its steps are larger by at least this factor
+_WORTH_TELLING = 12  # and have at least this scale, that of quality 94
+_EMPTY = -19.0  # decibels
+
+_DCT = np.array(
+    [
+        [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * n + 1) * k * np.pi / 16) for n in range(_BLOCK)]
+        for k in range(_BLOCK)
+    ],
+    np.float32,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compression:
+    """A JPEG compression that has left its traces in a picture.
+
+    Attributes:
+        quality: IJG quality factor whose luma steps fit best, 1..100.
+        offset: Row and column, each 0..7, of the first pixel at the corner of one of its blocks.
+        strength: How far the coefficients' order is above chance, in standard deviations.
+    """
+
+    quality: int
+    offset: tuple[int, int]
+    strength: float
+
+
+def step_scale(quality: int) -> float:
+    """Computes the factor of libjpeg by which a quality scales its quantization steps, in percent.
+
+    Args:
+        quality: IJG quality factor, 1..100.
+    """
+    return 5000 / quality if quality < 50 else max(200 - 2 * quality, 1)
+
+
+def to_luma(pixels: np.ndarray) -> np.ndarray:
+    """Computes luma (ITU-T T.871), or takes the gray.
+
+    Args:
+        pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 3 (RGB) or 1 (gray).
+
+    Returns:
+        float32 [H, W], -128 to 127 as JPEGs transform it.
+    """
+    levels = pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
+    return (levels @ np.array(LUMA, np.float32) if pixels.shape[2] == 3 else levels[..., 0]) - np.float32(128)
+
+
+def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> tuple[Compression, ...]:
+    """Finds the JPEG compressions that a picture has been through, as far as they can be told.
+
+    Args:
+        pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 3 (RGB) or 1 (gray).
+        header: Of the JPEG whose pixels these are; None if they come from another file.
+
+    Returns:
+        At most two. The last is the one that the header tells of or, without a header, the one of the strongest trace.
+        Before it stands an earlier one of at least 2.5 times its steps, on the same block grid or another.
+    """
+    own = Compression(header.quality, (0, 0), np.inf) if header else None
+    tiles = _choose_tiles(pixels)
+    if tiles is None:
+        return (own,) if own else ()
+    histograms = _count_coefficients(tiles)
+    strengths = _fit_qualities(histograms)
+    own = own or _find_strongest(histograms, strengths)
+    if own is None:
+        return ()
+    least_scale = max(_COARSER * step_scale(own.quality), _WORTH_TELLING)
+    coarser = [step_scale(quality) >= least_scale for quality in range(1, 101)]
+    earlier = _peak(strengths * coarser)
+    echo = _LEAST_BESIDE * strengths[own.offset].max()
+    return (own,) if earlier.strength < max(_LEAST, echo) else (earlier, own)
+
+
+def is_enlarged(pixels: np.ndarray) -> bool:
+    """Tells whether a picture's finest detail is missing, as in one that was enlarged by interpolation.
+
+    Args:
+        pixels: As of `find_compressions`.
+
+    Returns:
+        Whether its finest frequencies hold less than 1/80 of the power of coarse ones.
+    """
+    tiles = _choose_tiles(pixels)
+    if tiles is None:
+        return False
+    frequency = np.maximum(*np.indices((_BLOCK, _BLOCK))).ravel()
+    power = np.zeros(_BLOCK**2)
+    for offset in ((0, 0), (3, 3)):  # one of them is off any block grid, whose edges are fine detail too
+        for _, coefficients in _transform(tiles, [offset]):
+            power += np.square(coefficients).mean(axis=(0, 2, 3)).ravel()
+    fine, coarse = power[frequency >= 6].mean(), power[(frequency == 2) | (frequency == 3)].mean()
+    return bool(10 * np.log10((fine + 1e-3) / (coarse + 1e-3)) < _EMPTY)
+
+
+def busiest_corners(pixels: np.ndarray, side: int, most: int, candidates: int = _CANDIDATES) -> list[tuple[int, int]]:
+    """Chooses the squares of a picture in which most is to be seen.
+
+    Args:
+        pixels: As of `find_compressions`.
+        side: Of a square, in pixels.
+        most: How many squares at most.
+        candidates: How many squares at most are looked at, spread over the picture.
+
+    Returns:
+        Row and column of each one's first pixel, multiples of 8; squares do not overlap. None where the picture is
+        smaller than one square.
+    """
+    step = -(-side // _BLOCK) * _BLOCK
+    height, width = pixels.shape[:2]
+    corners = [
+        (row, column) for row in range(0, height - side + 1, step) for column in range(0, width - side + 1, step)
+    ]
+    if len(corners) > candidates:
+        corners = [corners[each] for each in np.linspace(0, len(corners) - 1, candidates).astype(int)]
+    white = np.iinfo(pixels.dtype).max
+
+    def activity(corner):
+        row, column = corner
+        green = pixels[row : row + side, column : column + side, pixels.shape[2] // 2].astype(np.float32) * (
+            255 / white
+        )
+        # Clipped, so that detail counts more than few high edges.
+        return np.minimum(np.abs(np.diff(green, axis=1)), 16).mean()
+
+    return sorted(corners, key=activity, reverse=True)[:most]
+
+
+def _choose_tiles(pixels) -> np.ndarray | None:
+    """Takes a sample of luma, float32 [N, H, W] in -128..127; a small picture whole, a tiny one not at all."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < 2 * _BLOCK:
+        return None
+    corners, side = busiest_corners(pixels, _SIDE, _TILES), _SIDE
+    if not corners:  # of a narrow picture its middle
+        rows, columns = min(height, 4 * _SIDE) // _BLOCK * _BLOCK, min(width, 4 * _SIDE) // _BLOCK * _BLOCK
+        top, left = ((most - part) // 2 // _BLOCK * _BLOCK for most, part in ((height, rows), (width, columns)))
+        return to_luma(pixels[top : top + rows, left : left + columns])[np.newaxis]
+    return np.stack([to_luma(pixels[row : row + side, column : column + side]) for row, column in corners])
+
+
+def _transform(tiles, offsets) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Yields the DCT of all blocks that begin at each offset, [rows, 8, tiles, columns, 8], frequencies 2nd and last.
+
+    Offsets of one row share half of the work.
+    """
+    number, height, width = tiles.shape
+    tiles = np.ascontiguousarray(tiles.transpose(1, 0, 2))
+    done = None
+    for row, column in offsets:
+        rows, columns = (height - row) // _BLOCK, (width - column) // _BLOCK
+        if row != done:
+            half = _DCT @ tiles[row : row + _BLOCK * rows].reshape(rows, _BLOCK, number * width)
+            half, done = half.reshape(-1, width), row
+        blocks = half[:, column : column + _BLOCK * columns].reshape(-1, _BLOCK)
+        yield (row, column), (blocks @ _DCT.T).reshape(rows, _BLOCK, number, columns, _BLOCK)
+
+
+def _count_coefficients(tiles) -> np.ndarray:
+    """Counts the sizes of coefficients for each offset: float32 [8, 8, 64, bins].
+
+    A count's logarithm stands for it. Otherwise one pattern that is repeated, as in pixel art, would look like order.
+    """
+    counts = np.empty([_BLOCK, _BLOCK, _BLOCK**2, _BINS], np.float32)
+    cells = (
+        np.arange(_BLOCK, dtype=np.int32)[:, None, None, None] * _BLOCK + np.arange(_BLOCK, dtype=np.int32)
+    ) * _BINS
+    offsets = [(row, column) for row in range(_BLOCK) for column in range(_BLOCK)]
+    for offset, coefficients in _transform(tiles, offsets):
+        sizes = np.minimum(np.abs(coefficients) * np.float32(1 / _WIDTH), _BINS - 1).astype(np.int32)
+        counts[offset] = np.bincount((sizes + cells).ravel(), minlength=counts[offset].size).reshape(-1, _BINS)
+    counts[..., -1] = 0
+    return np.log2(1 + counts)
+
+
+def _waves() -> tuple[np.ndarray, np.ndarray]:
+    """Computes how well a coefficient of each bin fits each step, cosines [bins, steps], and which bins count at all.
+
+    Only coefficients of more than half a step count: whatever is quantized to 0 fits every step.
+    """
+    sizes, steps = (np.arange(_BINS) + 0.5)[:, np.newaxis] * _WIDTH, np.arange(1, _LARGEST_STEP + 1)
+    counted = (sizes > steps / 2) & (steps > 1)  # decoding moves coefficients by too much to tell a step of 1
+    return (np.cos(2 * np.pi * sizes / steps) * counted).astype(np.float32), counted.astype(np.float32)
+
+
+_FIT, _COUNTED = _waves()
+_STEPS = np.array([ijg_tables(quality)[0].ravel()[1:] for quality in range(1, 101)])  # luma's, without that of the mean
+_USABLE = (_STEPS > 1) & (_STEPS <= _LARGEST_STEP)
+_COLUMNS = np.minimum(_STEPS, _LARGEST_STEP) - 1
+
+
+def _fit_qualities(histograms) -> np.ndarray:
+    """Computes how well each quality's luma steps fit, in standard deviations above chance: [8, 8, 100].
+
+    By chance cosines are 0 in the mean, and of variance 1/2. Glyphs and other patterns that are repeated fit some
+    steps at all offsets, compression at its own: so what is seen at half of the offsets is taken off.
+    """
+    frequencies = np.arange(1, _BLOCK**2)
+    fit, counted = ((histograms @ each)[..., frequencies, _COLUMNS] * _USABLE for each in (_FIT, _COUNTED))
+    return _above_other_offsets(fit.sum(axis=3) / np.sqrt(np.maximum(counted.sum(axis=3), 16) / 2))
+
+
+def _above_other_offsets(strengths):
+    return strengths - np.maximum(np.median(strengths, axis=(0, 1)), 0)
+
+
+def _peak(strengths) -> Compression:
+    row, column, best = (int(each) for each in np.unravel_index(strengths.argmax(), strengths.shape))
+    return Compression(best + 1, (row, column), float(strengths[row, column, best]))
+
+
+def _find_strongest(histograms, strengths) -> Compression | None:
+    """Finds the compression of the strongest trace, also one whose tables are not libjpeg's.
+
+    Then each frequency has a step of its own, the one that fits best.
+    """
+    fit, counted = histograms[:, :, 1:] @ _FIT, histograms[:, :, 1:] @ _COUNTED
+    scores = fit / np.sqrt(np.maximum(counted, 16) / 2)
+    found = _peak(strengths)
+    any_table = _above_other_offsets(np.maximum(scores.max(axis=3) - 3.5, 0).sum(axis=2))
+    if found.strength < _LEAST:
+        row, column = (int(each) for each in np.unravel_index(any_table.argmax(), any_table.shape))
+        if any_table[row, column] < _LEAST_ANY_TABLE:
+            return None
+        found = Compression(found.quality, (row, column), _LEAST)
+    scores = scores[found.offset]
+    clear = scores.max(axis=1) > 5
+    if clear.sum() < 4:
+        return found
+    steps = scores[clear].argmax(axis=1) + 1
+    nearest = np.abs(np.log(steps / _STEPS[:, clear])).sum(axis=1).argmin()
+    return dataclasses.replace(found, quality=int(nearest) + 1)

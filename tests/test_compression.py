@@ -1,0 +1,127 @@
+"""Traces of compression are found where they are, and nowhere else."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, JpegPresets
+from skimage import data as skimage_data
+
+from artifact_remover.pictures.compression import busiest_corners, find_compressions, is_enlarged, step_scale
+from artifact_remover.pictures.jpeg_header import read_jpeg_header
+from artifact_remover.pictures.picture import decode_picture
+from data_prep.drawing import KINDS, draw_graphic
+from tests.sample_pictures import to_jpeg
+
+PHOTO = skimage_data.astronaut()
+CUPS = skimage_data.coffee()
+
+
+def decoded(content):
+    return np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def compressed(pixels, quality, **options):
+    return decoded(to_jpeg(pixels, quality, **options))
+
+
+def told(pixels, header=None):
+    return [(found.quality, found.offset) for found in find_compressions(pixels, header)]
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [10, 30, 50, 75, 90, 95, 98])
+@pytest.mark.parametrize("cut", [(0, 0), (2, 2), (7, 4), (13, 9)])
+def test_quality_and_grid_of_what_was_cut_out_of_a_jpeg(quality, subsampling, cut):
+    pixels = compressed(PHOTO, quality, subsampling=subsampling)[cut[0] : cut[0] + 300, cut[1] : cut[1] + 300]
+    [(found, offset)] = told(pixels)
+    assert offset == tuple(-each % 8 for each in cut) and abs(found - quality) <= 2
+
+
+def test_gray_and_16_bits():
+    gray = compressed(skimage_data.camera(), 40)[5:, 3:, :1]
+    assert told(gray) == [(40, (3, 5))] == told(gray.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize("picture", [PHOTO, CUPS, skimage_data.camera()[..., np.newaxis]])
+def test_clean_photographs_have_no_trace(picture):
+    assert told(picture) == told(picture[3:, 5:]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clean_graphics_have_no_trace(kind):
+    for seed in range(4):
+        assert told(draw_graphic(np.random.default_rng(seed), 256, kind)) == []
+
+
+@pytest.mark.parametrize("pixel", [2, 4, 7, 8, 16])
+def test_pixel_art_is_not_taken_for_blocks(pixel):
+    art = np.random.default_rng(0).choice(np.array([0, 60, 200, 255], np.uint8), [40, 40, 3])
+    assert told(np.kron(art, np.ones([pixel, pixel, 1], np.uint8))) == []
+
+
+@pytest.mark.parametrize("name", ["web_low", "web_medium", "web_high", "maximum"])
+def test_tables_that_are_not_libjpegs(name):
+    content = to_jpeg(PHOTO, qtables=JpegPresets.presets[name]["quantization"], subsampling="4:4:4")
+    [(quality, offset)] = told(decoded(content)[3:, 6:])
+    assert offset == (5, 2)
+    # By the steps of few frequencies at low qualities, where the header tells those of all.
+    assert abs(quality - read_jpeg_header(io.BytesIO(content)).quality) <= (25 if name == "web_low" else 3)
+
+
+@pytest.mark.parametrize(("first", "last"), [(20, 95), (50, 95), (75, 97), (20, 85)])
+@pytest.mark.parametrize("cut", [(0, 0), (3, 5)])
+def test_an_earlier_compression_of_a_jpeg(first, last, cut):
+    picture = decode_picture(to_jpeg(compressed(PHOTO, first)[cut[0] :, cut[1] :], last))
+    [(quality, offset), own] = told(picture.pixels, picture.header)
+    assert own == (last, (0, 0)) and offset == tuple(-each % 8 for each in cut) and abs(quality - first) <= 2
+
+
+@pytest.mark.parametrize("quality", [10, 20, 50, 75, 85, 90, 95, 97, 100])
+@pytest.mark.parametrize("picture", [PHOTO, CUPS])
+def test_a_jpeg_that_was_saved_once_has_no_earlier_compression(quality, picture):
+    once = decode_picture(to_jpeg(picture, quality))
+    assert told(once.pixels, once.header) == [(quality, (0, 0))]
+
+
+def test_the_strongest_of_two_compressions_of_a_lossless_file():
+    assert told(compressed(compressed(PHOTO, 20)[2:, 3:], 95)[1:, 1:]) == [(20, (5, 4))]
+    [(first, grid), last] = told(compressed(compressed(CUPS, 80)[2:, 3:], 95)[1:, 1:])
+    assert (first, grid, last) == (80, (5, 4), (95, (7, 7)))
+
+
+def test_a_photograph_that_was_a_jpeg_once():
+    assert told(skimage_data.chelsea()) == [(98, (0, 0))]  # published as a PNG
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (15, 400), (16, 16), (40, 40), (20, 500), (500, 33)])
+def test_small_and_narrow_pictures(shape):
+    pixels = compressed(PHOTO[: shape[0], : shape[1]], 30)
+    assert told(pixels) in ([], [(30, (0, 0))]) and not is_enlarged(pixels[:15])
+
+
+def test_a_jpeg_inside_a_screenshot_is_found_where_it_is_most_of_the_picture():
+    screen = np.full([600, 800, 3], 240, np.uint8)
+    screen[51:563, 131:643] = compressed(PHOTO, 40)
+    assert told(screen) == [(40, (51 % 8, 131 % 8))]
+
+
+@pytest.mark.parametrize("factor", [1.5, 2, 3])
+def test_enlarged_pictures_are_told_by_their_missing_detail(factor):
+    large = Image.fromarray(PHOTO[:256, :256]).resize([int(256 * factor)] * 2, Image.Resampling.BICUBIC)
+    assert is_enlarged(np.array(large)) and not is_enlarged(PHOTO)
+    assert not is_enlarged(compressed(PHOTO, 30))
+
+
+def test_the_busiest_squares_come_first_and_do_not_overlap():
+    pixels = np.zeros([64, 96, 3], np.uint8)
+    pixels[32:64, 64:] = np.random.default_rng(0).integers(0, 255, [32, 32, 3])
+    pixels[:32, :32, 1] = np.arange(32) * 8
+    corners = busiest_corners(pixels, 32, 6)
+    assert corners[:2] == [(32, 64), (0, 0)] and len(set(corners)) == 6
+    assert busiest_corners(pixels, 65, 6) == []
+
+
+@pytest.mark.parametrize(("quality", "percent"), [(1, 5000), (25, 200), (50, 100), (75, 50), (95, 10), (100, 1)])
+def test_scale_of_the_steps(quality, percent):
+    assert step_scale(quality) == percent
