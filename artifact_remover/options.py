@@ -53,7 +53,7 @@ class RestoreConfig:
             there is replaced.
         watch: Go on with what appears in the folders, until Ctrl-C.
         new_dates: Date the results now; their dates of access and modification are the pictures' otherwise.
-        force: Restore even what is practically uncompressed, or restored already.
+        force: Restore also what would be left alone.
         allow_truncated: Restore a picture that breaks off as far as it goes.
         max_megapixels: Refuse larger pictures, which may be made to exhaust the memory.
         model: Run, export or `saved_models` folder; the best published model when not given.

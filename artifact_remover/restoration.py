@@ -249,7 +249,7 @@ class Restorer:
     ) -> bytes:
         """Restores an image file in memory; its metadata is kept and its orientation applied.
 
-        A JPEG that is practically uncompressed is not restored: it is returned byte for byte where `format` is "jpeg"
+        What `artifact_remover.decision.decide` leaves alone is returned byte for byte where it has the wanted format
         and no `quality` is given, and otherwise converted only.
 
         Args:
@@ -285,8 +285,8 @@ class Restorer:
     ) -> Path:
         """Restores an image file; what is written appears whole or not at all.
 
-        A JPEG that is practically uncompressed is not restored: it is copied byte for byte where `output` names a JPEG
-        and no `quality` is given, and otherwise converted only.
+        What `artifact_remover.decision.decide` leaves alone is copied byte for byte where it has the wanted format and
+        no `quality` is given, and otherwise converted only.
 
         Args:
             file: A JPEG, PNG, WebP, TIFF, BMP or AVIF.

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.fft import dct
 
 from artifact_remover.pictures.jpeg_header import JpegHeader, ijg_tables
 from data_prep.config import LUMA
@@ -28,14 +29,6 @@ _LEAST_BESIDE = 0.3  # the same for a second trace, of the strongest: a weaker o
 _COARSER = 2.5  # an earlier compression counts if its steps are larger by at least this factor
 _WORTH_TELLING = 12  # and have at least this scale, that of quality 94
 _EMPTY = -19.0  # decibels
-
-_DCT = np.array(
-    [
-        [np.sqrt((1 if k == 0 else 2) / 8) * np.cos((2 * n + 1) * k * np.pi / 16) for n in range(_BLOCK)]
-        for k in range(_BLOCK)
-    ],
-    np.float32,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +84,9 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
     if tiles is None:
         return (own,) if own else ()
     histograms = _count_coefficients(tiles)
-    strengths = _fit_qualities(histograms)
-    own = own or _find_strongest(histograms, strengths)
+    fit, counted = _weigh(histograms, _FIT), _weigh(histograms, _COUNTED)
+    strengths = _fit_qualities(fit, counted)
+    own = own or _find_strongest(fit, counted, strengths)
     if own is None:
         return ()
     least_scale = max(_COARSER * step_scale(own.quality), _WORTH_TELLING)
@@ -180,10 +174,10 @@ def _transform(tiles, offsets) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     for row, column in offsets:
         rows, columns = (height - row) // _BLOCK, (width - column) // _BLOCK
         if row != done:
-            half = _DCT @ tiles[row : row + _BLOCK * rows].reshape(rows, _BLOCK, number * width)
-            half, done = half.reshape(-1, width), row
-        blocks = half[:, column : column + _BLOCK * columns].reshape(-1, _BLOCK)
-        yield (row, column), (blocks @ _DCT.T).reshape(rows, _BLOCK, number, columns, _BLOCK)
+            half = dct(tiles[row : row + _BLOCK * rows].reshape(rows, _BLOCK, number, width), axis=1, norm="ortho")
+            done = row
+        blocks = half[..., column : column + _BLOCK * columns].reshape(rows, _BLOCK, number, columns, _BLOCK)
+        yield (row, column), dct(blocks, norm="ortho")
 
 
 def _count_coefficients(tiles) -> np.ndarray:
@@ -219,14 +213,22 @@ _USABLE = (_STEPS > 1) & (_STEPS <= _LARGEST_STEP)
 _COLUMNS = np.minimum(_STEPS, _LARGEST_STEP) - 1
 
 
-def _fit_qualities(histograms) -> np.ndarray:
+def _weigh(histograms, weights) -> np.ndarray:
+    """Multiplies [8, 8, 64, bins] by [bins, steps], in pieces so small that OpenBLAS computes each in one thread.
+
+    Several threads wait for each other, for seconds, where other programs use the cores.
+    """
+    return (histograms.reshape(-1, 4, _BINS) @ weights).reshape(*histograms.shape[:-1], -1)
+
+
+def _fit_qualities(fit, counted) -> np.ndarray:
     """Computes how well each quality's luma steps fit, in standard deviations above chance: [8, 8, 100].
 
     By chance cosines are 0 in the mean, and of variance 1/2. Glyphs and other patterns that are repeated fit some
     steps at all offsets, compression at its own: so what is seen at half of the offsets is taken off.
     """
     frequencies = np.arange(1, _BLOCK**2)
-    fit, counted = ((histograms @ each)[..., frequencies, _COLUMNS] * _USABLE for each in (_FIT, _COUNTED))
+    fit, counted = (each[..., frequencies, _COLUMNS] * _USABLE for each in (fit, counted))
     return _above_other_offsets(fit.sum(axis=3) / np.sqrt(np.maximum(counted.sum(axis=3), 16) / 2))
 
 
@@ -239,13 +241,12 @@ def _peak(strengths) -> Compression:
     return Compression(best + 1, (row, column), float(strengths[row, column, best]))
 
 
-def _find_strongest(histograms, strengths) -> Compression | None:
+def _find_strongest(fit, counted, strengths) -> Compression | None:
     """Finds the compression of the strongest trace, also one whose tables are not libjpeg's.
 
     Then each frequency has a step of its own, the one that fits best.
     """
-    fit, counted = histograms[:, :, 1:] @ _FIT, histograms[:, :, 1:] @ _COUNTED
-    scores = fit / np.sqrt(np.maximum(counted, 16) / 2)
+    scores = (fit / np.sqrt(np.maximum(counted, 16) / 2))[:, :, 1:]
     found = _peak(strengths)
     any_table = _above_other_offsets(np.maximum(scores.max(axis=3) - 3.5, 0).sum(axis=2))
     if found.strength < _LEAST:

@@ -94,7 +94,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         blend: Annotated[float, Query(ge=0, le=1, description="From the faithful model to the perceptual one.")] = 0.0,
         format: Annotated[Format, Query(description="What is returned.")] = "png",
         quality: Annotated[int | None, Query(ge=1, le=100, description="Of webp, jpeg and avif.")] = None,
-        force: Annotated[bool, Query(description="Also what is practically uncompressed.")] = False,
+        force: Annotated[bool, Query(description="Also what would be left alone.")] = False,
         allow_truncated: Annotated[bool, Query(description="A broken-off picture as far as it goes.")] = False,
     ):
         """Restores a picture; X-Quality-Estimate is what its quality was, X-Notes what there is to say."""

@@ -79,6 +79,7 @@ class Card {
       if (found.quality) {
         facts.push(`quality ${found.standard_tables ? "" : "about "}${found.quality}`, found.chroma_subsampling);
       }
+      if (found.found && !/^Q\d+$/.test(found.found)) facts.push(found.found);  // more than the header says
       this.facts.textContent = facts.join(" · ");
       this.format = found.writable_as;
       this.offer();

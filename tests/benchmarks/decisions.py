@@ -1,0 +1,147 @@
+"""How often the decision is right: the block grid of crops, earlier compressions, and clean pictures.
+
+python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
+python -m tests.benchmarks.decisions earlier --data DIR/live1
+python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 200
+
+`grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
+against the gain at offset 0, 0, mean over all. `earlier`: pictures saved once, which must not be taken for more, and
+saved twice, whose first compression must be found. `clean`: how many clean pictures are restored all the same, and of
+the same pictures, saved as a JPEG and scaled, how many are. One JSON line for each case. At most the middle 384 pixels
+of each side of a picture are taken, for `grid` 256.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from data_prep.quiet import quiet_tensorflow
+
+with quiet_tensorflow():
+    from artifact_remover.restoration import Restorer
+
+from artifact_remover.decision import decide
+from artifact_remover.pictures.picture import decode_picture
+from data_prep.photographs import SUFFIXES
+from tests.sample_pictures import to_jpeg, to_png
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=MEASURES)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER")
+    parser.add_argument("--most", type=int, default=200, help="pictures of each folder")
+    options = parser.parse_args()
+    restorer = Restorer.load()
+    for folder in options.data:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            parser.error(f"no pictures: {folder}")
+        clean = [take_middle(file, 256 + 16 if options.measure == "grid" else 384) for file in files[: options.most]]
+        for row in MEASURES[options.measure](clean, restorer):
+            print(
+                json.dumps({"benchmark": options.measure, "data": str(folder), "pictures": len(clean)} | row),
+                flush=True,
+            )
+
+
+def take_middle(file, side):
+    with Image.open(file) as image:
+        width, height = image.size
+        left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)
+        return np.array(image.convert("RGB").crop((left, top, min(width, left + side), min(height, top + side))))
+
+
+def measure_grid(clean, restorer):
+    for quality in (10, 30, 50):
+        for subsampling in ("4:2:0", "4:4:4"):
+            found, gains = [], []
+            jpegs = [decode_picture(to_jpeg(each, quality, subsampling=subsampling)).pixels for each in clean]
+            for row, column in np.ndindex(16, 16):
+                parts = [(slice(row, row + 256), slice(column, column + 256))] * len(clean)
+                for before, jpeg, part in zip(clean, jpegs, parts, strict=True):
+                    restored = restorer.restore_picture(decode_picture(to_png(jpeg[part])))
+                    found.append(restored.decision.offset == (-row % 8, -column % 8))
+                    gains.append(gain(before[part], jpeg[part], restored.pixels))
+            at_offsets = np.reshape(gains, [256, len(clean)]).mean(axis=1)
+            yield {
+                "quality": quality,
+                "subsampling": subsampling,
+                "grid_found": round(float(np.mean(found)), 4),
+                "gain_at_0_0": round(at_offsets[0], 3),
+                "mean_gain": round(at_offsets.mean(), 3),
+                "least_gain": round(min(gains), 3),
+            }
+
+
+def measure_earlier(clean, restorer):
+    for quality in (75, 85, 90, 95, 97, 99):
+        decisions = [judge(to_jpeg(each, quality), restorer) for each in clean]
+        yield {
+            "saved_once": quality,
+            "taken_for_twice": sum("again" in decision.found for decision in decisions),
+            "restored": sum(decision.restore for decision in decisions),
+        }
+    for first, last in ((20, 95), (50, 95), (75, 95), (50, 90), (20, 97), (50, 97), (75, 97), (85, 97)):
+        for cut in ((0, 0), (3, 5)):
+            once = [decode_picture(to_jpeg(each, first)).pixels[cut[0] :, cut[1] :] for each in clean]
+            decisions = [judge(to_jpeg(np.ascontiguousarray(each), last), restorer) for each in once]
+            yield {
+                "first": first,
+                "last": last,
+                "cut": cut,
+                "not_found": sum("again" not in decision.found for decision in decisions),
+                "not_restored": sum(not decision.restore for decision in decisions),
+            }
+
+
+def measure_clean(clean, restorer):
+    decisions = [judge(to_png(each), restorer) for each in clean]
+    yield {
+        "clean": "as it is",
+        "traces": sum("no trace" not in decision.found for decision in decisions),
+        "restored": sum(decision.restore for decision in decisions),
+    }
+    for factor in (0.5, 0.7, 1.4, 2.0):
+        decisions = [judge(to_png(scale(each, factor)), restorer) for each in clean]
+        yield {"clean": "scaled", "factor": factor, "restored": sum(decision.restore for decision in decisions)}
+    for quality in (10, 30, 60, 85):
+        for factor in (0.5, 0.7, 1.4):
+            scaled, gains = 0, []
+            for each in clean:
+                jpeg = scale(decode_picture(to_jpeg(each, quality)).pixels, factor)
+                restored = restorer.restore_picture(decode_picture(to_png(jpeg)))
+                scaled += restored.decision.restore
+                if restored.decision.restore:
+                    gains.append(gain(scale(each, factor), jpeg, restored.pixels))
+            yield {
+                "quality": quality,
+                "factor": factor,
+                "missed": len(clean) - scaled,
+                "mean_gain": round(float(np.mean(gains)), 2) if gains else None,
+                "least_gain": round(min(gains), 2) if gains else None,
+                "worse": sum(gain < -0.02 for gain in gains),
+            }
+
+
+def judge(content, restorer):
+    return decide(decode_picture(content), restore=restorer.restore)
+
+
+def gain(clean, jpeg, restored):
+    return peak_signal_noise_ratio(clean, restored) - peak_signal_noise_ratio(clean, jpeg)
+
+
+def scale(pixels, factor):
+    image = Image.fromarray(pixels)
+    return np.array(image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC))
+
+
+MEASURES = {"grid": measure_grid, "earlier": measure_earlier, "clean": measure_clean}
+
+if __name__ == "__main__":
+    main()
