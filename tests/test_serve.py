@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 from PIL import Image, PngImagePlugin
+from skimage import data as skimage_data
 
 from artifact_remover import restore, serve
 from artifact_remover.__main__ import COMMANDS
@@ -89,7 +90,23 @@ def test_a_picture_is_inspected(client):
     assert (found["format"], found["quality"], found["left_alone"]) == ("JPEG", 80, False)
     assert found["colour"] == "RGB"  # old spelling
     assert (found["writable_as"], found["metadata"]) == ("jpeg", ["300 dpi"])
-    assert client.post(to_file(PHOTO, "BMP"), "/api/inspect").json()["writable_as"] is None
+    assert found["found"] == "Q80"
+    clean = client.post(to_file(PHOTO, "BMP"), "/api/inspect").json()
+    assert (clean["writable_as"], clean["found"], clean["left_alone"]) == (None, "no trace of JPEG", True)
+
+
+def test_what_the_pixels_tell_is_found(client):
+    photo = skimage_data.astronaut()[:200, :200]
+    once = np.array(Image.open(io.BytesIO(to_file(photo, quality=20))))
+    again = client.post(to_file(np.ascontiguousarray(once[3:, 5:]), quality=98), "/api/inspect").json()
+    assert (again["quality"], again["found"]) == (98, "Q20, grid at 5, 3, saved again at Q98")
+    assert not again["left_alone"]
+
+
+def test_what_is_too_large_to_be_decoded_is_inspected_by_its_header():
+    with serving(Restorer(lambda pictures: pictures, 16), max_megapixels=0.001) as client:
+        found = client.post(to_file(PHOTO, quality=80), "/api/inspect").json()
+    assert (found["quality"], found["found"], found["left_alone"]) == (80, None, False)
 
 
 def test_a_picture_with_a_damaged_header_is_inspected(client):

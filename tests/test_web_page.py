@@ -165,7 +165,7 @@ def test_several_at_once_and_what_is_no_picture_is_said_on_its_card(page):
     cards = page.locator(".card")
     assert [cards.nth(number).locator(".error").is_visible() for number in range(3)] == [False, True, False]
     assert "no picture that can be read" in cards.nth(1).locator(".error").inner_text()
-    assert cards.nth(2).locator(".facts").inner_text() == "PNG · 280 × 200 · RGB"
+    assert cards.nth(2).locator(".facts").inner_text() == "PNG · 280 × 200 · RGB · no trace of JPEG"
     cards.nth(1).locator(".remove").click()
     assert cards.count() == 2
     said = [complaint for complaint in page.complaints if "415" not in complaint]  # the browser's own note
