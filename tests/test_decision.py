@@ -163,9 +163,10 @@ def test_what_was_enlarged_is_not_restored_for_its_softness():
     assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (8, 300), (17, 17)])
-def test_small_pictures_without_a_trace_are_left_alone(shape):
-    assert not decide(decode_picture(to_png(LARGE[: shape[0], : shape[1]])), restore=lambda sample: sample).restore
+@pytest.mark.parametrize(("shape", "restored"), [((1, 1), False), ((300, 127), False), ((128, 128), True)])
+def test_small_pictures_are_no_sample(shape, restored):
+    picture = decode_picture(to_png(LARGE[-shape[0] :, -shape[1] :]))
+    assert decide(picture, restore=darker_by(4)).restore == restored
 
 
 def test_the_published_model_tells_a_reduced_jpeg_from_a_reduced_photograph():

@@ -72,9 +72,9 @@ def measure_grid(clean, restorer):
                 "quality": quality,
                 "subsampling": subsampling,
                 "grid_found": round(float(np.mean(found)), 4),
-                "gain_at_0_0": round(at_offsets[0], 3),
-                "mean_gain": round(at_offsets.mean(), 3),
-                "least_gain": round(min(gains), 3),
+                "gain_at_0_0": round(float(at_offsets[0]), 3),
+                "mean_gain": round(float(at_offsets.mean()), 3),
+                "least_gain": round(float(min(gains)), 3),
             }
 
 
@@ -123,8 +123,8 @@ def measure_clean(clean, restorer):
                 "factor": factor,
                 "missed": len(clean) - scaled,
                 "mean_gain": round(float(np.mean(gains)), 2) if gains else None,
-                "least_gain": round(min(gains), 2) if gains else None,
-                "worse": sum(gain < -0.02 for gain in gains),
+                "least_gain": round(float(min(gains)), 2) if gains else None,
+                "worse": sum(bool(each < -0.02) for each in gains),
             }
 
 
