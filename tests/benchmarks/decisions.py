@@ -3,11 +3,13 @@
 python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1
 python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 200
+python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
 against the gain at offset 0, 0, mean over all. `earlier`: pictures saved once, which must not be taken for more, and
 saved twice, whose first compression must be found. `clean`: how many clean pictures are restored all the same, and of
-the same pictures, saved as a JPEG and scaled, how many are. One JSON line for each case. At most the middle 384 pixels
+the same pictures, saved as a JPEG and scaled, how many are. `harm`: pictures that are further from the clean one than
+before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut. One JSON line for each case. At most the middle 384 pixels
 of each side of a picture are taken, for `grid` 256.
 """
 
@@ -128,6 +130,31 @@ def measure_clean(clean, restorer):
             }
 
 
+def measure_harm(clean, restorer):
+    for subsampling in ("4:2:0", "4:4:4"):
+        for quality in (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100):
+            for cut in ((0, 0), (3, 5)):
+                left_alone, gains = 0, []
+                for each in clean:
+                    content = to_jpeg(each, quality, subsampling=subsampling)
+                    if cut != (0, 0):
+                        content = to_png(decode_picture(content).pixels[cut[0] :, cut[1] :])
+                    before = decode_picture(content)
+                    after = restorer.restore_picture(before)
+                    left_alone += not after.decision.restore
+                    truth = each[cut[0] :, cut[1] :]
+                    gains.append(gain(truth, before.pixels, after.pixels) if after.decision.restore else 0.0)
+                yield {
+                    "quality": quality,
+                    "subsampling": subsampling,
+                    "cut": cut,
+                    "left_alone": left_alone,
+                    "mean_gain": round(float(np.mean(gains)), 2),
+                    "least_gain": round(float(min(gains)), 2),
+                    "worse": sum(bool(each < -0.02) for each in gains),
+                }
+
+
 def judge(content, restorer):
     return decide(decode_picture(content), restore=restorer.restore)
 
@@ -141,7 +168,7 @@ def scale(pixels, factor):
     return np.array(image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC))
 
 
-MEASURES = {"grid": measure_grid, "earlier": measure_earlier, "clean": measure_clean}
+MEASURES = {"grid": measure_grid, "earlier": measure_earlier, "clean": measure_clean, "harm": measure_harm}
 
 if __name__ == "__main__":
     main()
