@@ -9,8 +9,9 @@ python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 against the gain at offset 0, 0, mean over all. `earlier`: pictures saved once, which must not be taken for more, and
 saved twice, whose first compression must be found. `clean`: how many clean pictures are restored all the same, and of
 the same pictures, saved as a JPEG and scaled, how many are. `harm`: pictures that are further from the clean one than
-before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut. One JSON line for each case. At most the middle 384 pixels
-of each side of a picture are taken, for `grid` 256.
+before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut.
+
+One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
 
 import argparse
