@@ -6,8 +6,9 @@ python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
-at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved once, which must not be taken for more, and
-saved twice, whose first compression must be found. `clean`: how many clean pictures are restored all the same, and of
+at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved
+once, which must not be taken for more, and saved twice, whose first compression must be found.
+`clean`: how many clean pictures are restored all the same, and of
 the same pictures, saved as a JPEG and scaled, how many are. `harm`: pictures that are further from the clean one than
 before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut.
 
