@@ -45,8 +45,8 @@ def inspect(config: RestoreConfig) -> int:
     # Imported here and below, not at the top, so that `--help` answers at once.
     from artifact_remover.batch_plan import Output, find_sources, is_fine_enough
     from artifact_remover.batch_report import check_report, lay_out, make_row, write_report
-    from artifact_remover.decision import decide, decide_by_mark
-    from artifact_remover.pictures.picture import decode_picture, inspect_picture
+    from artifact_remover.decision import decide_from_file
+    from artifact_remover.pictures.picture import inspect_picture
 
     if config.report:
         check_report(config.report)
@@ -59,18 +59,16 @@ def inspect(config: RestoreConfig) -> int:
                 summary = inspect_picture(source.file, allow_truncated=config.allow_truncated)
                 if is_fine_enough(summary, config.only_below):
                     continue
-                decision = decide_by_mark(summary, config.force)
-                if not decision:
-                    picture = decode_picture(
-                        source.file, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
-                    )
-                    decision = decide(picture, config.force)
+                decision = decide_from_file(
+                    source.file, summary, config.force, config.max_megapixels, config.allow_truncated
+                )
             except InputError as error:
                 errors.append(error.message)
                 rows.append(make_row(source.file, None, "failed", error=error.message))
                 continue
-            state = "restore" if decision.restore else "left alone"
-            rows.append(make_row(source.file, summary, state, found=decision.found, why=decision.why))
+            state = "" if not decision else "restore" if decision.restore else "left alone"
+            known = {"found": decision.found, "why": decision.why} if decision else {}
+            rows.append(make_row(source.file, summary, state, **known))
             yield summary, rows[-1]
 
     try:

@@ -111,9 +111,15 @@ class RemoteRestorer:
             picture,
             restore_colors,
             lambda alpha: self._restore(alpha, strength),
-            lambda sample: self._restore(sample, 1),
+            self._restore_sample,
             force,
         )
+
+    def _restore_sample(self, pixels):
+        """Restores uint8 or uint16 [H, W, 3 or 1], the latter by its upper 8 bits, which are enough to judge by."""
+        if pixels.dtype == np.uint8:
+            return self._restore(pixels, strength=1)
+        return self._restore((pixels >> 8).astype(np.uint8), strength=1) * np.uint16(257)
 
     def _restore(self, pixels, strength, jpeg=None):
         """Restores uint8 [H, W, 3 or 1] in 0..255; `jpeg` is the file that they were decoded from, if it was a JPEG."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from skimage import data as skimage_data
 
 from artifact_remover import __version__, restore, tf_serving_client
@@ -161,6 +161,24 @@ def test_of_a_jpeg_the_model_has_to_mend_more_as_it_mends_its_rounding_too(level
 def test_what_was_enlarged_is_not_restored_for_its_softness():
     large = np.array(Image.fromarray(LARGE).resize([900, 900], Image.Resampling.BICUBIC))
     assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
+
+
+def written_text():
+    image = Image.new("RGB", (300, 300), "white")
+    for line in range(20):
+        text = "The quick brown fox jumps over the lazy dog 0123456789"
+        ImageDraw.Draw(image).text((4, 15 * line), text, "black", ImageFont.load_default(12))
+    return np.array(image)
+
+
+@pytest.mark.parametrize(
+    "clean", [written_text(), np.array(Image.fromarray(LARGE).convert("1").convert("RGB"))], ids=["text", "dithered"]
+)
+def test_what_is_drawn_is_left_alone_though_the_model_would_change_it(clean):
+    restorer, picture = Restorer.load(), decode_picture(to_png(clean))
+    assert not restorer.restore_picture(picture).decision.restore
+    changed = np.square(restorer.restore(clean).astype(float) - clean).mean()
+    assert 10 * np.log10(255**2 / changed) < 50
 
 
 @pytest.mark.parametrize(("shape", "restored"), [((1, 1), False), ((300, 127), False), ((128, 128), True)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from artifact_remover.pictures.jpeg_header import UncommonJpegError, read_jpeg_header
+from artifact_remover.pictures.jpeg_header import UncommonJpegError, read_jpeg_header, step_scale
 from data_prep.errors import InputError
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -120,3 +120,8 @@ def test_a_damaged_header_is_refused():
             read_jpeg_header(io.BytesIO(content[:length]))
     with pytest.raises(InputError, match="damaged"):
         read_jpeg_header(changed(factors=[0x22, 0x00, 0x11]))
+
+
+@pytest.mark.parametrize(("quality", "percent"), [(1, 5000), (25, 200), (50, 100), (75, 50), (95, 10), (100, 0)])
+def test_scale_of_the_steps(quality, percent):
+    assert step_scale(quality) == percent

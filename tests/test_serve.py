@@ -104,9 +104,11 @@ def test_what_the_pixels_tell_is_found(client):
 
 
 def test_what_is_too_large_to_be_decoded_is_inspected_by_its_header():
-    with serving(Restorer(lambda pictures: pictures, 16), max_megapixels=0.001) as client:
-        found = client.post(to_file(PHOTO, quality=80), "/api/inspect").json()
-    assert (found["quality"], found["found"], found["left_alone"]) == (80, None, False)
+    with serving(Restorer(lambda pictures: pictures, 16), max_megapixels=0.08) as client:
+        jpeg = client.post(to_file(np.tile(PHOTO, (2, 1, 1)), quality=80), "/api/inspect").json()
+        webp = client.post(to_file(PHOTO, "WEBP"), "/api/inspect").json()  # which takes twice the memory
+    assert (jpeg["quality"], jpeg["found"], jpeg["left_alone"]) == (80, None, False)
+    assert (webp["format"], webp["found"], webp["left_alone"]) == ("WEBP", None, False)
 
 
 def test_a_picture_with_a_damaged_header_is_inspected(client):

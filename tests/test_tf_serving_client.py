@@ -1,3 +1,4 @@
+import dataclasses
 import http.server
 import subprocess
 import sys
@@ -131,13 +132,20 @@ def test_what_is_moved_onto_its_block_grid_is_sent_as_a_png():
 def test_sixteen_bits_are_refused_rather_than_lost(url):
     picture = decode_picture(to_file(PHOTO[:, :, 0].astype(np.uint16) * 257, "PNG"))
     with pytest.raises(InputError, match="16 bits per channel, of which a server would keep 8: leave server out"):
-        RemoteRestorer.connect(url).restore_picture(picture)
+        RemoteRestorer.connect(url).restore_picture(picture, force=True)
+
+
+def test_clean_pictures_of_sixteen_bits_are_left_alone():
+    pixels = skimage_data.astronaut()[:200, :200].astype(np.uint16) * 257
+    picture = dataclasses.replace(decode_picture(to_file(PHOTO, "PNG")), pixels=pixels)
+    restored = RemoteRestorer(lambda content: content, "a server").restore_picture(picture)
+    assert not restored.decision.restore and restored.pixels is pixels
 
 
 def test_a_large_request_is_sent_and_answered(url, restorer):
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)  # gRPC's own limit is 4 MiB
     picture = decode_picture(to_file(noise, "PNG", compress_level=0))
-    restored = RemoteRestorer.connect(url).restore_picture(picture)
+    restored = RemoteRestorer.connect(url).restore_picture(picture, force=True)
     assert levels(restored.pixels[:64, :64], restorer.restore(noise[:128, :128])[:64, :64]) <= 1
 
 

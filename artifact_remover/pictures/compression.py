@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.fft import dct
 
-from artifact_remover.pictures.jpeg_header import JpegHeader, ijg_tables
+from artifact_remover.pictures.jpeg_header import JpegHeader, ijg_tables, step_scale
 from data_prep.config import LUMA
 
 _BLOCK = 8
@@ -44,15 +44,6 @@ class Compression:
     quality: int
     offset: tuple[int, int]
     strength: float
-
-
-def step_scale(quality: int) -> float:
-    """Computes the factor of libjpeg by which a quality scales its quantization steps, in percent.
-
-    Args:
-        quality: IJG quality factor, 1..100.
-    """
-    return 5000 / quality if quality < 50 else max(200 - 2 * quality, 1)
 
 
 def to_luma(pixels: np.ndarray) -> np.ndarray:
@@ -117,14 +108,13 @@ def is_enlarged(pixels: np.ndarray) -> bool:
     return bool(10 * np.log10((fine + 1e-3) / (coarse + 1e-3)) < _EMPTY)
 
 
-def busiest_corners(pixels: np.ndarray, side: int, most: int, candidates: int = _CANDIDATES) -> list[tuple[int, int]]:
+def busiest_corners(pixels: np.ndarray, side: int, most: int) -> list[tuple[int, int]]:
     """Chooses the squares of a picture in which most is to be seen.
 
     Args:
         pixels: As of `find_compressions`.
         side: Of a square, in pixels.
-        most: How many squares at most.
-        candidates: How many squares at most are looked at, spread over the picture.
+        most: How many squares at most; of up to 96, spread over the picture.
 
     Returns:
         Row and column of each one's first pixel, multiples of 8; squares do not overlap. None where the picture is
@@ -135,8 +125,8 @@ def busiest_corners(pixels: np.ndarray, side: int, most: int, candidates: int = 
     corners = [
         (row, column) for row in range(0, height - side + 1, step) for column in range(0, width - side + 1, step)
     ]
-    if len(corners) > candidates:
-        corners = [corners[each] for each in np.linspace(0, len(corners) - 1, candidates).astype(int)]
+    if len(corners) > _CANDIDATES:
+        corners = [corners[each] for each in np.linspace(0, len(corners) - 1, _CANDIDATES).astype(int)]
     white = np.iinfo(pixels.dtype).max
 
     def activity(corner):

@@ -164,6 +164,18 @@ def _subsampling(factors: list[tuple[int, int]]) -> str:
     return _SUBSAMPLINGS.get(ratios.pop(), as_written) if len(ratios) == 1 else as_written
 
 
+def step_scale(quality: int) -> int:
+    """Computes libjpeg's factor of the quantization steps, in percent (`jpeg_quality_scaling`).
+
+    Args:
+        quality: IJG quality factor, 1..100.
+
+    Returns:
+        5000 at quality 1, 100 at 50, 0 at 100.
+    """
+    return 5000 // quality if quality < 50 else 200 - 2 * quality
+
+
 def ijg_tables(quality: int) -> np.ndarray:
     """Computes libjpeg's tables of a quality, by its integer arithmetic.
 
@@ -173,8 +185,7 @@ def ijg_tables(quality: int) -> np.ndarray:
     Returns:
         Quantization steps of luma and of chroma, int [2, 64], 1..32767, each row by row of the 8x8 block.
     """
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return np.clip((_ANNEX_K * scale + 50) // 100, 1, 32767)
+    return np.clip((_ANNEX_K * step_scale(quality) + 50) // 100, 1, 32767)
 
 
 def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:

@@ -19,7 +19,7 @@ from contextlib import aclosing, asynccontextmanager
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-from artifact_remover.decision import decide, decide_by_mark
+from artifact_remover.decision import decide_from_file
 from artifact_remover.options import ServeConfig
 from artifact_remover.pictures.picture import (
     DamagedError,
@@ -303,10 +303,8 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
 def _inspect(content, config) -> Inspection:
     # What is damaged is told when it is to be restored.
     summary = inspect_picture(io.BytesIO(content), allow_truncated=True)
-    header, decision = summary.header, decide_by_mark(summary)
-    if not decision and summary.width * summary.height <= 1e6 * config.max_megapixels:
-        picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=True)
-        decision = decide(picture)
+    header = summary.header
+    decision = decide_from_file(content, summary, False, config.max_megapixels, allow_truncated=True)
     return Inspection(
         summary.format,
         summary.width,
