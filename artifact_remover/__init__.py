@@ -6,7 +6,7 @@ imported when they are first asked for, so that importing the package loads noth
 
 import importlib
 
-__version__ = "0.2.0"
+from data_prep import __version__ as __version__
 
 _HANDED_ON = {"InputError": "data_prep.errors", "Restorer": "artifact_remover.restoration"}
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from artifact_remover import __version__, evaluate, fit, restore, serve
+from artifact_remover import evaluate, fit, restore, serve
 from data_prep.command_line import print_version
 
 COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main, "serve": serve.main}
@@ -14,7 +14,7 @@ def main() -> int:
     if name in COMMANDS:
         return COMMANDS[name](arguments)
     if name == "--version":
-        print_version(__version__)
+        print_version()
         return 0
     asked_for_help = name in ("-h", "--help")
     usage = f"usage: artifact-remover {{{','.join(COMMANDS)}}} [OPTIONS]; each has its own --help"

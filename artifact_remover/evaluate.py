@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from artifact_remover import __version__
 from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, find_exports, read_manifest
 from artifact_remover.options import EvaluateConfig
+from data_prep import __version__
 from data_prep.command_line import parse_options, run_command, word_for_terminal
 from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_tensorflow
@@ -35,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 if all is well, 2 for a mistake of the user's, 130 if the user stopped it.
     """
-    config = parse_options(
-        EvaluateConfig, arguments, __version__, prog="python -m artifact_remover.evaluate", description=__doc__
-    )
+    config = parse_options(EvaluateConfig, arguments, prog="python -m artifact_remover.evaluate", description=__doc__)
     return run_command(lambda: evaluate(config), stopped="stopped, nothing is written")
 
 

@@ -12,7 +12,6 @@ import re
 import sys
 from pathlib import Path
 
-from artifact_remover import __version__
 from artifact_remover.config import PRESETS, STAGES, FitConfig
 from data_prep.command_line import complain, parse_options, run_command
 from data_prep.errors import InputError
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "quick"
     settings = {"default": PRESETS[preset], "prog": "python -m artifact_remover.fit", "description": __doc__}
-    config = parse_options(FitConfig, [*map(_rename_old_option, arguments)], __version__, **settings)
+    config = parse_options(FitConfig, [*map(_rename_old_option, arguments)], **settings)
     folder = config.workdir or Path("runs") / _name_run(config, preset)
     return run_command(lambda: _fit_or_explain(config, folder), stopped="stopped; the same command goes on")
 

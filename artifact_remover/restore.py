@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from artifact_remover import __version__
 from artifact_remover.options import RestoreConfig
 from data_prep.command_line import complain, parse_options, run_command, say
 from data_prep.errors import InputError, Message, Option
@@ -30,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 if all is well, 1 if some pictures failed, 2 for a mistake of the user's or if all pictures failed,
         130 if the user stopped it.
     """
-    config = parse_options(
-        RestoreConfig, arguments, __version__, prog="python -m artifact_remover.restore", description=__doc__
-    )
+    config = parse_options(RestoreConfig, arguments, prog="python -m artifact_remover.restore", description=__doc__)
     return run_command(lambda: inspect(config) if config.info else restore(config))
 
 

@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 
-from artifact_remover import __version__
 from artifact_remover.options import ServeConfig
 from data_prep.command_line import parse_options, run_command
 from data_prep.errors import InputError
@@ -26,9 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 when the user stopped it, 2 for a mistake of the user's.
     """
-    config = parse_options(
-        ServeConfig, arguments, __version__, prog="python -m artifact_remover.serve", description=__doc__
-    )
+    config = parse_options(ServeConfig, arguments, prog="python -m artifact_remover.serve", description=__doc__)
     return run_command(lambda: _serve_until_stopped(config))
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from artifact_remover import __version__
 from data_prep.command_line import optional, parse_options, run_command
 from data_prep.config import DataConfig
 from data_prep.quiet import quiet_tensorflow
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 when the photographs cannot be used, 130 when the user stopped it.
     """
-    options = parse_options(Options, arguments, __version__, prog="python -m data_prep")
+    options = parse_options(Options, arguments, prog="python -m data_prep")
     return run_command(lambda: _show(_open(options)), stopped="stopped; the same command goes on")
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 import tyro
 
+from data_prep import __version__
 from data_prep.errors import InputError, to_one_line, word
 
 Options = TypeVar("Options")
@@ -25,13 +26,12 @@ def optional(metavar: str) -> object:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-def parse_options(kind: type[Options], arguments: list[str] | None, version: str | None = None, **settings) -> Options:
+def parse_options(kind: type[Options], arguments: list[str] | None, **settings) -> Options:
     """Parses a command line with tyro.
 
     Args:
         kind: Dataclass of the options.
         arguments: What follows the command's name; what the process was started with when `None`.
-        version: Of the project, which `--version` prints; when `None`, there is no such option.
         **settings: Of `tyro.cli`, such as `prog` and `default`.
 
     Returns:
@@ -45,8 +45,8 @@ def parse_options(kind: type[Options], arguments: list[str] | None, version: str
         if getattr(sys, stream) is None:  # closed by whoever started the process
             _silence(stream)
     arguments = sys.argv[1:] if arguments is None else arguments
-    if version and "--version" in arguments:
-        print_version(version)
+    if "--version" in arguments:
+        print_version()
         sys.exit(0)
     errors = io.StringIO()
     try:
@@ -58,9 +58,9 @@ def parse_options(kind: type[Options], arguments: list[str] | None, version: str
         raise
 
 
-def print_version(version: str) -> None:
+def print_version() -> None:
     """Prints the project's name and version, as all commands answer `--version`."""
-    say(f"artifact-remover {version}")
+    say(f"artifact-remover {__version__}")
 
 
 def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> int:

@@ -1,15 +1,18 @@
 """From an image file to a photograph: the only place of this package that opens image files."""
 
+import contextlib
 import hashlib
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from data_prep.errors import InputError
+from data_prep.png import long_texts, tell_transparency
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"})
 
@@ -52,11 +55,11 @@ def find_photographs(folder: Path) -> Iterator[Path]:
 def read_photograph(file: Path) -> np.ndarray:
     """Decodes an image file into RGB.
 
-    The EXIF orientation is applied. Gray becomes three equal channels, a palette its colors. CMYK is
-    converted through the embedded ICC profile where there is one; the profile of an RGB picture is not
-    applied, as TensorFlow's decoders do not apply it either. 16 bits per channel are scaled to 8, white
-    staying white. Transparency is laid over white, as a browser shows it on an empty page. Of several frames
-    or pages, the first is taken.
+    EXIF's orientation is applied; XMP's is not, as browsers do not apply it either. Gray becomes three equal channels,
+    a palette its colors. CMYK is converted through the embedded ICC profile where there is one; the profile of an RGB
+    picture is not applied, as TensorFlow's decoders do not apply it either. 16 bits per channel are scaled to 8, white
+    staying white. Transparency is laid over white, as a browser shows it on an empty page. Of several frames or pages,
+    the first is taken. A JPEG that lacks its end marker and nothing else is read.
 
     Args:
         file: Path of a PNG, JPEG, WebP, AVIF or TIFF file.
@@ -69,11 +72,38 @@ def read_photograph(file: Path) -> np.ndarray:
             bits).
     """
     try:
-        with Image.open(file) as image:
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        with file.open("rb") as opened:
+            try:
+                return _decode(opened)
+            except _BROKEN:
+                opened.seek(0)
+                with contextlib.suppress(*_BROKEN):
+                    if mended := with_end_marker(opened.read(), lambda content: _decode(io.BytesIO(content))):
+                        return _decode(io.BytesIO(mended))
+                raise
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"not a usable picture, mend or remove it: {file} ({reason})") from error
+
+
+def with_end_marker(content: bytes, decode: Callable[[bytes], np.ndarray]) -> bytes | None:
+    """Adds the end marker (ITU-T T.81, B.2.1) to a JPEG that is whole but for it.
+
+    Bytes behind the last scan are passed over by the decoder, unless the scan wants more. So it is decoded with three
+    kinds of them, of 1, 2 and 3 bits that are repeated, which give the same pixels if it is whole.
+
+    Args:
+        content: Of a file that cannot be decoded as it is.
+        decode: From a JPEG's content to its pixels, of any dtype and range; what it raises is passed on.
+
+    Returns:
+        The JPEG's content, None where it breaks off, or is no JPEG.
+    """
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    content, end = content.rstrip(b"\xff"), b"\xff\xd9"  # without half of a marker
+    kinds = (b"\0", b"\x55", b"\x92\x49\x24")
+    return content + end if len({hash_pixels(decode(content + kind * 64 + end)) for kind in kinds}) == 1 else None
 
 
 def encode_photograph(photo: np.ndarray) -> io.BytesIO:
@@ -132,10 +162,27 @@ def cmyk_to_srgb(image: Image.Image) -> Image.Image | None:
         return None
 
 
+def _decode(file: BinaryIO) -> np.ndarray:
+    with long_texts(), Image.open(file) as image:
+        image.info.pop("xmp", None)  # by which Pillow would turn a TIFF as soon as it is loaded
+        image.load()
+        exif = Image.Exif()
+        with contextlib.suppress(*_BROKEN):  # a photograph is worth more than its EXIF
+            exif.load(image.info.get("exif", b""))
+        # Pillow's own EXIF has the orientation of XMP where there is no other.
+        image.getexif()[ExifTags.Base.Orientation] = exif.get(ExifTags.Base.Orientation, 1)
+        if image.format == "PNG":
+            tell_transparency(image, file)
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
+        levels = np.asarray(image)
+        if "transparency" in image.info:
+            levels = np.where(levels == image.info["transparency"], np.uint16(65535), levels)
         # Pillow's own conversion clips at 255 instead of scaling
-        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(to_8_bits(levels)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError("32 bits per channel")
     if image.mode == "CMYK":

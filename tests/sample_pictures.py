@@ -1,6 +1,8 @@
 """Pictures to test with, as arrays and as files, and how far apart two are."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +32,20 @@ def to_cmyk_jpeg(pixels):
 def levels(one, other):
     """The largest difference."""
     return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def raw_png(pixels, color_type, *extra, bits=16):
+    """A PNG of any depth and with any chunks, which Pillow does not write."""
+    digits = pixels[..., None] >> np.arange(bits)[::-1] & 1
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in digits)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, color_type, 0, 0, 0)
+    return png_of([(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+
+
+def png_of(chunks):
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
+    )
 
 
 def make_pairs():

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from artifact_remover.config import PRESETS, FitConfig
+from data_prep import __version__
 from data_prep.command_line import parse_options, run_command
 from data_prep.errors import InputError, Option
 
@@ -55,8 +56,8 @@ def test_help_is_no_error(capsys):
 
 def test_the_version_is_told(capsys):
     with pytest.raises(SystemExit) as leaving:
-        parse_options(Options, ["--steps", "1", "--version"], version="1.2")
-    assert leaving.value.code == 0 and capsys.readouterr() == ("artifact-remover 1.2\n", "")
+        parse_options(Options, ["--steps", "1", "--version"])
+    assert leaving.value.code == 0 and capsys.readouterr() == (f"artifact-remover {__version__}\n", "")
 
 
 def refuse():

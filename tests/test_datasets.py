@@ -3,6 +3,7 @@ import errno
 import importlib.resources
 import logging
 import os
+import struct
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import requests
 import skimage
 import tensorflow_datasets as tfds
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from data_prep.config import DataConfig
 from data_prep.datasets.drawn_graphics import drawn_graphics_dataset_builder as drawn_graphics
@@ -21,6 +22,7 @@ from data_prep.errors import InputError
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 from data_prep.sources import open_photographs
 from data_prep.splits import PARTS, ROLES
+from tests.sample_pictures import png_of, raw_png
 
 
 def make_photo(seed, height=80, width=100):
@@ -113,6 +115,83 @@ def test_orientation_is_applied(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(make_photo(1)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_photograph(tmp_path / "turned.jpg").shape == (100, 80, 3)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("orientation", [None, 3])
+def test_orientation_of_xmp_is_not_applied(tmp_path, suffix, orientation):
+    photo, exif = Image.fromarray(make_photo(1)), Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    if suffix == "tif":
+        exif[700] = XMP
+    xmp = {"png": {"pnginfo": text}, "tif": {}}.get(suffix, {"xmp": XMP})
+    photo.save(tmp_path / f"plain.{suffix}")
+    photo.save(tmp_path / f"turned.{suffix}", exif=exif, **xmp)
+    plain, read = (read_photograph(tmp_path / f"{name}.{suffix}") for name in ("plain", "turned"))
+    np.testing.assert_array_equal(read, plain[::-1, ::-1] if orientation else plain)
+
+
+def test_orientation_of_xmp_behind_the_pixels_is_not_applied(tmp_path):
+    photo = make_photo(1)
+    png, chunk = raw_png(photo, 2, bits=8), png_of([(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + XMP)])[8:]
+    (tmp_path / "late.png").write_bytes(png[:-12] + chunk + png[-12:])
+    np.testing.assert_array_equal(read_photograph(tmp_path / "late.png"), photo)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_gray_of_any_depth_and_its_transparent_level(tmp_path, bits):
+    levels = np.random.default_rng(1).integers(0, 2**bits, (80, 100, 1), np.uint16)
+    levels[0, :3, 0] = 0, 1, 2**bits - 1
+    gray = np.rint(levels * (255 / (2**bits - 1)))
+    for transparent in (None, 0, 1):
+        chunks = [] if transparent is None else [(b"tRNS", struct.pack(">H", transparent))]
+        (tmp_path / "gray.png").write_bytes(raw_png(levels, 0, *chunks, bits=bits))
+        expected = np.where(levels == transparent, 255, gray).repeat(3, axis=2)
+        np.testing.assert_array_equal(read_photograph(tmp_path / "gray.png"), expected)
+
+
+def test_a_text_is_not_taken_for_transparency(tmp_path):
+    photo = make_photo(1)
+    (tmp_path / "text.png").write_bytes(raw_png(photo, 2, (b"tEXt", b"transparency\0no"), bits=8))
+    np.testing.assert_array_equal(read_photograph(tmp_path / "text.png"), photo)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_long_text_and_profile_do_not_lose_the_photograph(tmp_path, compressed):
+    photo, text = make_photo(1), PngImagePlugin.PngInfo()
+    text.add_text("Workflow", "A" * 3_000_000, zip=compressed)
+    Image.fromarray(photo).save(tmp_path / "long.png", pnginfo=text, icc_profile=bytes(2_000_000))
+    np.testing.assert_array_equal(read_photograph(tmp_path / "long.png"), photo)
+
+
+def test_a_bomb_of_text_is_refused(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "A" * (2**26 + 1), zip=True)
+    Image.fromarray(make_photo(1)).save(tmp_path / "bomb.png", pnginfo=text)
+    with pytest.raises(InputError, match="not a usable picture"):
+        read_photograph(tmp_path / "bomb.png")
+    assert (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) == (2**20, 2**26)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(tmp_path, mode, progressive):
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(make_photo(1)).convert(mode).save(file, progressive=progressive)
+    content, photo = file.read_bytes(), read_photograph(file)
+    for missing in (1, 2):
+        file.write_bytes(content[:-missing])
+        np.testing.assert_array_equal(read_photograph(file), photo)
+    for missing in (3, 4, 20, 200):  # of the data, too
+        file.write_bytes(content[: -2 - missing])
+        with pytest.raises(InputError, match="truncated"):
+            read_photograph(file)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ TESTED_IN = {
     "data_prep.__main__": "test_data_prep_cli",
     "data_prep.config": "test_data_config",  # both packages have a `config`
     "data_prep.photographs": "test_datasets",
+    "data_prep.png": "test_datasets",
     "data_prep.sources": "test_datasets",
     "data_prep.quiet": "test_data_prep_cli",
 }

@@ -3,7 +3,6 @@ import os
 import random
 import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import cv2
@@ -24,6 +23,7 @@ from artifact_remover.pictures.picture import (
     orient,
 )
 from data_prep.errors import InputError
+from tests.sample_pictures import png_of, raw_png
 
 PICTURES = Path(__file__).parent / "pictures"
 PHOTO = Image.fromarray(data.astronaut()).crop((150, 20, 230, 80))
@@ -83,20 +83,6 @@ def png_chunks(content):
         chunks.append((content[position + 4 : position + 8], content[position + 8 : position + 8 + length]))
         position += length + 12
     return chunks
-
-
-def raw_png(pixels, color_type, *extra, bits=16):
-    """A PNG of any depth and with any chunks, which Pillow does not write."""
-    digits = pixels[..., None] >> np.arange(bits)[::-1] & 1
-    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in digits)
-    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, color_type, 0, 0, 0)
-    return png_of([(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
-
-
-def png_of(chunks):
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(each)) + name + each + struct.pack(">I", zlib.crc32(name + each)) for name, each in chunks
-    )
 
 
 def noise(*shape, dtype=np.uint8):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import __version__
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -58,6 +59,12 @@ def test_the_wheel_runs_outside_the_checkout(python):
     assert str(CHECKOUT) not in where and where.count("site") == 2
     assert "fit" in python("-m", "artifact_remover", "--help")
     assert "--workdir" in python("-m", "artifact_remover", "fit", "--help")
+
+
+def test_the_wheel_tells_its_version(wheel, python):
+    assert wheel.name.split("-")[1] == __version__
+    for command in ("artifact_remover", "data_prep"):
+        assert python("-m", command, "--version") == f"artifact-remover {__version__}\n"
 
 
 def test_the_wheel_brings_the_published_models(python):

@@ -11,10 +11,8 @@ import numpy as np
 from PIL import ExifTags, ImageFile
 
 from artifact_remover.pictures.jpeg_container import JpegParts, read_jpeg_parts, without_claims
+from data_prep.png import PNG_TEXT_LIMIT, png_chunks
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_TEXT_LIMIT = 2**26
-"""Bytes of text, decompressed, in a PNG that is read, and of its ICC profile; a small file may hold a thousandfold."""
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 """Keyword of the iTXt chunk that holds a PNG's XMP."""
 
@@ -283,15 +281,6 @@ def exif_entries(exif: bytes) -> Iterator[tuple[str, int, int, int, int, int]]:
 def has_thumbnail(exif: bytes | None) -> bool:
     """Tells whether EXIF holds a thumbnail."""
     return any(directory == 1 for _, directory, *_ in exif_entries(exif or b""))
-
-
-def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yields type and length of each chunk of a PNG, the file being at its content; up to where the file ends."""
-    position = len(PNG_SIGNATURE)
-    while file.seek(position) and len(start := file.read(8)) == 8:
-        length, name = struct.unpack(">I4s", start)
-        yield name, length
-        position += 12 + length
 
 
 def states_resolution(exif: bytes | None) -> bool:

@@ -23,6 +23,7 @@ from artifact_remover.pictures.metadata import (
 )
 from artifact_remover.pictures.readers import (
     DamagedError,
+    add_missing_end,
     bit_depth,
     breaks_off,
     decode_8_bits,
@@ -31,7 +32,6 @@ from artifact_remover.pictures.readers import (
     is_gray,
     open_image,
     stored_size,
-    with_end_marker,
 )
 from artifact_remover.pictures.restored_mark import read_mark
 from artifact_remover.pictures.writers import write_png, write_tiff, write_with_pillow
@@ -172,7 +172,7 @@ def decode_picture(
     try:
         return _decode(source, max_megapixels)
     except DamagedError:
-        if mended := with_end_marker(source):
+        if mended := add_missing_end(source):
             with suppress(DamagedError):
                 picture = _decode(mended, max_megapixels)
                 return replace(picture, notes=(*picture.notes, "its end marker is missing, nothing else"))

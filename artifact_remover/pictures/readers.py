@@ -1,16 +1,12 @@
 """From image files to pixels: opening with Pillow, decoding 8 and 16 bits, and noticing what is damaged."""
 
-import hashlib
 import io
 import logging
 import re
-import struct
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,18 +15,15 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImageP
 
 from artifact_remover.pictures.jpeg_container import end_of_picture
 from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError, read_jpeg_header
-from artifact_remover.pictures.metadata import PNG_TEXT_LIMIT, png_chunks
 from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
-from data_prep.photographs import cmyk_to_srgb
+from data_prep.photographs import cmyk_to_srgb, with_end_marker
+from data_prep.png import PNG_TEXT_LIMIT, long_texts, tell_transparency
 
 _READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp(avi[fs]|he)", re.DOTALL)
 _HEIF = re.compile(rb"....ftyp(he(ic|ix|im|is|vc|vx|vm|vs)|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12, annex B and 10
 _JPEG_XL = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")  # ISO/IEC 18181-2, 9.1 and 18181-1, annex D
-
-# Pillow keeps its limits in module variables, and so does `warnings`: they are changed under this lock, then put back.
-_LOCK = threading.RLock()
 
 
 class DamagedError(InputError):
@@ -60,7 +53,7 @@ def open_image(
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise InputError("no file but a folder or device: give a picture")  # opening a pipe would wait forever
-        with _LOCK, _pillow_limits(allow_truncated), _binary(source) as file:
+        with _pillow_limits(allow_truncated), _binary(source) as file:
             start = file.read(16)
             if not start:
                 raise InputError("empty: give a picture")
@@ -119,21 +112,18 @@ def _register_heif(brand):
 @contextmanager
 def _pillow_limits(allow_truncated):
     logger = logging.getLogger("PIL")
-    level, limits = logger.level, (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-    text_limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
-    try:
-        logger.setLevel(logging.CRITICAL)  # it would print the error's text as well
-        # `max_megapixels` is checked instead of Pillow's own limit, which today's cameras exceed.
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, allow_truncated
-        # All the text that Pillow takes may stand in a single chunk: workflows of image generators are megabytes long.
-        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = PNG_TEXT_LIMIT
-        with warnings.catch_warnings():
+    # Pillow keeps its limits in module variables, and so does `warnings`: one thread at a time changes them.
+    with long_texts(), warnings.catch_warnings():
+        level, limits = logger.level, (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+        try:
+            logger.setLevel(logging.CRITICAL)  # it would print the error's text as well
+            # `max_megapixels` is checked instead of Pillow's own limit, which today's cameras exceed.
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, allow_truncated
             warnings.simplefilter("ignore")
             yield
-    finally:
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
-        PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text_limits
-        logger.setLevel(level)
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limits
+            logger.setLevel(level)
 
 
 def _binary(source):
@@ -170,7 +160,7 @@ def decode_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarra
         raise _refusal_of(_tiff_tags(image))
     image.load()
     if image.format == "PNG":
-        _tell_transparency(image, file)
+        tell_transparency(image, file)
     decoded: Image.Image = image
     info, notes = image.info, []
     if image.mode == "CMYK":
@@ -233,33 +223,11 @@ def decode_16_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarr
     if stored.shape[2] in (2, 4):
         return stored[..., :-1], stored[..., -1], info, []
     if image.format == "PNG":
-        _tell_transparency(image, file)
+        tell_transparency(image, file)
     transparent = image.info.get("transparency")
     if transparent is None:
         return stored, None, info, []
     return stored, np.where((stored == transparent).all(-1), 0, 65535).astype(np.uint16), info, []
-
-
-def _tell_transparency(image, file):
-    """Tells Pillow which value of a PNG is transparent (PNG specification, third edition, section 11.3.1.1).
-
-    Pillow compares the value, as it is stored, with pixels that are scaled to 8 bits. It also takes a text for it whose
-    keyword is "transparency".
-    """
-    image.info.pop("transparency", None)
-    depth = bit_depth(image, file)
-    before_pixels = takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(file))  # behind them it does not count
-    content = next((file.read(min(length, 256)) for name, length in before_pixels if name == b"tRNS"), b"")
-    if image.mode == "P" and content:
-        image.info["transparency"] = content
-    elif image.mode in ("1", "L", "I;16", "RGB"):
-        largest = 2**depth - 1
-        scale = (2 ** max(depth, 8) - 1) // largest
-        values = [(each & largest) * scale for [each] in struct.iter_unpack(">H", content[: len(content) // 2 * 2])]
-        if image.mode == "RGB" and len(values) >= 3:
-            image.info["transparency"] = tuple(values[:3])
-        elif image.mode != "RGB" and values:
-            image.info["transparency"] = values[0]
 
 
 def _is_planar(image) -> bool:
@@ -365,11 +333,8 @@ def breaks_off(header: JpegHeader, file: BinaryIO) -> bool:
     return end >= 0 and all(_keeps_last_row(content[:end] + bytes(16), content[start + 2], mark) for mark in (85, 170))
 
 
-def with_end_marker(source: Path | bytes) -> bytes | None:
+def add_missing_end(source: Path | bytes) -> bytes | None:
     """Adds the end marker to a JPEG that is whole but for it.
-
-    Bytes behind the last scan are passed over by the decoder, unless the scan wants more. So it is decoded with two
-    kinds of them, which give the same pixels if it is whole.
 
     Args:
         source: Its path or content.
@@ -378,19 +343,17 @@ def with_end_marker(source: Path | bytes) -> bytes | None:
         The JPEG's content, None where it has an end marker already, or breaks off, or is no JPEG.
     """
     content = source.read_bytes() if isinstance(source, Path) else source
-    if not content.startswith(b"\xff\xd8") or end_of_picture(content) is not None:
+    if end_of_picture(content) is not None:
         return None
-    content = content.rstrip(b"\xff")  # half of a marker
     try:
-        one, other = (_digest(content + each * 64 + b"\xff\xd9") for each in (b"\0", b"\x55"))
+        return with_end_marker(content, _decode_plainly)
     except InputError:
         return None
-    return content + b"\xff\xd9" if one == other else None
 
 
-def _digest(content) -> bytes:
+def _decode_plainly(content) -> np.ndarray:
     with open_image(content) as (image, _):
-        return hashlib.sha256(np.asarray(image).data).digest()
+        return np.asarray(image)
 
 
 def _keeps_last_row(content, channels, mark) -> bool:

@@ -8,7 +8,7 @@ import re
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
-from artifact_remover import __version__
+from data_prep import __version__
 
 _MARK = re.compile(rb":softwareAgent\s*(?:=\s*[\"']|>)\s*(artifact-remover[^\"'<]*)")
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"

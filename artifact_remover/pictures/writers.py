@@ -15,7 +15,6 @@ from artifact_remover.pictures.jpeg_container import iptc_resource, write_jpeg_p
 from artifact_remover.pictures.metadata import (
     DESCRIPTIVE_TAGS,
     IPTC_TAG,
-    PNG_SIGNATURE,
     XMP_KEYWORD,
     Metadata,
     chunks_of_png_only,
@@ -26,6 +25,7 @@ from artifact_remover.pictures.metadata import (
 from artifact_remover.pictures.restored_mark import read_mark, with_mark
 from data_prep.errors import InputError, Option
 from data_prep.photographs import to_8_bits
+from data_prep.png import PNG_SIGNATURE
 
 BAND = 2**17
 """Pixels that are converted at a time: few enough to stay in the processor's cache."""

@@ -18,12 +18,12 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from artifact_remover import __version__
 from artifact_remover.options import Format, ServeConfig
 from artifact_remover.pictures.picture import check_format
 from artifact_remover.restoration import Restorer
 from artifact_remover.web.guard import DOCS, Guard, ReadToEnd
 from artifact_remover.web.queue import HeldPlace, Inspection, RestoreParameters, RestoreQueue, word_for_api
+from data_prep import __version__
 from data_prep.errors import InputError
 
 _PAGE = Path(__file__).parent / "page"
