@@ -230,6 +230,17 @@ def test_a_damaged_index_does_not_sink_the_rest():
         assert picture.notes == (f"{len(GAIN_MAP)} bytes behind the picture dropped",)
 
 
+def test_an_index_lists_each_picture_once():
+    content = with_index(jpeg_of(PHOTO), (0x050000, GAIN_MAP))
+    count_tag = struct.pack("<HHII", 0xB001, 4, 1, 2)
+    list_tag = struct.pack("<HHII", 0xB002, 7, 32, 50)
+    twice = content.replace(count_tag, list_tag)
+    assert twice.count(list_tag) == 2
+    picture = decode_picture(twice)
+    assert picture.notes == () and picture.metadata.jpeg_parts.behind == GAIN_MAP
+    assert [kind for kind, _, _ in picture.metadata.jpeg_parts.pictures] == [0x050000]
+
+
 def test_what_else_follows_is_said_to_be_dropped():
     picture = decode_picture(jpeg_of(PHOTO) + b"a trailer")
     assert picture.notes == ("9 bytes behind the picture dropped",)

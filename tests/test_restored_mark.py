@@ -102,6 +102,17 @@ def test_a_mark_that_another_program_has_written_anew_is_read(written):
     assert read_mark(written) == "artifact-remover 0.3"
 
 
+@pytest.mark.parametrize("agent", ["artifact-remover", "artifact-remover-lookalike tool 3", "artifact-remover ö"])
+def test_others_do_not_pass_for_us(agent):
+    assert read_mark(f'<a e:softwareAgent="{agent}"/>'.encode()) is None
+
+
+def test_what_a_mark_says_is_short():
+    """As it stands in notes, and so in a header of the web application's answer."""
+    assert read_mark(b'<a e:softwareAgent="artifact-remover %b"/>' % (b"1" * 40)) == "artifact-remover " + "1" * 40
+    assert read_mark(b'<a e:softwareAgent="artifact-remover %b"/>' % (b"1" * 200_000)) is None
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "packet", [PACKETS["history"], b"no XML", rdf("x" * 70_000)], ids=["history", "damaged", "long"]

@@ -294,17 +294,17 @@ def _listed_pictures(index, position, content) -> Iterator[tuple[int, int, int]]
     order = {b"II*\0": "<", b"MM\0*": ">"}[index[:4]]
     [directory] = struct.unpack_from(f"{order}I", index, 4)
     [number] = struct.unpack_from(f"{order}H", index, directory)
-    for at in range(directory + 2, directory + 2 + 12 * number, 12):
-        tag, _, length, value = struct.unpack_from(f"{order}HHII", index, at)
-        if tag != 0xB002:
-            continue
-        end = 0
-        entries = (struct.unpack_from(f"{order}III", index, entry) for entry in range(value, value + length, 16))
-        for kind, size, offset in sorted(entries, key=lambda entry: entry[2]):
-            start = position + offset
-            if offset and size and start >= end and content[start : start + 2] == b"\xff\xd8":
-                end = min(start + size, len(content))
-                yield kind & 0xFFFFFF, start, end - start
+    starts = range(directory + 2, directory + 2 + 12 * number, 12)
+    tags = (struct.unpack_from(f"{order}HHII", index, at) for at in starts)
+    # The first list alone, as each more could give the same pictures, to be copied, again.
+    _, _, length, value = next((tag for tag in tags if tag[0] == 0xB002), (0, 0, 0, 0))
+    entries = (struct.unpack_from(f"{order}III", index, at) for at in range(value, value + length, 16))
+    end = 0
+    for kind, size, offset in sorted(entries, key=lambda entry: entry[2]):
+        start = position + offset
+        if offset and size and start >= end and content[start : start + 2] == b"\xff\xd8":
+            end = min(start + size, len(content))
+            yield kind & 0xFFFFFF, start, end - start
 
 
 def _index(pictures, size, position) -> bytes:

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from data_prep import __version__
 
-_MARK = re.compile(rb":softwareAgent\s*(?:=\s*[\"']|>)\s*(artifact-remover[^\"'<]*)")
+_MARK = re.compile(rb":softwareAgent\s*(?:=\s*[\"']|>)\s*(artifact-remover [\w.+-]{1,40})\s*[\"'<]")
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _XMP_MM = "http://ns.adobe.com/xap/1.0/mm/"
 # Every piece declares its prefixes, as those of the packet that it is put into may be others.
@@ -28,7 +28,7 @@ def read_mark(xmp: bytes | None) -> str | None:
         xmp: The picture's XMP packet.
     """
     found = _MARK.search(xmp or b"")
-    return found[1].decode(errors="replace").strip() if found else None
+    return found[1].decode() if found else None
 
 
 def with_mark(xmp: bytes | None) -> bytes:
