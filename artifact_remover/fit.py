@@ -15,7 +15,8 @@ from pathlib import Path
 from artifact_remover import __version__
 from artifact_remover.config import PRESETS, STAGES, FitConfig
 from data_prep.command_line import complain, parse_options, run_command
-from data_prep.errors import InputError
+from data_prep.errors import InputError, Option
+from data_prep.files import HeldError, hold
 from data_prep.quiet import quiet_tensorflow
 
 _WIDTH_OF_LOGS = 100
@@ -75,9 +76,20 @@ def fit(config: FitConfig, folder: Path) -> None:
         folder: Where the run is kept; a run that is there already is gone on with.
 
     Raises:
-        InputError: For a mistake of the user's.
+        InputError: For a mistake of the user's, or if another process is at work in the folder.
         Interrupted: If the user stopped it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold(folder / ".lock"):
+            _fit(config, folder)
+    except HeldError as holder:
+        raise InputError(
+            f"{holder} is at work in {folder}: let it end, or choose another ", Option("workdir")
+        ) from holder
+
+
+def _fit(config, folder):
     # Imported here and below, not at the top, so that `--help` answers at once.
     import tensorflow as tf
     from rich.console import Console
@@ -88,7 +100,6 @@ def fit(config: FitConfig, folder: Path) -> None:
     from artifact_remover.training.run import Run, find_result
     from data_prep.sources import open_photographs
 
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)

@@ -3,6 +3,7 @@ import functools
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from artifact_remover import fit
 from artifact_remover.config import PRESETS, FitConfig
 from artifact_remover.training import gan, run, stages, vgg
 from artifact_remover.training.run import StageResult, find_result
+from data_prep.files import hold
 from tests.conftest import STAGES, describe
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"
@@ -381,6 +383,17 @@ def test_ctrl_c_saves_and_says_how_to_go_on(options, tmp_path):
     assert "of 5000, saved; the same command goes on from there" in printed
     step = int(printed.split()[4])
     assert tf.train.latest_checkpoint(str(folder)) == str(folder / f"ckpt-{step}")
+
+
+def test_a_second_process_in_the_same_folder_is_refused_before_it_changes_anything(options, tmp_path, capfd):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with hold(folder / ".lock"):
+        assert fit.main([*options, "--seed", "7"]) == 2
+    holder = f"process {os.getpid()} on {platform.node()}"
+    advice = "let it end, or choose another --workdir"
+    assert capfd.readouterr().err == f"error: {holder} is at work in {folder}: {advice}\n"
+    assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 def test_ctrl_c_outside_of_training_is_one_line(options, monkeypatch, capsys):
