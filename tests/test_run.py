@@ -50,6 +50,13 @@ def test_a_changed_data_set_is_not_gone_on_with(copied_run):
         pretrain_generator(copied_run)
 
 
+def test_damaged_settings_are_told_in_one_line(copied_run):
+    file = copied_run.folder / "checkpoints" / "pretrain_generator" / "settings.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(InputError, match=rf"^{file} is damaged: choose another workdir$"):
+        pretrain_generator(copied_run)
+
+
 def change_settings(run, stage, change):
     """Makes a stage one that was begun with other settings."""
     file = run.folder / "checkpoints" / stage / "settings.json"
