@@ -281,12 +281,28 @@ def test_a_text_file_named_jpg_is_named_and_then_nothing_is_left(options, tmp_pa
     assert not final_files(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--gan-loss.grid", "-1"], ["dvi2k"]])
+@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--gan-loss.grid", "-1"]])
 def test_a_wrong_option_is_exit_code_2(wrong, capfd):
     with pytest.raises(SystemExit) as stop:
         fit.main(wrong)
     assert stop.value.code == 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_wrong_preset_is_told_which_there_are(capfd):
+    assert fit.main(["blnd", "--help"]) == 2
+    assert capfd.readouterr() == ("", "error: no such preset, give quick or blind or div2k: blnd\n")
+
+
+def test_keras_runs_on_tensorflow_with_its_defaults_whatever_other_programs_run_it_with(options, tmp_path):
+    (tmp_path / "keras.json").write_text(
+        json.dumps({"backend": "jax", "image_data_format": "channels_first", "floatx": "float64", "epsilon": 1e-7})
+    )
+    command = [sys.executable, "-m", "artifact_remover.fit", *options, *SHORT, "--stage", "pretrain_generator"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == "this runs on TensorFlow, KERAS_BACKEND=jax is passed over\n" and done.returncode == 0
+    assert "stage 1" in done.stdout
 
 
 # The disk is full
