@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import logging
@@ -80,6 +81,13 @@ class Photographs:
         """The name, state and version of what was prepared, such as `photo_folder/0123456789abcdef/1.0.0`."""
         own = self.builder.info.full_name
         return f"{own} + {self.graphics.full_name}" if self.graphics else own
+
+    @property
+    def content(self) -> str:
+        """A hash of all names and pixels, which stays when the same files are copied elsewhere or get new dates."""
+        inventories = [pictures.inventory for pictures in (self, self.graphics) if pictures]
+        listed = json.dumps(inventories, default=dataclasses.astuple, sort_keys=True)
+        return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     @property
     def num_bytes(self) -> int:

@@ -205,6 +205,20 @@ def test_changed_folder_is_prepared_again(config, folder):
     assert "new.png" in read
 
 
+def test_content_is_told_by_names_and_pixels_not_by_dates(config, folder):
+    before = open_photographs(config)
+    os.utime(folder / "0.png", (1, 1))
+    touched = open_photographs(config)
+    assert touched.full_name != before.full_name and touched.content == before.content
+    assert names(touched) == names(before) and touched.splits == before.splits
+    (folder / "0.png").rename(folder / "00.png")
+    renamed = open_photographs(config)
+    Image.fromarray(make_photo(77)).save(folder / "00.png")
+    contents = {each.content for each in (before, renamed, open_photographs(config))}
+    graphics = open_photographs(dataclasses.replace(config, graphics=config.data))
+    assert len(contents | {graphics.content}) == 4
+
+
 def test_of_two_that_prepare_the_same_the_second_waits(config, monkeypatch, caplog):
     prepared = []
     generate = FolderBuilder._generate_examples

@@ -111,6 +111,7 @@ def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult |
         "perceptual_features": run.config.perceptual_features if run.perceptual_distance else False,
         # Another state of the folder splits otherwise: what was held out would be trained on.
         "photographs": run.photographs.full_name,
+        "content": run.photographs.content,
         "excluded": hashlib.sha256(excluded).hexdigest()[:16],
     }
     settings_file = folder / "settings.json"
@@ -239,6 +240,8 @@ def _read_settings(file):
 def _refuse_other_settings(before, now, folder, stage):
     # A setting that is newer than the run had no choice but its default.
     before, now = _flatten(_settings(FitConfig(), stage)) | _flatten(before), _flatten(now)
+    if before.pop("content", None) == now.pop("content"):
+        before["photographs"] = now["photographs"]  # only their dates differ
     now |= {name: value for name, value in _RETIRED.items() if name in before}
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
