@@ -27,7 +27,7 @@ def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> 
         A functional model from float32 [N, H, W, 3] in [0, 1] to float32 logits [N, ceil(H / 8), ceil(W / 8), 1], one
         for each 8x8 block of pixels and what surrounds it; above zero means clean.
     """
-    patches = keras.Input([None, None, 3], name="patches")
+    patches = keras.Input([None, None, 3], name="patches", dtype="float32")
     # Centered on zero, as a network without normalization layers wants its input.
     x = layers.Rescaling(2.0, -1.0, dtype=dtype, name="centered")(patches)
     f = config.features
@@ -40,7 +40,9 @@ def build_discriminator(config: DiscriminatorConfig, dtype: str = "float32") -> 
 
 
 def _conv(filters, kernel, stride, name, dtype):
-    convolution = layers.Conv2D(filters, kernel, stride, padding="same", dtype=dtype, name=name)
+    convolution = layers.Conv2D(
+        filters, kernel, stride, padding="same", data_format="channels_last", dtype=dtype, name=name
+    )
     # In float32: it writes the normalized kernel back at every training step, and in bfloat16 would round away all but
     # the largest steps of the optimizer. Without `autocast` what passes through keeps the convolution's precision.
     return layers.SpectralNormalization(

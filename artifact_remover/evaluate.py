@@ -6,7 +6,6 @@ Prints a table and writes it as JSON, CSV and an HTML page with pictures, the wo
 """
 
 import functools
-import os
 import platform
 import re
 import sys
@@ -18,7 +17,7 @@ from artifact_remover.options import EvaluateConfig
 from data_prep import __version__
 from data_prep.command_line import parse_options, run_command, word_for_terminal
 from data_prep.errors import InputError, to_one_line
-from data_prep.quiet import quiet_tensorflow
+from data_prep.quiet import quiet_keras
 
 _WIDTH_OF_LOGS = 120
 _JPEG = "JPEG itself"  # as `scoring.JPEG`, which takes loading TensorFlow
@@ -60,8 +59,7 @@ def evaluate(config: EvaluateConfig) -> None:
     externals = {name: External(name, command) for name, command in commands.items()}
     _prepare(config.output)
 
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with quiet_tensorflow():
+    with quiet_keras():
         from rich.console import Console
 
         from artifact_remover.judging import report

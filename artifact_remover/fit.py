@@ -7,15 +7,15 @@ every quality; give it photographs of your own, `--data DIR`. `div2k` is the tra
 """
 
 import functools
-import os
 import re
 import sys
 from pathlib import Path
 
 from artifact_remover.config import PRESETS, STAGES, FitConfig
 from data_prep.command_line import complain, parse_options, run_command
-from data_prep.errors import InputError
-from data_prep.quiet import quiet_tensorflow
+from data_prep.errors import InputError, Option
+from data_prep.files import HeldError, hold
+from data_prep.quiet import quiet_keras
 
 _WIDTH_OF_LOGS = 100
 _LARGEST_SIDE = 768  # pixels of what is judged of a photograph, from its middle, so that a run ends soon
@@ -31,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 0 if all is well, 2 for a mistake of the user's, 130 if the user stopped the run.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    preset = arguments.pop(0) if arguments and arguments[0] in PRESETS else "quick"
+    preset = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "quick"
+    if preset not in PRESETS:
+        complain(f"no such preset, give {' or '.join(PRESETS)}: {preset}")
+        return 2
     settings = {"default": PRESETS[preset], "prog": "python -m artifact_remover.fit", "description": __doc__}
     config = parse_options(FitConfig, [*map(_rename_old_option, arguments)], **settings)
     folder = config.workdir or Path("runs") / _name_run(config, preset)
@@ -44,8 +47,7 @@ def _rename_old_option(argument):
 
 def _fit_or_explain(config, folder):
     """Fits, and explains what the system refuses; returns an exit code if it was stopped."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with quiet_tensorflow():
+    with quiet_keras():
         import tensorflow as tf
 
         from artifact_remover.training.loop import Interrupted
@@ -74,9 +76,20 @@ def fit(config: FitConfig, folder: Path) -> None:
         folder: Where the run is kept; a run that is there already is gone on with.
 
     Raises:
-        InputError: For a mistake of the user's.
+        InputError: For a mistake of the user's, or if another process is at work in the folder.
         Interrupted: If the user stopped it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with hold(folder / ".lock"):
+            _fit(config, folder)
+    except HeldError as holder:
+        raise InputError(
+            f"{holder} is at work in {folder}: let it end, or choose another ", Option("workdir")
+        ) from holder
+
+
+def _fit(config, folder):
     # Imported here and below, not at the top, so that `--help` answers at once.
     import tensorflow as tf
     from rich.console import Console
@@ -87,7 +100,6 @@ def fit(config: FitConfig, folder: Path) -> None:
     from artifact_remover.training.run import Run, find_result
     from data_prep.sources import open_photographs
 
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)

@@ -15,6 +15,7 @@ from artifact_remover.config import GeneratorConfig
 from artifact_remover.layers import DepthToSpace, SpaceToDepth
 
 RESIDUAL_SCALING = 0.2  # ESRGAN's beta: keeps the sum of many residual branches stable without normalization
+_LAST = "channels_last"  # whatever keras.json says
 
 
 def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Model:
@@ -30,7 +31,7 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
         training.
     """
     features, blocks = [*config.finer, config.features], config.residual_blocks_of_levels
-    degraded = keras.Input([None, None, 3], name="degraded")
+    degraded = keras.Input([None, None, 3], name="degraded", dtype="float32")
     # Mirrored once, here, to what every level can halve.
     folded = SpaceToDepth(config.scale, config.coarsest_scale, name="fold")(degraded)
     x = _conv(features[0], "shallow", dtype)(folded)
@@ -38,10 +39,10 @@ def build_generator(config: GeneratorConfig, dtype: str = "float32") -> keras.Mo
     for level, coarser in enumerate(features[1:], start=1):
         x = _residual_blocks(x, f"down{level}", blocks[level - 1], dtype)
         fine.append(x)
-        x = layers.Conv2D(coarser, 2, strides=2, dtype=dtype, name=f"down{level}_halve")(x)
+        x = layers.Conv2D(coarser, 2, 2, data_format=_LAST, dtype=dtype, name=f"down{level}_halve")(x)
     x = _dense_trunk(x, config, dtype)
     for level, above in reversed(list(enumerate(fine, start=1))):
-        x = layers.Conv2D(4 * above.shape[-1], 1, dtype=dtype, name=f"up{level}_double")(x)
+        x = layers.Conv2D(4 * above.shape[-1], 1, data_format=_LAST, dtype=dtype, name=f"up{level}_double")(x)
         x = DepthToSpace(2, dtype=dtype, name=f"up{level}_unfold")([x, above])
         x = layers.Add(dtype=dtype, name=f"up{level}")([above, x])
         x = _residual_blocks(x, f"up{level}", blocks[level - 1], dtype)
@@ -131,6 +132,7 @@ def _conv(filters, name, dtype, activation=None, kernel_initializer="he_normal",
         filters,
         3,
         padding="same",
+        data_format=_LAST,
         activation=activation,  # "leaky_relu" is Keras's, of slope 0.2
         kernel_initializer=kernel_initializer,
         use_bias=use_bias,

@@ -202,6 +202,8 @@ class ServeConfig:
         port: To listen on; 0 for one that is free.
         name: A name that the server is reached by, where it is neither an address, `localhost` nor this machine's
             own; repeatable. Requests for other names are refused, so that no web site can pass for this one.
+        root_path: Where a proxy shows the server: `/jpeg` for `https://HOST/jpeg/`, whether or not the proxy cuts it
+            off.
         model: Run, export or `saved_models` folder; the published models when not given.
         places: Pictures that are received, wait, are restored or sent at once; more are told to come back.
         max_megabytes: Refuse larger files.
@@ -215,6 +217,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     name: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="HOST")] = ()
+    root_path: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     model: Annotated[Path | None, optional("DIR")] = None
     places: int = 8
     max_megabytes: float = 64
@@ -226,5 +229,7 @@ class ServeConfig:
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must lie in 0..65535: {self.port}")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise ValueError(f"root_path must begin with a slash and end without one, such as /jpeg: {self.root_path}")
         require_positive(self, "places", "max_megabytes", "max_megapixels", "time_limit")
         _require_tile(self.tile)

@@ -37,6 +37,12 @@ _MOST_MEMORY = 700_000_000  # bytes for a tile: with larger tiles the overlap ta
 _BFLOAT16_MEMORY = 0.6  # of what float32 takes, measured
 _QUALITY_MARGIN = 10
 
+_CONTAINER = Path("/sys/fs/cgroup")
+_MEMORY_OF_CONTAINER = (  # what it may take, and what it takes: cgroup v2 and v1
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
 _rewriting = threading.Lock()
 
 
@@ -386,11 +392,11 @@ def _count_alike(tiles, pixels):
 
 
 def _free_memory():
-    """Tells the free memory in bytes: of the machine, or of the process's container where that has less (cgroup v2)."""
+    """Tells the free memory in bytes: of the machine, or of the process's container where that has less."""
     free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
-        group = Path("/sys/fs/cgroup")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    for limit, used in _MEMORY_OF_CONTAINER:
+        with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
+            free = min(free, int((_CONTAINER / limit).read_text()) - int((_CONTAINER / used).read_text()))
     return free
 
 

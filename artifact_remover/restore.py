@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from artifact_remover.options import RestoreConfig
 from data_prep.command_line import complain, parse_options, run_command, say
 from data_prep.errors import InputError, Message, Option
-from data_prep.quiet import quiet_tensorflow
+from data_prep.quiet import quiet_keras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -277,8 +277,7 @@ class _Display:
 
 
 def _load(config):
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with quiet_tensorflow():
+    with quiet_keras():
         from artifact_remover.restoration import Restorer
 
         return Restorer.load(config.model, blend=config.blend, precision=config.precision, tile=config.tile)

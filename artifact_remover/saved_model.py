@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from artifact_remover.checkpoint_files import DamagedError, find_checkpoints, plainly_named, read_checkpoint
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import build_generator, is_of_residual_block, memory_per_pixel, receptive_field
@@ -135,9 +136,8 @@ def load_weights(network: keras.Model, folder: Path) -> None:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give an export or a checkpoint folder of an earlier run")
-    checkpoint = tf.train.latest_checkpoint(str(folder))
-    if checkpoint:
-        _load_checkpoint(network, checkpoint)
+    if checkpoints := find_checkpoints(folder):
+        _load_checkpoint(network, checkpoints[0])
     else:
         read_manifest(folder)
         _load_export(network, folder)
@@ -160,15 +160,16 @@ def _write(folder, manifest, signatures, warm_up):
 
 
 def _load_checkpoint(network, checkpoint):
+    # Of a GAN stage the moving average is what counts.
+    averaged = f"averaged_{network.name}"
     try:
-        # Of a GAN stage the moving average is what counts.
-        averaged = f"averaged_{network.name}"
-        kept = {name.partition("/")[0] for name, _ in tf.train.list_variables(checkpoint)}
-        restored = tf.train.Checkpoint(**{averaged if averaged in kept else network.name: network}).restore(checkpoint)
-        restored.expect_partial().assert_existing_objects_matched()
+        try:
+            read_checkpoint(checkpoint, **{averaged: network})
+        except AssertionError:
+            read_checkpoint(checkpoint, **{network.name: network})
     except (ValueError, AssertionError) as error:
         raise InputError(_another_size(network, checkpoint)) from error
-    except (IndexError, tf.errors.OpError) as error:
+    except DamagedError as error:
         raise InputError(f"{checkpoint} is damaged, its weights cannot be read: use another checkpoint") from error
 
 
@@ -190,7 +191,8 @@ def _load_export(network, folder):
 
 def _load(folder):
     try:
-        exported = tf.saved_model.load(str(folder))
+        with plainly_named(folder) as readable:
+            exported = tf.saved_model.load(str(readable))
         exported.signatures["serving_default"]
         return exported
     except (OSError, ValueError, LookupError, tf.errors.OpError) as error:

@@ -6,14 +6,13 @@ Listens on this machine only, unless --host says otherwise; keeps and logs nothi
 """
 
 import contextlib
-import os
 import socket
 import sys
 
 from artifact_remover.options import ServeConfig
 from data_prep.command_line import parse_options, run_command
 from data_prep.errors import InputError
-from data_prep.quiet import quiet_tensorflow
+from data_prep.quiet import quiet_keras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,8 +54,7 @@ def serve(config: ServeConfig) -> None:
     choose_exports(config.model, None)  # a wrong folder is told before TensorFlow is loaded
     blends = {FAITHFUL, PERCEPTUAL} <= find_exports(config.model or PUBLISHED).keys()
     with _listen(config) as listening:
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-        with quiet_tensorflow():
+        with quiet_keras():
             from artifact_remover.restoration import Restorer
             from artifact_remover.web.app import Server, create_app
 

@@ -41,9 +41,7 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
         SystemExit: After `--help` or `--version` (0), or a wrong option (2), which is explained in one line on standard
             error.
     """
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by whoever started the process
-            _silence(stream)
+    _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--version" in arguments:
         print_version()
@@ -106,6 +104,17 @@ def say(said: str, stream: Literal["stdout", "stderr"] = "stdout") -> None:
 def word_for_terminal(said: str | InputError) -> str:
     """Names the options of a message as the command line has them, such as `--allow-truncated`."""
     return word(said, lambda name: f"--{name.replace('_', '-')}")
+
+
+def _open_closed_streams():
+    """Opens what whoever started the process has closed, `2>&-`: other files would get the numbers of these streams."""
+    for number, stream in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
+        if getattr(sys, stream) is None and stream != "stdin":
+            _silence(stream)
 
 
 def _silence(stream):

@@ -1,11 +1,21 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and by one process at a time."""
 
 import errno
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class HeldError(Exception):
+    """Another process holds what is asked for; the message names it, such as `process 1234 on host`."""
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -53,3 +63,36 @@ def open_whole(file: Path, replace: bool = True, dates: os.stat_result | None = 
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def hold(file: Path, tell: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Keeps other processes out of what a file stands for; the lock ends with its process, however that ends.
+
+    Where the file system, or Windows, has no such locks, nothing is kept out.
+
+    Args:
+        file: Made where it is missing, and left there; holds the name of the process.
+        tell: Called with the name of the process that holds it, before that is waited for.
+
+    Raises:
+        HeldError: If another process holds it, and `tell` is not given.
+        OSError: If the file cannot be written.
+    """
+    with file.open("a+", encoding="utf-8") as opened:
+        try:
+            if fcntl:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            opened.seek(0)
+            holder = opened.read() or "another process"
+            if not tell:
+                raise HeldError(holder) from None
+            tell(holder)
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError:  # such as a network's file system without locks
+            pass
+        opened.truncate(0)
+        opened.write(f"process {os.getpid()} on {platform.node()}")
+        opened.flush()
+        yield

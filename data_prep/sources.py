@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,13 +15,14 @@ import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
 from data_prep.config import DataConfig
 from data_prep.datasets.drawn_graphics import drawn_graphics_dataset_builder as drawn_graphics
 from data_prep.datasets.photo_folder import photo_folder_dataset_builder as photo_folder
 from data_prep.datasets.sample_photos import sample_photos_dataset_builder as sample_photos
 from data_prep.errors import InputError, Option
-from data_prep.files import write_whole
+from data_prep.files import hold, write_whole
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
 from data_prep.splits import Part, Role, Splits, split_as_prepared, split_div2k, split_folder
 
@@ -28,6 +31,8 @@ KNOWN_NAMES = {"photographs": ("sample_photos", "div2k"), "graphics": ("drawn_gr
 # The configuration of TFDS's own builder with the smallest low-resolution pictures, which are never read.
 _DIV2K = "div2k/bicubic_x8"
 _DIV2K_HOME = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
+
+_BYTES_AROUND_EXAMPLE = 16  # in a TFRecord: its length, and two checksums
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +81,13 @@ class Photographs:
         """The name, state and version of what was prepared, such as `photo_folder/0123456789abcdef/1.0.0`."""
         own = self.builder.info.full_name
         return f"{own} + {self.graphics.full_name}" if self.graphics else own
+
+    @property
+    def content(self) -> str:
+        """A hash of all names and pixels, which stays when the same files are copied elsewhere or get new dates."""
+        inventories = [pictures.inventory for pictures in (self, self.graphics) if pictures]
+        listed = json.dumps(inventories, default=dataclasses.astuple, sort_keys=True)
+        return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     @property
     def num_bytes(self) -> int:
@@ -166,7 +178,14 @@ def decode(image: tf.Tensor | bytes) -> tf.Tensor:
 
 
 def _open(name: str, kind: str, config: DataConfig, excluded: frozenset[str]) -> Photographs:
-    builder, feature = _find_builder(name, kind, config.data_dir)
+    try:
+        builder, feature = _find_builder(name, kind, config.data_dir)
+    except json_format.ParseError as error:
+        raise InputError(
+            f"what was prepared of {name} is damaged, choose another ",
+            Option("data_dir"),
+            f" or remove what is below {config.data_dir or tfds.core.constants.DATA_DIR}: {_first_line(error)}",
+        ) from error
     _prepare(builder)
     inventory = _take_inventory(builder, feature)
     try:
@@ -214,20 +233,31 @@ def _split(name: str, inventory: Mapping[str, tuple[Entry, ...]], excluded: froz
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepares a data set unless that was done before.
+    """Prepares a data set unless that was done before and all of it is still there.
 
     TFDS writes into a temporary folder and renames it at the end, so a killed preparation leaves nothing that
     a later run could take for a prepared data set.
     """
     try:
-        if builder.data_path.exists():
+        if _is_whole(builder):
             return
         if builder.name == "div2k":
             _check_reachable(_DIV2K_HOME)
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()  # in a log it would be hundreds of lines
-        with contextlib.redirect_stdout(io.StringIO()):  # announcements; progress is shown on standard error
-            builder.download_and_prepare()
+        place = Path(builder.data_dir).parent
+        place.mkdir(parents=True, exist_ok=True)
+        # Of two processes that prepare the same, TFDS lets the second fail at its end.
+        with hold(place / ".lock", lambda holder: log.warning("waiting for %s, which prepares the same", holder)):
+            if (builder.data_path / "dataset_info.json").exists():  # from another process, perhaps
+                builder.info.read_from_directory(builder.data_dir)
+            if _is_whole(builder):
+                return
+            if builder.data_path.exists():
+                log.warning("prepared again, as it is damaged: %s", builder.data_dir)
+                shutil.rmtree(builder.data_dir)
+            with contextlib.redirect_stdout(io.StringIO()):  # announcements; progress is shown on standard error
+                builder.download_and_prepare()
     except (tfds.download.DownloadError, requests.RequestException) as error:
         raise InputError(f"cannot download {builder.name}, try again later: {_first_line(error)}") from error
     except (OSError, tf.errors.OpError) as error:
@@ -237,6 +267,16 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
             Option("data_dir"),
             f": {builder.data_dir} ({reason})",
         ) from error
+
+
+def _is_whole(builder: tfds.core.DatasetBuilder) -> bool:
+    """Tells whether all files of a data set are there, as long as they were written."""
+    splits = builder.info.splits.values()
+    files = [Path(file) for split in splits for file in split.filepaths]
+    if not files or not all(file.is_file() for file in files):
+        return False
+    written = sum(split.num_bytes + _BYTES_AROUND_EXAMPLE * split.num_examples for split in splits)
+    return sum(file.stat().st_size for file in files) >= written
 
 
 def _check_reachable(url: str) -> None:
@@ -264,7 +304,8 @@ def _read_encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Data
 def _take_inventory(builder: tfds.core.DatasetBuilder, feature: str) -> Mapping[str, tuple[Entry, ...]]:
     """Lists what was prepared: decodes every photograph once, then keeps the list beside the data set."""
     file = Path(builder.data_dir) / "inventory.json"
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    # Missing, unreadable or cut off, it is made anew.
+    with contextlib.suppress(FileNotFoundError, PermissionError, ValueError, TypeError):
         lists = json.loads(file.read_text(encoding="utf-8"))
         return {split: tuple(Entry(*entry) for entry in entries) for split, entries in lists.items()}
     inventory = {split: _list_split(builder, feature, split) for split in builder.info.splits}

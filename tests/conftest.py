@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import pytest
 import tyro
 from PIL import Image
@@ -36,6 +37,16 @@ TINY = """
 """.split()  # noqa: SIM905
 gan.GATE = 10.0  # or networks as small as these would never get under it
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
+
+
+@pytest.fixture
+def other_keras_defaults():
+    """Keras as a `keras.json` may set it for a user's other programs."""
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
 
 
 @pytest.fixture(scope="session")

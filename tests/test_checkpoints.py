@@ -1,9 +1,11 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.lib.io import file_io
 
+from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.config import GanSchedule
 from artifact_remover.training import checkpoints
 from artifact_remover.training.checkpoints import Checkpoints
@@ -74,14 +76,65 @@ def test_networks_with_more_weights_are_refused(tmp_path):
         Checkpoints(state, tmp_path).restore()
 
 
+def cut(folder, step, suffix, kept):
+    file = folder / f"ckpt-{step}.{suffix}"
+    if kept is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
+
+
 @pytest.mark.parametrize("suffix", ["data-00000-of-00001", "index"])
 @pytest.mark.parametrize("kept", [0, 0.5])
-def test_a_truncated_file_is_refused(tmp_path, suffix, kept):
+def test_a_truncated_file_is_refused_where_there_is_no_checkpoint_before_it(tmp_path, suffix, kept):
     Checkpoints(make_state(), tmp_path).save(1, HISTORY)
-    file = tmp_path / f"ckpt-1.{suffix}"
-    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
-    with pytest.raises(InputError, match=r"^[^\n]*ckpt-1 [^\n]*is damaged[^\n]*$"):
+    cut(tmp_path, 1, suffix, kept)
+    with pytest.raises(InputError, match=r"^[^\n]*ckpt-1 is damaged: use another workdir$"):
         Checkpoints(make_state(), tmp_path).restore()
+
+
+@pytest.mark.parametrize("suffix", ["data-00000-of-00001", "index"])
+@pytest.mark.parametrize("kept", [None, 0, 0.5])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(tmp_path, suffix, kept):
+    for step in (3, 8):
+        Checkpoints(make_state(seed=step), tmp_path).save(step, [{"step": step}])
+    cut(tmp_path, 8, suffix, kept)
+    state = make_state(seed=5)
+    keeper = Checkpoints(state, tmp_path)
+    assert keeper.restore() == (3, [{"step": 3}])
+    np.testing.assert_array_equal(values(state)[0], values(make_state(seed=3))[0])
+    # A checkpoint without an index is one that a kill left unfinished, and none at all.
+    assert keeper.passed_over == ([] if (suffix, kept) == ("index", None) else [tmp_path / "ckpt-8"])
+    keeper.save(5, HISTORY)
+    assert [file.name for file in find_checkpoints(tmp_path)] == ["ckpt-5", "ckpt-3"]
+    assert Checkpoints(make_state(), tmp_path).restore() == (5, HISTORY)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b'model_checkpoint_path: "ckpt-1"\n'])
+def test_tensorflows_list_of_checkpoints_does_not_matter(tmp_path, content):
+    for step in (9, 10):
+        Checkpoints(make_state(), tmp_path).save(step, HISTORY)
+    (tmp_path / "checkpoint").write_bytes(content)
+    assert Checkpoints(make_state(), tmp_path).restore()[0] == 10
+
+
+def test_what_an_earlier_version_saved_is_read(tmp_path):
+    state = make_state(seed=1)
+    kept = {"step": tf.Variable(7, dtype=tf.int64), "history": tf.Variable(json.dumps(HISTORY))}
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(**kept, **state), str(tmp_path), max_to_keep=2)
+    manager.save(checkpoint_number=7)
+    after = make_state(seed=2)
+    assert Checkpoints(after, tmp_path).restore() == (7, HISTORY)
+    np.testing.assert_array_equal(values(after)[0], values(state)[0])
+
+
+@pytest.mark.parametrize("name", ["br[1]", "a*b?", "m [x]", "back\\slash"])
+def test_folders_of_any_name_are_gone_on_in(tmp_path, name):
+    state = make_state(seed=1)
+    Checkpoints(state, tmp_path / name).save(3, HISTORY)
+    after = make_state(seed=2)
+    assert Checkpoints(after, tmp_path / name).restore() == (3, HISTORY)
+    np.testing.assert_array_equal(values(after)[0], values(state)[0])
 
 
 def test_the_last_two_are_kept(tmp_path):
@@ -98,22 +151,6 @@ def test_two_are_kept_over_several_processes(tmp_path):
         keeper.restore()
         keeper.save(step, HISTORY)
     assert len(list(tmp_path.glob("*.index"))) == 2
-
-
-def test_a_kill_before_renaming_leaves_the_one_before(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def die(*_arguments, **_options):
-        raise Killed
-
-    Checkpoints(make_state(seed=1), tmp_path).save(1, HISTORY)
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(file_io, "rename", die)
-        Checkpoints(make_state(seed=2), tmp_path).save(2, HISTORY)
-    after = make_state(seed=3)
-    assert Checkpoints(after, tmp_path).restore() == (1, HISTORY)
-    np.testing.assert_array_equal(values(after)[0], values(make_state(seed=1))[0])
 
 
 def test_saves_when_the_clock_says_so(tmp_path, monkeypatch):

@@ -5,6 +5,9 @@ import logging
 import os
 import struct
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,6 +282,56 @@ def test_changed_folder_is_prepared_again(config, folder):
     read = dict(pair for part in PARTS for pair in photographs.decoded("generator", part))
     np.testing.assert_array_equal(read["0.png"], make_photo(77))
     assert "new.png" in read
+
+
+def test_content_is_told_by_names_and_pixels_not_by_dates(config, folder):
+    before = open_photographs(config)
+    os.utime(folder / "0.png", (1, 1))
+    touched = open_photographs(config)
+    assert touched.full_name != before.full_name and touched.content == before.content
+    assert names(touched) == names(before) and touched.splits == before.splits
+    (folder / "0.png").rename(folder / "00.png")
+    renamed = open_photographs(config)
+    Image.fromarray(make_photo(77)).save(folder / "00.png")
+    contents = {each.content for each in (before, renamed, open_photographs(config))}
+    graphics = open_photographs(dataclasses.replace(config, graphics=config.data))
+    assert len(contents | {graphics.content}) == 4
+
+
+def test_of_two_that_prepare_the_same_the_second_waits(config, monkeypatch, caplog):
+    prepared = []
+    generate = FolderBuilder._generate_examples
+
+    def count(self, folder):
+        time.sleep(0.5)
+        prepared.append(folder)
+        return generate(self, folder)
+
+    monkeypatch.setattr(FolderBuilder, "_generate_examples", count)
+    with ThreadPoolExecutor() as threads:
+        first, second = threads.map(open_photographs, [config, config])
+    assert len(prepared) == 1 and names(first) == names(second)
+    assert f"waiting for process {os.getpid()} on " in caplog.text
+
+
+@pytest.mark.parametrize("kept", [None, 0, 0.5, 0.999])
+@pytest.mark.parametrize("file", ["*.tfrecord-*", "inventory.json", "dataset_info.json"])
+def test_what_is_damaged_is_prepared_again(config, file, kept):
+    before = open_photographs(config)
+    [damaged] = Path(before.builder.data_dir).glob(file)
+    content = damaged.read_bytes()
+    if kept is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(content[: int(len(content) * kept)])
+    if file == "dataset_info.json" and kept is not None:  # then TFDS does not even say where it lies
+        with pytest.raises(InputError, match=rf"{config.data} is damaged, choose another data_dir.* {config.data_dir}"):
+            open_photographs(config)
+        return
+    after = open_photographs(config)
+    assert after.full_name == before.full_name and after.inventory == before.inventory
+    read = dict(pair for part in PARTS for pair in after.decoded("generator", part))
+    np.testing.assert_array_equal(read["3.png"], make_photo(3))
 
 
 def test_killed_preparation_leaves_nothing_behind(config, monkeypatch):

@@ -35,6 +35,12 @@ def norms(discriminator):
     return np.array([np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), ord=2) for kernel in kernels])
 
 
+def test_keras_defaults_of_other_programs_do_not_matter(other_keras_defaults):
+    discriminator = build_discriminator(TINY)
+    assert discriminator(patches(32, 40)).shape == (2, 4, 5, 1)
+    assert discriminator.input.dtype == discriminator.output.dtype == "float32"
+
+
 def test_six_convolutions_each_normalized():
     discriminator = build_discriminator(DiscriminatorConfig())
     convolutions = [layer.layer for layer in normalized(discriminator)]

@@ -1,9 +1,13 @@
 import errno
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
-from data_prep.files import open_whole, write_whole
+from data_prep import files
+from data_prep.files import HeldError, hold, open_whole, write_whole
 
 
 def test_content_replaces_what_was_there(tmp_path):
@@ -69,3 +73,54 @@ def test_dates_of_another_file_are_taken_over(tmp_path):
         opened.write(b"new")
     stat = (tmp_path / "photo.png").stat()
     assert (stat.st_atime_ns, stat.st_mtime_ns) == (10**18 + 1, 10**18 + 2)
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from data_prep.files import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds `.lock`."""
+    with subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path / ".lock"], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_what_another_process_holds_is_refused_until_that_is_killed(holder, tmp_path):
+    for _ in range(2):  # asking leaves its name in place
+        with pytest.raises(HeldError, match=f"^process {holder.pid} on {platform.node()}$"), hold(tmp_path / ".lock"):
+            pytest.fail("two hold it")
+    holder.kill()
+    holder.wait()
+    with hold(tmp_path / ".lock"), pytest.raises(HeldError, match=f"process {os.getpid()} "), hold(tmp_path / ".lock"):
+        pytest.fail("two hold it")
+    with hold(tmp_path / ".lock"):
+        pass
+
+
+def test_what_another_process_holds_is_waited_for_where_that_is_wanted(holder, tmp_path):
+    told = []
+
+    def tell(name):
+        told.append(name)
+        holder.kill()
+
+    with hold(tmp_path / ".lock", tell):
+        assert told == [f"process {holder.pid} on {platform.node()}"]
+
+
+def test_without_locks_nothing_is_kept_out(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with hold(tmp_path / ".lock"), hold(tmp_path / ".lock"):
+        pass

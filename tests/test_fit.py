@@ -3,6 +3,7 @@ import functools
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -19,9 +20,11 @@ from PIL import Image
 from rich.console import Console
 
 from artifact_remover import fit
+from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.config import PRESETS, FitConfig
 from artifact_remover.training import gan, run, stages, vgg
 from artifact_remover.training.run import StageResult, find_result
+from data_prep.files import hold
 from tests.conftest import STAGES, describe
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "weights"
@@ -203,6 +206,17 @@ def test_init_starts_from_those_weights(finished_run, options, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["br[1]", "a*b"])
+def test_a_folder_may_have_any_name(options, name, tmp_path):
+    command = [*options, *SHORT, "--workdir", str(tmp_path / name)]
+    assert fit.main([*command, "--stage", "pretrain_generator"]) == 0
+    export = tmp_path / name / "saved_models" / "pretrain_generator" / "1"
+    assert read_report(tmp_path / name)["stages"]["stage 1"]["steps"] == 2
+    shutil.rmtree(export)
+    assert fit.main([*command, "--stage", "pretrain_generator"]) == 0  # from its last checkpoint
+    assert fit.main([*command, "--stage", "pretrain_discriminator"]) == 0  # from that export
+
+
 # Bad input
 
 
@@ -267,12 +281,28 @@ def test_a_text_file_named_jpg_is_named_and_then_nothing_is_left(options, tmp_pa
     assert not final_files(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--gan-loss.grid", "-1"], ["dvi2k"]])
+@pytest.mark.parametrize("wrong", [["--stage", "paint"], ["--quality", "500"], ["--gan-loss.grid", "-1"]])
 def test_a_wrong_option_is_exit_code_2(wrong, capfd):
     with pytest.raises(SystemExit) as stop:
         fit.main(wrong)
     assert stop.value.code == 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_wrong_preset_is_told_which_there_are(capfd):
+    assert fit.main(["blnd", "--help"]) == 2
+    assert capfd.readouterr() == ("", "error: no such preset, give quick or blind or div2k: blnd\n")
+
+
+def test_keras_runs_on_tensorflow_with_its_defaults_whatever_other_programs_run_it_with(options, tmp_path):
+    (tmp_path / "keras.json").write_text(
+        json.dumps({"backend": "jax", "image_data_format": "channels_first", "floatx": "float64", "epsilon": 1e-7})
+    )
+    command = [sys.executable, "-m", "artifact_remover.fit", *options, *SHORT, "--stage", "pretrain_generator"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == "this runs on TensorFlow, KERAS_BACKEND=jax is passed over\n" and done.returncode == 0
+    assert "stage 1" in done.stdout
 
 
 # The disk is full
@@ -380,7 +410,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(options, tmp_path):
     assert printed.startswith("error: stopped at step ") and printed.count("\n") == 1
     assert "of 5000, saved; the same command goes on from there" in printed
     step = int(printed.split()[4])
-    assert tf.train.latest_checkpoint(str(folder)) == str(folder / f"ckpt-{step}")
+    assert find_checkpoints(folder)[0] == folder / f"ckpt-{step}"
+
+
+def test_a_second_process_in_the_same_folder_is_refused_before_it_changes_anything(options, tmp_path, capfd):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with hold(folder / ".lock"):
+        assert fit.main([*options, "--seed", "7"]) == 2
+    holder = f"process {os.getpid()} on {platform.node()}"
+    advice = "let it end, or choose another --workdir"
+    assert capfd.readouterr().err == f"error: {holder} is at work in {folder}: {advice}\n"
+    assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 def test_ctrl_c_outside_of_training_is_one_line(options, monkeypatch, capsys):
@@ -392,7 +433,7 @@ def test_ctrl_c_outside_of_training_is_one_line(options, monkeypatch, capsys):
     assert capsys.readouterr().err == "error: stopped; the same command goes on\n"
 
 
-def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options, tmp_path, capsys):
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_its_end(finished_run, options, tmp_path, capsys):
     without_last_stage(finished_run.folder, tmp_path / "run")
     finished = [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]]
     longer = [*options, "--train-gan.steps", "60", "--train-gan.validate-every", "20"]
@@ -402,13 +443,16 @@ def test_a_killed_run_goes_on_to_the_same_number_of_steps(finished_run, options,
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not find_result(tmp_path / "run", "train_gan") and not (tmp_path / "run" / "report.json").exists()
+    cut_off, before = find_checkpoints(tmp_path / "run" / "checkpoints" / "train_gan")
+    cut_off.with_suffix(".data-00000-of-00001").write_bytes(b"")
 
     assert fit.main(longer) == 0
     printed = capsys.readouterr().out
-    assert int(printed.partition("going on from step ")[2].partition(" of 60")[0]) >= 5
+    assert f"{cut_off} is damaged, the one before it is used\n" in printed
+    assert f": going on from step {before.name.removeprefix('ckpt-')} of 60\n" in printed
     curve = find_result(tmp_path / "run", "train_gan").manifest["curve"]
     assert [entry["step"] for entry in curve] == [0, 20, 40, 60]
-    assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints" / "train_gan")).endswith("ckpt-60")
+    assert find_checkpoints(tmp_path / "run" / "checkpoints" / "train_gan")[0].name == "ckpt-60"
     assert [describe(tmp_path / "run" / "checkpoints" / stage) for stage in STAGES[:2]] == finished
     seconds = [entry["seconds"] for entry in curve]
     assert np.all(np.diff(seconds) > 0)

@@ -48,6 +48,14 @@ def test_any_size_keeps_its_shape(config, height, width):
     assert 1e-3 < np.abs(restored - picture).mean() < 0.5
 
 
+def test_keras_defaults_of_other_programs_do_not_matter(other_keras_defaults):
+    generator, picture = trained(LEVELS), pictures(15, 17)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    np.testing.assert_array_equal(generator(picture), trained(LEVELS)(picture))
+    assert generator.input.dtype == generator.output.dtype == "float32"
+
+
 @pytest.mark.parametrize(
     ("config", "parameters"),
     [

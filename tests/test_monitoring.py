@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import time
 import urllib.parse
 import urllib.request
 
@@ -16,14 +17,12 @@ from tests.conftest import STAGES
 pytestmark = pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def get(finished_run):
-    """Asks a real TensorBoard that shows a finished run, over HTTP."""
+def launch(folder):
+    """Starts a real TensorBoard that shows a folder; returns a function that asks it over HTTP."""
     from tensorboard import program
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     tensorboard = program.TensorBoard()
-    folder = finished_run.folder / "tensorboard"
     tensorboard.configure(argv=[None, "--logdir", str(folder), "--port", "0", "--load_fast", "false"])
     url = tensorboard.launch()
 
@@ -32,6 +31,12 @@ def get(finished_run):
             return answer.read()
 
     return get
+
+
+@pytest.fixture(scope="module")
+def get(finished_run):
+    """Asks a real TensorBoard that shows a finished run."""
+    return launch(finished_run.folder / "tensorboard")
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +121,25 @@ def test_a_validation_is_a_line_beside_the_jpeg(monitor, printed):
     monitor.validation(10, scores, jpeg, np.zeros([1, 8, 24, 3], np.uint8))
     line = "train_gan 10/20: PSNR 28.50 dB (+0.50 over the JPEG), ssim 0.800, accuracy clean 0.750"
     assert line in printed.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("saved", [0, 30])
+def test_steps_that_a_kill_took_back_are_shown_once(tmp_path, saved):
+    scores, picture = {"psnr": 28.5}, np.zeros([1, 8, 24, 3], np.uint8)
+    for first, last, loss in ((0, 50, 1.0), (saved, 60, 2.0)):  # the second goes on from what the first has saved
+        with Monitor("train_gan", tmp_path, 60, first, Console(file=io.StringIO())) as monitor:
+            if not first:
+                monitor.validation(0, scores, scores, picture)
+            for step in range(first + 1, last + 1):
+                monitor.training(step, {"loss": loss}, 0.1, 0.01)
+                if step % 15 == 0:
+                    monitor.validation(step, scores, scores, picture)
+        time.sleep(1)  # files are named after the second in which a process has begun them
+    get = launch(tmp_path)
+    curve = json.loads(get("scalars/scalars", run="train_gan/train", tag="train/loss"))
+    assert [(step, value) for _, step, value in curve] == [
+        (step, 1.0 if step <= saved else 2.0) for step in (10, 20, 30, 40, 50, 60)
+    ]
+    for run in ("validation", "jpeg"):
+        curve = json.loads(get("scalars/scalars", run=f"train_gan/{run}", tag="validation/psnr"))
+        assert [step for _, step, _ in curve] == [0, 15, 30, 45, 60]

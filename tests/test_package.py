@@ -21,6 +21,7 @@ COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' i
 # Modules whose tests lie in another file than `test_<module>.py`, and where.
 TESTED_IN = {
     "artifact_remover.__main__": "test_package",
+    "artifact_remover.checkpoint_files": "test_checkpoints",
     "artifact_remover.options": "test_restore",
     "artifact_remover.pictures.metadata": "test_picture",
     "artifact_remover.pictures.readers": "test_picture",

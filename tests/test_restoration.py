@@ -231,6 +231,22 @@ def test_side_of_tiles_follows_the_free_memory(monkeypatch):
     assert choose_with(800) < choose_with(800, in_bfloat16=True) < choose_with(800, 240)
 
 
+@pytest.mark.parametrize(
+    ("limit", "used"),
+    [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")],
+    ids=["cgroup v2", "cgroup v1"],
+)
+def test_free_memory_is_no_more_than_the_container_has(tmp_path, monkeypatch, limit, used):
+    monkeypatch.setattr(restoration, "_CONTAINER", tmp_path)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / used).write_text("1000000\n")
+    (tmp_path / limit).write_text("5000000\n")
+    assert restoration._free_memory() == 4_000_000
+    for unlimited in ("max\n", "9223372036854771712\n"):
+        (tmp_path / limit).write_text(unlimited)
+        assert restoration._free_memory() > 10_000_000
+
+
 def test_free_memory_is_no_more_than_the_machine_has():
     assert 0 < restoration._free_memory() <= psutil.virtual_memory().total
 

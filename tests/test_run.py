@@ -45,8 +45,22 @@ def test_a_folder_that_is_no_finished_stage_is_no_result(tmp_path):
 def test_a_changed_data_set_is_not_gone_on_with(copied_run):
     settings_file = copied_run.folder / "checkpoints" / "pretrain_generator" / "settings.json"
     settings = json.loads(settings_file.read_text())
-    settings_file.write_text(json.dumps({**settings, "photographs": "photo_folder/of_yesterday/1.0.0"}))
-    with pytest.raises(InputError, match="photographs photo_folder/of_yesterday/1.0.0, now"):
+    yesterday = {**settings, "photographs": "photo_folder/of_yesterday/1.0.0"}
+    settings_file.write_text(json.dumps(yesterday))
+    assert pretrain_generator(copied_run)  # the same pictures, of other dates
+    earlier = {name: value for name, value in yesterday.items() if name != "content"}  # an earlier version kept none
+    for changed in ({**yesterday, "content": "0123456789abcdef"}, earlier):
+        settings_file.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=r"settings \(photographs photo_folder/of_yesterday/1.0.0, now [^;]*\):"):
+            pretrain_generator(copied_run)
+    settings_file.write_text(json.dumps({**earlier, "photographs": settings["photographs"]}))
+    assert pretrain_generator(copied_run)
+
+
+def test_damaged_settings_are_told_in_one_line(copied_run):
+    file = copied_run.folder / "checkpoints" / "pretrain_generator" / "settings.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(InputError, match=rf"^{file} is damaged: choose another workdir$"):
         pretrain_generator(copied_run)
 
 

@@ -367,3 +367,17 @@ def test_damaged_checkpoint_is_refused(generator, tmp_path, pattern):
     [path] = tmp_path.glob(pattern)
     path.write_bytes(path.read_bytes()[:100])
     assert_refused(build_generator(TINY), tmp_path, "ckpt-1 is damaged, its weights cannot be read")
+
+
+@pytest.mark.parametrize("name", ["m [x]", "a*b?"])
+def test_folders_of_any_name_are_read(generator, exported, tmp_path, name):
+    shutil.copytree(exported, tmp_path / name / "1")
+    Checkpoints({"generator": generator}, tmp_path / name).save(1, [])
+    for folder in (tmp_path / name, tmp_path / name / "1"):
+        network = build_generator(TINY)
+        load_weights(network, folder)
+        assert_equal_weights(network, generator)
+    restore, weights = load_generator(tmp_path / name / "1")
+    picture = pictures() / np.float32(255)
+    np.testing.assert_array_equal(restore(picture), load_generator(exported)[0](picture))
+    assert len(weights) == len(generator.weights)

@@ -161,6 +161,8 @@ def test_a_broken_off_picture_is_restored_as_far_as_it_goes_when_that_is_asked(c
     [
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        ({"Content-Type": "application/octet-stream; charset=utf-8"}, 200),
+        ({"Content-Type": "application/octet-streams"}, 415),
         ({**JPEG, "Host": "evil.example"}, 400),
         ({**JPEG, "Host": "evil.example:80@localhost"}, 200),  # names us, whatever comes before
         ({**JPEG, "Sec-Fetch-Site": "cross-site"}, 403),
@@ -199,6 +201,29 @@ def test_pages_need_no_other_site(client):
     assert "://" not in page.text and "://" not in docs.text and "swagger-ui-bundle.js" in docs.text
     assert requests.get(client.url + "/static-offline-docs/swagger-ui-bundle.js", timeout=9).status_code == 200
     assert {"/api/restore", "/healthz"} <= requests.get(client.url + "/openapi.json", timeout=9).json()["paths"].keys()
+
+
+def test_head_is_answered_as_get_without_the_body(client):
+    for path in ("/", "/healthz", "/docs", "/page/page.js", "/openapi.json"):
+        head, get = (requests.request(method, client.url + path, timeout=9) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.content) == (200, b"") and get.content
+        assert head.headers["Content-Length"] == str(len(get.content))
+    assert requests.head(client.url + "/api/restore", timeout=9).status_code == 405
+
+
+@pytest.mark.parametrize("seen", ["", "/jpeg"], ids=["cut off", "left"])
+def test_a_proxy_may_show_the_server_under_a_path(gate, seen):
+    with serving_gate(gate, root_path="/jpeg") as client:
+        for path in ("/", "/page/page.js", "/healthz", "/static-offline-docs/swagger-ui-bundle.js"):
+            assert requests.get(client.url + seen + path, timeout=9).status_code == 200, path
+        docs = requests.get(client.url + seen + "/docs", timeout=9)
+        assert "'unsafe-inline'" in docs.headers["Content-Security-Policy"]
+        assert "/jpeg/openapi.json" in docs.text and '"/jpeg/static-offline-docs/swagger-ui-bundle.js"' in docs.text
+        described = requests.get(client.url + seen + "/openapi.json", timeout=9).json()
+        assert described["servers"] == [{"url": "/jpeg"}] and "/api/restore" in described["paths"]
+        assert client.post(path=f"{seen}/api/inspect").status_code == 200
+        foreign = {**JPEG, "Sec-Fetch-Site": "cross-site"}
+        assert client.post(path=f"{seen}/api/restore", headers=foreign).status_code == 403
 
 
 # Places, and those who hold them
@@ -391,6 +416,7 @@ def test_what_is_not_installed_is_one_line():
         (["--port", "70000"], "port must lie in 0..65535"),
         (["--places", "0"], "places must be above zero"),
         (["--tile", "8"], "tile must be at least 64"),
+        (["--root-path", "jpeg/"], "root_path must begin with a slash"),
     ],
 )
 def test_a_wrong_option_is_one_line(capfd, arguments, message):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from artifact_remover import saved_model
+from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
 from artifact_remover.training import gan, stages
@@ -19,6 +20,7 @@ from artifact_remover.training.stages import (
     pretrain_generator,
     train_gan,
 )
+from data_prep.errors import InputError
 from data_prep.pipeline import training_batches
 from tests.conftest import STAGES, describe
 
@@ -87,8 +89,8 @@ def test_the_average_is_neither_the_start_nor_the_generator_itself(finished_run,
     run = make_run(finished_run.folder)
     start = load_generator(run, find_result(run.folder, "pretrain_generator").export)
     itself = build_generator(run.config.generator)
-    path = tf.train.latest_checkpoint(str(run.folder / "checkpoints" / "train_gan"))
-    tf.train.Checkpoint(generator=itself).restore(path).expect_partial().assert_existing_objects_matched()
+    path = str(find_checkpoints(run.folder / "checkpoints" / "train_gan")[0])
+    tf.train.Checkpoint(generator=itself).read(path).expect_partial().assert_existing_objects_matched()
     averaged = load_candidate(run, 10)
     kernels = [network.get_layer("correction").get_weights()[0] for network in (start, averaged, itself)]
     to_start, to_end = (np.abs(kernels[1] - kernel).mean() for kernel in (kernels[0], kernels[2]))
@@ -103,9 +105,9 @@ def test_a_gan_checkpoint_gives_its_average(finished_run, make_run):
 
 def test_the_last_checkpoint_holds_the_average_and_both_optimizers(finished_run, make_run):
     run = make_run(finished_run.folder)
-    path = tf.train.latest_checkpoint(str(run.folder / "checkpoints" / "train_gan"))
+    path = str(find_checkpoints(run.folder / "checkpoints" / "train_gan")[0])
     averaged = build_generator(run.config.generator)
-    kept = tf.train.Checkpoint(averaged_generator=averaged).restore(path).expect_partial()
+    kept = tf.train.Checkpoint(averaged_generator=averaged).read(path).expect_partial()
     kept.assert_existing_objects_matched()
     assert arrays_equal(averaged.get_weights(), load_candidate(run, 10).get_weights())
     names = {name.partition("/")[0] for name, _ in tf.train.list_variables(path)}
@@ -113,6 +115,15 @@ def test_the_last_checkpoint_holds_the_average_and_both_optimizers(finished_run,
 
 
 # What a stage does
+
+
+def test_a_damaged_candidate_is_told_in_one_line(copied_run):
+    one, two, three = (find_result(copied_run.folder, stage).export for stage in STAGES)
+    shutil.rmtree(three)
+    for file in (copied_run.folder / "checkpoints" / "train_gan" / "candidates").glob("*.index"):
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"^the candidate [^\n]*step-0000.. is damaged: remove [^\n]*/train_gan, "):
+        train_gan(copied_run, one, two)
 
 
 def test_a_finished_stage_is_not_run_again(finished_run, make_run, monkeypatch):

@@ -78,6 +78,8 @@ def train(
         return {"step": step, "seconds": seconds_before + time.perf_counter() - started, **scores}
 
     with open_monitor(step) as monitor, _noticing_signals() as stopped_by:
+        for damaged in checkpoints.passed_over:
+            monitor.say(f"{damaged} is damaged, the one before it is used")
         if step:
             monitor.say(f"{trainer.name}: going on from step {step} of {schedule.steps}")
         else:

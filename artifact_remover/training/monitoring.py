@@ -1,11 +1,13 @@
 """Progress of a stage for a person to watch: TensorBoard, and a progress bar with a line per validation."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto import event_pb2
 
 _STEPS_BETWEEN_SCALARS = 10
 
@@ -29,7 +31,7 @@ class Monitor:
         """Takes the arguments that the class documents."""
         self._stage = stage
         self._writers = {
-            name: tf.summary.create_file_writer(str(folder / stage / name)) for name in ("train", "validation", "jpeg")
+            name: _open_writer(folder / stage / name, first_step) for name in ("train", "validation", "jpeg")
         }
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -108,3 +110,18 @@ class Monitor:
 
 def _shown(scores):
     return [name for name in ("ssim", "perceptual", "accuracy_clean", "accuracy_restored") if name in scores]
+
+
+def _open_writer(folder, first_step):
+    """Opens a writer, and has TensorBoard forget the later steps of a process that was killed: they come again."""
+    if any(folder.glob("*tfevents*")):
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # The validation before the first step is the only one that comes again at the step that is gone on from.
+        step = first_step + 1 if first_step else 0
+        event = event_pb2.Event(wall_time=time.time(), step=step, session_log=start)
+        # A file of its own. Its name is the beginning of the next one's, so that TensorBoard reads it just before that.
+        with tf.io.TFRecordWriter(str(folder / f"events.out.tfevents.{int(time.time()):010d}")) as file:
+            file.write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            for _ in range(2):  # the first that it sees is to TensorBoard the beginning of all, and no restart
+                file.write(event.SerializeToString())
+    return tf.summary.create_file_writer(str(folder))

@@ -14,6 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 import artifact_remover
+from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.config import (
     DISCRIMINATOR_CLIP_NORM,
     DISCRIMINATOR_LEARNING_RATE,
@@ -110,12 +111,13 @@ def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult |
         "perceptual_features": run.config.perceptual_features if run.perceptual_distance else False,
         # Another state of the folder splits otherwise: what was held out would be trained on.
         "photographs": run.photographs.full_name,
+        "content": run.photographs.content,
         "excluded": hashlib.sha256(excluded).hexdigest()[:16],
     }
     settings_file = folder / "settings.json"
     finished = find_result(run.folder, stage)
     # A run that failed before its first checkpoint holds nothing, and must not stand in the way of a mended command.
-    if settings_file.exists() and (finished or tf.train.latest_checkpoint(str(folder))):
+    if settings_file.exists() and (finished or find_checkpoints(folder)):
         before = _read_settings(settings_file)
         if finished or not wants_features(settings):  # then it does not matter whether they can still be had
             settings["perceptual_features"] = before["perceptual_features"]
@@ -157,7 +159,7 @@ def began_without_features(folder: Path) -> bool:
     begun = (
         _read_settings(file)
         for file in folder.glob("checkpoints/*/settings.json")
-        if find_result(folder, file.parent.name) or tf.train.latest_checkpoint(str(file.parent))
+        if find_result(folder, file.parent.name) or find_checkpoints(file.parent)
     )
     return any(wants_features(settings) and not settings["perceptual_features"] for settings in begun)
 
@@ -222,7 +224,10 @@ def _settings(config, stage) -> dict:
 
 
 def _read_settings(file):
-    settings = rename_old_keys(json.loads(file.read_text()))
+    try:
+        settings = rename_old_keys(json.loads(file.read_text()))
+    except ValueError as error:
+        raise InputError(f"{file} is damaged: choose another ", Option("workdir")) from error
     if settings["perceptual_features"] is True:  # written before there was a choice
         settings["perceptual_features"] = "vgg19"
     for loss in ("generator_loss", "gan_loss"):
@@ -235,6 +240,8 @@ def _read_settings(file):
 def _refuse_other_settings(before, now, folder, stage):
     # A setting that is newer than the run had no choice but its default.
     before, now = _flatten(_settings(FitConfig(), stage)) | _flatten(before), _flatten(now)
+    if before.pop("content", None) == now.pop("content"):
+        before["photographs"] = now["photographs"]  # only their dates differ
     now |= {name: value for name, value in _RETIRED.items() if name in before}
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover import saved_model
+from artifact_remover.checkpoint_files import DamagedError, read_checkpoint
 from artifact_remover.config import MAX_COLOR_SHIFT, STAGES
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
@@ -22,6 +23,7 @@ from artifact_remover.training.loop import make_optimizer, train
 from artifact_remover.training.monitoring import Monitor
 from artifact_remover.training.run import Run, StageResult, begin_stage, checkpoint_folder, describe_stage, read_result
 from artifact_remover.training.validation import CHANNELS, Validation
+from data_prep.errors import InputError
 from data_prep.pipeline import training_batches, validation_batches
 
 
@@ -147,7 +149,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
         scores, pictures = validation.score(averaged_generator)
         scores |= validation.accuracy(discriminator, averaged_generator)
         monitor.validation(step, scores, validation.jpeg, pictures)
-        candidate.write(_candidate(candidates, step))
+        candidate.write(str(_candidate(candidates, step)))
         return scores
 
     state = {
@@ -159,7 +161,7 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     }
     history = _train(run, stage, "generator", trainer, state, validate)
     picked = pick_candidate(history, schedule.max_psnr_loss, MAX_COLOR_SHIFT)
-    candidate.read(_candidate(candidates, picked["step"])).assert_existing_objects_matched()
+    _read_candidate(_candidate(candidates, picked["step"]), averaged_generator)
     run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
     manifest = describe_stage(run, stage, parents, history, picked, validation.jpeg)
     saved_model.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
@@ -223,4 +225,11 @@ def _train(run, stage, role, trainer, state, validate) -> list[dict]:
 
 
 def _candidate(folder, step):
-    return str(folder / f"step-{step:06d}")
+    return folder / f"step-{step:06d}"
+
+
+def _read_candidate(file, generator):
+    try:
+        read_checkpoint(file, generator=generator)
+    except DamagedError as error:
+        raise InputError(f"the candidate {error}: remove {file.parents[1]}, to train the stage anew") from error

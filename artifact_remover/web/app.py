@@ -69,7 +69,8 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
     )
     app.state.queue = queue = RestoreQueue(restorer, config)
     app.add_middleware(ReadToEnd, most=2 * int(config.max_megabytes * 1e6))
-    app.add_middleware(Guard, names={"localhost", *map(str.lower, (config.host, socket.gethostname(), *config.name))})
+    names = {"localhost", *map(str.lower, (config.host, socket.gethostname(), *config.name))}
+    app.add_middleware(Guard, names=names, prefix=config.root_path)
     app.add_exception_handler(StarletteHTTPException, _answer_refusal)
     app.add_exception_handler(RequestValidationError, _answer_wrong_option)
 

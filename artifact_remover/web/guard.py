@@ -63,20 +63,27 @@ class Guard:
     name to this machine (DNS rebinding): the Host of such a request is not among the server's names.
     """
 
-    def __init__(self, app: Callable, names: set[str]):
+    def __init__(self, app: Callable, names: set[str], prefix: str = ""):
         """Wraps an ASGI application.
 
         Args:
             app: The application.
             names: Host names that the server is reached by, in lower case; addresses are always accepted.
+            prefix: Path under which a proxy shows the application, such as `/jpeg`.
         """
-        self._app, self._names = app, names
+        self._app, self._names, self._prefix = app, names, prefix
 
     async def __call__(self, scope, receive, send):
         """Answers a request, or refuses it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        policy = _POLICY_OF_DOCS if scope["path"] == DOCS else _POLICY
+        if scope["method"] == "HEAD":  # answered as GET; the server leaves out the body (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
+        path = scope["path"]
+        if path.startswith(f"{self._prefix}/"):  # the proxy has left it
+            path = path.removeprefix(self._prefix)
+        scope = {**scope, "root_path": self._prefix, "path": self._prefix + path}  # as ASGI wants them
+        policy = _POLICY_OF_DOCS if path == DOCS else _POLICY
         headers = [
             (b"content-security-policy", (policy + _CLOSED).encode()),
             (b"x-content-type-options", b"nosniff"),
@@ -93,7 +100,7 @@ class Guard:
         refusal = None
         if not self._is_ours(given.get(b"host", b"").decode("latin-1")):
             refusal = JSONResponse({"error": "this server is not called that: --name adds a name"}, 400)
-        elif given.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and scope["path"].startswith("/api/"):
+        elif given.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and path.startswith("/api/"):
             refusal = JSONResponse({"error": "requests from other web sites are refused"}, 403)
         await (refusal or self._app)(scope, receive, send_strictly)
 

@@ -184,7 +184,7 @@ class RestoreQueue:
         Raises:
             HTTPException: If it is too large, too slow, or not sent as a picture.
         """
-        kind = request.headers.get("content-type", "").lower()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not kind.startswith("image/") and kind != "application/octet-stream":
             raise HTTPException(
                 415, "send the picture as the body, with a Content-Type such as image/jpeg or application/octet-stream"
