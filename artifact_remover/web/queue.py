@@ -22,12 +22,11 @@ from starlette.requests import ClientDisconnect
 from artifact_remover.decision import decide, decide_by_mark
 from artifact_remover.options import ServeConfig
 from artifact_remover.pictures.picture import (
-    DamagedError,
-    TooLargeError,
     decode_picture,
     inspect_picture,
     matching_format,
 )
+from artifact_remover.pictures.readers import DamagedError, TooLargeError
 from artifact_remover.restoration import Restorer
 from artifact_remover.restore_picture import write_restored
 from data_prep.errors import InputError, to_one_line, word
@@ -302,7 +301,7 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
 
 def _inspect(content, config) -> Inspection:
     # What is damaged is told when it is to be restored.
-    summary = inspect_picture(io.BytesIO(content), allow_truncated=True)
+    summary = inspect_picture(io.BytesIO(content), max_megapixels=config.max_megapixels, allow_truncated=True)
     header, decision = summary.header, decide_by_mark(summary)
     if not decision and summary.width * summary.height <= 1e6 * config.max_megapixels:
         picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=True)
