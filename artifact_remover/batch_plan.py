@@ -12,6 +12,7 @@ from typing import Literal
 
 from artifact_remover.decision import decide_by_mark
 from artifact_remover.options import RestoreConfig
+from artifact_remover.pictures.jpeg_xl import can_decode, is_jpeg_xl
 from artifact_remover.pictures.picture import (
     FORMATS,
     INPUT_SUFFIXES,
@@ -340,7 +341,9 @@ def measure(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Out
     for job in jobs:
         try:
             stat = os.stat(job.source)  # before reading, which may change the date of access
-            summary = inspect_picture(job.source, allow_truncated=config.allow_truncated)
+            summary = inspect_picture(
+                job.source, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
+            )
             job = dataclasses.replace(job, summary=summary, stat=stat)
             if is_fine_enough(summary, config.only_below):
                 others.append(Outcome(job, "passed over", why=f"no JPEG of a quality below {config.only_below}"))
@@ -415,9 +418,12 @@ def _is_picture(file):
     if file.name.endswith(_COPIES):
         return False
     try:
+        with file.open("rb") as opened:
+            if is_jpeg_xl(opened.read(16)):
+                return can_decode()  # as opening it would, which takes long
         with open_image(file) as (image, _):
             return image.format != "TIFF"  # which the raw files of many cameras are, too
-    except InputError:
+    except (InputError, OSError):
         return False
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from artifact_remover.options import RestoreConfig
+from artifact_remover.pictures.jpeg_xl import can_decode
 from data_prep.command_line import complain, parse_options, run_command, say
 from data_prep.errors import InputError, Message, Option
 from data_prep.quiet import quiet_keras
@@ -53,7 +54,9 @@ def inspect(config: RestoreConfig) -> int:
     def look():
         for source in found.sources:
             try:
-                summary = inspect_picture(source.file, allow_truncated=config.allow_truncated)
+                summary = inspect_picture(
+                    source.file, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
+                )
                 if is_fine_enough(summary, config.only_below):
                     continue
                 decision = decide_from_file(
@@ -224,6 +227,8 @@ def _tell_others(others):
         say(f"passed over, as they are no pictures that can be read: {kinds}")
     if (others[".heic"] or others[".heif"]) and not find_spec("pillow_heif"):
         say("HEIC needs another package: pip install 'artifact-remover[heic]'")
+    if others[".jxl"] and not can_decode():
+        say("JPEG XL needs another package: pip install 'artifact-remover[jxl]'")
 
 
 class _Display:

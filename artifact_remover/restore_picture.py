@@ -76,6 +76,8 @@ def write_restored(
 ) -> tuple[str, ...]:
     """Writes a restored picture, or copies the file of one that was left alone if it has the wanted format.
 
+    Of a JPEG XL that holds a JPEG it is that JPEG.
+
     What was restored is marked so in its XMP, wherever it is written to, and `decide` leaves it alone from then on.
 
     Args:
@@ -93,8 +95,9 @@ def write_restored(
         OSError: If the source cannot be read, or the file cannot be written.
     """
     copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
-    if copied and quality is None and format == matching_format(picture.format):
-        file.write(source.read_bytes() if isinstance(source, Path) else source)
+    transcoded = picture.jpeg if picture.format == "JXL" else None
+    if copied and quality is None and format == ("jpeg" if transcoded else matching_format(picture.format)):
+        file.write(transcoded or (source.read_bytes() if isinstance(source, Path) else source))
         return picture.decision.notes  # the others tell of decoding
     if picture.decision.restore:
         marked = dataclasses.replace(picture.metadata, xmp=with_mark(picture.metadata.xmp))

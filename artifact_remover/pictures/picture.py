@@ -26,11 +26,14 @@ from artifact_remover.pictures.readers import (
     add_missing_end,
     bit_depth,
     breaks_off,
+    check_size,
     decode_8_bits,
     decode_16_bits,
     file_format,
     is_gray,
     open_image,
+    source_bits,
+    source_format,
     stored_size,
 )
 from artifact_remover.pictures.restored_mark import read_mark
@@ -58,11 +61,11 @@ class Picture:
         alpha: [H, W], of the pixels' dtype and range, the largest value opaque; None without transparency.
         orientation: EXIF's, 1..8.
         metadata: Its metadata.
-        header: How a JPEG was compressed, None for other formats.
+        header: How a JPEG was compressed, also one that was transcoded to a JPEG XL; None for other formats.
         format: Pillow's name of the file format, such as "JPEG".
         notes: What the user should be told, each a short clause.
-        jpeg: The file's content where any JPEG decoder gets the same pixels from it; None for other formats, for CMYK,
-            and for files that break off.
+        jpeg: The file's content where any JPEG decoder gets the same pixels from it, or that of the JPEG which was
+            transcoded to a JPEG XL; None for other formats, for CMYK, and for files that break off.
         truncated: Whether the file breaks off or is damaged, and was taken as far as it goes.
     """
 
@@ -111,22 +114,19 @@ class Summary:
     restored_by: str | None = None
 
 
-class TooLargeError(InputError):
-    """The picture has more pixels than the caller allows."""
-
-
-def inspect_picture(file: Path | BinaryIO, *, allow_truncated: bool = False) -> Summary:
-    """Reads the facts about a picture from its file, without decoding a pixel.
+def inspect_picture(file: Path | BinaryIO, *, max_megapixels: float = 256, allow_truncated: bool = False) -> Summary:
+    """Reads the facts about a picture from its file, without decoding a pixel unless it is a JPEG XL.
 
     Args:
-        file: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF, whatever its name.
+        file: A JPEG, MPO, PNG, WebP, TIFF, BMP, AVIF or JPEG XL, whatever its name.
+        max_megapixels: A larger JPEG XL is refused, as by `decode_picture`.
         allow_truncated: Whether a truncated or damaged file is read as far as it goes.
 
     Raises:
         InputError: If it cannot be read, is no such picture, or is damaged.
     """
-    with open_image(file, allow_truncated) as (image, opened):
-        metadata, _ = read_metadata(image.info, file_format(image), opened)
+    with open_image(file, allow_truncated, max_megapixels) as (image, opened):
+        metadata, _ = _read_metadata(image, opened, image.info)
         present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "IPTC": metadata.iptc}
         present["comment"] = metadata.comment
         names = [name for name, content in present.items() if content]
@@ -135,9 +135,9 @@ def inspect_picture(file: Path | BinaryIO, *, allow_truncated: bool = False) -> 
             names.append(" x ".join(dict.fromkeys(f"{dpi:.0f}" for dpi in metadata.dpi)) + " dpi")
         color = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
         return Summary(
-            file_format(image),
+            source_format(image, opened),
             *stored_size(image),
-            bit_depth(image, opened),
+            source_bits(image, opened),
             color + (" + alpha" if image.has_transparency_data else ""),
             orientation_of(metadata),
             getattr(image, "n_frames", 1),
@@ -156,9 +156,9 @@ def decode_picture(
     colors; gray stays gray; 16 bits stay 16 bits.
 
     Args:
-        source: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF: its path, whatever its suffix, or its content.
-        max_megapixels: Larger pictures are refused before they are decoded; half of it for WebP and AVIF, whose
-            libraries take twice the memory.
+        source: A JPEG, MPO, PNG, WebP, TIFF, BMP, AVIF or JPEG XL: its path, whatever its suffix, or its content.
+        max_megapixels: Larger pictures are refused before they are decoded; half of it for WebP, AVIF and JPEG XL,
+            whose libraries take twice the memory.
         allow_truncated: Whether a truncated file is decoded as far as it goes, the rest being gray or black.
 
     Raises:
@@ -300,16 +300,8 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
-    with open_image(source, allow_truncated) as (image, file):
-        megapixels = image.width * image.height / 1e6
-        costly = image.format in ("WEBP", "AVIF")  # their decoders take 16 bytes per pixel, also for tiny files
-        if megapixels > (max_megapixels / 2 if costly else max_megapixels):
-            limit = f"the limit of {max_megapixels:.6g}"
-            if costly:
-                limit = f"half {limit}, as {image.format} takes twice the memory"
-            raise TooLargeError(
-                f"{megapixels:.6g} megapixels, more than {limit}: raise it with ", Option("max_megapixels")
-            )
+    with open_image(source, allow_truncated, max_megapixels) as (image, file):
+        check_size(image.width, image.height, file_format(image), max_megapixels)
         format, depth, header = file_format(image), bit_depth(image, file), _header(image, file)
         if header and not allow_truncated and breaks_off(header, file):
             raise OSError("the data end before the last row")
@@ -325,14 +317,25 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) if format == "TIFF" else 1
         decoded = decode_16_bits(image, file) if depth == 16 else decode_8_bits(image, file)
         pixels, alpha, info, color_notes = decoded
-        metadata, metadata_notes = read_metadata({**info, **kept}, format, file)
-    if depth not in (1, 2, 4, 8, 16):
+        metadata, metadata_notes = _read_metadata(image, file, {**info, **kept})
+        format, depth = source_format(image, file), source_bits(image, file)
+    if depth > 8 and pixels.dtype == np.uint8:
         notes.append(f"{depth} bits reduced to 8")
     if turned != 1:
         pixels, alpha = (_turn_back(each, turned) for each in (pixels, alpha))
     metadata, profile_notes = with_fitting_profile(metadata, pixels)
     notes += [*color_notes, *metadata_notes, *profile_notes]
     return Picture(pixels, alpha, orientation_of(metadata), metadata, header, format, tuple(notes), jpeg)
+
+
+def _read_metadata(image, file, info) -> tuple[Metadata, list[str]]:
+    format = file_format(image)
+    metadata, notes = read_metadata(info, format, file)
+    if source_format(image, file) == "JXL" and format == "PNG":
+        # Its codestream says how it is turned, whatever EXIF says, and the decoder has done so.
+        metadata, dropped = upright(metadata, orientation_of(metadata))
+        notes += dropped
+    return metadata, notes
 
 
 def _turn_back(pixels, orientation):

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImageP
 
 from artifact_remover.pictures.jpeg_container import end_of_picture
 from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError, read_jpeg_header
+from artifact_remover.pictures.jpeg_xl import DecodedJpegXl, can_decode, decode_apart, is_jpeg_xl, read_header
 from artifact_remover.pictures.writers import BAND
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb, with_end_marker
@@ -23,28 +24,35 @@ from data_prep.png import PNG_TEXT_LIMIT, long_texts, tell_transparency
 _READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp(avi[fs]|he)", re.DOTALL)
 _HEIF = re.compile(rb"....ftyp(he(ic|ix|im|is|vc|vx|vm|vs)|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12, annex B and 10
-_JPEG_XL = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")  # ISO/IEC 18181-2, 9.1 and 18181-1, annex D
 
 
 class DamagedError(InputError):
     """The file ends early or is damaged; part of it may still be decoded."""
 
 
+class TooLargeError(InputError):
+    """The picture has more pixels than the caller allows."""
+
+
 @contextmanager
 def open_image(
-    source: Path | bytes | BinaryIO, allow_truncated: bool = False
+    source: Path | bytes | BinaryIO, allow_truncated: bool = False, max_megapixels: float = 256
 ) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
     """Opens an image file with Pillow, and words what goes wrong while it is open.
 
     Args:
-        source: A JPEG, MPO, PNG, WebP, TIFF, BMP or AVIF: its path, its content, or an open file that can seek.
+        source: A JPEG, MPO, PNG, WebP, TIFF, BMP, AVIF or JPEG XL: its path, its content, or an open file that can
+            seek.
         allow_truncated: Whether Pillow decodes a truncated file as far as it goes.
+        max_megapixels: A larger JPEG XL is refused, as by `check_size`.
 
     Yields:
-        Pillow's picture, of which no pixel is decoded yet, and the file.
+        Pillow's picture, of which no pixel is decoded yet, and the file. Of a JPEG XL both are those of the JPEG or PNG
+        that it is decoded to, and the file is a `DecodedJpegXl`.
 
     Raises:
         InputError: If it cannot be read, is no such picture or an uncommon JPEG, or does not fit in the memory.
+        TooLargeError: If it is a JPEG XL and too large.
         DamagedError: If it is truncated or damaged.
     """
     name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
@@ -53,15 +61,13 @@ def open_image(
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise InputError("no file but a folder or device: give a picture")  # opening a pipe would wait forever
-        with _pillow_limits(allow_truncated), _binary(source) as file:
+        with _binary(source) as given, _decoded(given, max_megapixels) as file, _pillow_limits(allow_truncated):
             start = file.read(16)
             if not start:
                 raise InputError("empty: give a picture")
             file.seek(0)
             if start.startswith(b"\xff\xd8"):
                 _refuse_uncommon(file)
-            if _JPEG_XL.match(start):
-                raise InputError("a JPEG XL, which is not read: turn it into what it was, a JPEG or PNG, with djxl")
             if brand := _HEIF.match(start):
                 _register_heif(brand[1])
             Image.init()  # an older Pillow may know no AVIF
@@ -96,6 +102,52 @@ def open_image(
             raise InputError(too_much) from error
         reason = to_one_line(error) or type(error).__name__
         raise DamagedError(f"{name} is truncated or damaged, ", advice, f": {reason}") from error
+
+
+def check_size(width: int, height: int, format: str, max_megapixels: float) -> None:
+    """Refuses a picture that is too large.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        format: Pillow's name of the file format.
+        max_megapixels: As in `decode_picture`.
+
+    Raises:
+        TooLargeError: If it is too large.
+    """
+    megapixels = width * height / 1e6
+    costly = format in ("WEBP", "AVIF", "JXL")  # their decoders take up to 16 bytes per pixel, also for tiny files
+    if megapixels > (max_megapixels / 2 if costly else max_megapixels):
+        limit = f"the limit of {max_megapixels:.6g}"
+        if costly:
+            limit = f"half {limit}, as {format} takes twice the memory"
+        raise TooLargeError(f"{megapixels:.6g} megapixels, more than {limit}: raise it with ", Option("max_megapixels"))
+
+
+def _decoded(file, max_megapixels):
+    """Decodes a JPEG XL, before the lock is taken, as it may take long; other files stay as they are."""
+    start = file.read(16)
+    file.seek(0)
+    if not is_jpeg_xl(start):
+        return nullcontext(file)
+    if not can_decode():
+        raise InputError("a JPEG XL, for which a package is missing: pip install 'artifact-remover[jxl]'")
+    content = file.read()
+    try:
+        header = read_header(content)
+        check_size(header.width, header.height, "JXL", max_megapixels)
+        if header.animated:
+            raise InputError("an animated JPEG XL, which is not read: save a picture of it as a PNG")
+        if header.floating_point:
+            raise InputError(
+                "a JPEG XL of floating-point numbers, which is not read: save it as a PNG of 8 or 16 bits per channel"
+            )
+        return decode_apart(content, header)
+    except ValueError as error:
+        raise InputError(
+            f"a JPEG XL that is damaged or of a kind that is not read, {error}: mend it, or make a PNG of it"
+        ) from error  # of which no part can be decoded
 
 
 def _register_heif(brand):
@@ -298,6 +350,16 @@ def file_format(image: ImageFile.ImageFile) -> str:
     """Tells Pillow's name of a file's format, such as "JPEG"."""
     assert image.format  # only pictures that were never a file have none
     return image.format
+
+
+def source_format(image: ImageFile.ImageFile, file: BinaryIO) -> str:
+    """Tells the name of the format of the file that was given, which is "JXL" where a JPEG or PNG was made of it."""
+    return "JXL" if isinstance(file, DecodedJpegXl) else file_format(image)
+
+
+def source_bits(image: ImageFile.ImageFile, file: BinaryIO) -> int:
+    """Tells how many bits per channel the file has that was given."""
+    return file.bits if isinstance(file, DecodedJpegXl) else bit_depth(image, file)
 
 
 def is_gray(image: Image.Image) -> bool:

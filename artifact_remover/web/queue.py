@@ -22,12 +22,11 @@ from starlette.requests import ClientDisconnect
 from artifact_remover.decision import decide_from_file
 from artifact_remover.options import ServeConfig
 from artifact_remover.pictures.picture import (
-    DamagedError,
-    TooLargeError,
     decode_picture,
     inspect_picture,
     matching_format,
 )
+from artifact_remover.pictures.readers import DamagedError, TooLargeError
 from artifact_remover.restoration import Restorer
 from artifact_remover.restore_picture import write_restored
 from data_prep.errors import InputError, to_one_line, word
@@ -302,7 +301,7 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
 
 def _inspect(content, config) -> Inspection:
     # What is damaged is told when it is to be restored.
-    summary = inspect_picture(io.BytesIO(content), allow_truncated=True)
+    summary = inspect_picture(io.BytesIO(content), max_megapixels=config.max_megapixels, allow_truncated=True)
     header = summary.header
     decision = decide_from_file(content, summary, False, config.max_megapixels, allow_truncated=True)
     return Inspection(
