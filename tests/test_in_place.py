@@ -194,6 +194,39 @@ def test_killed_between_backup_and_write_the_next_run_goes_on(photos, run, at, t
     assert all(decode_picture(photos / name).restored_by for name in before)
 
 
+def edit(file):
+    file.write_bytes(to_jpeg(PHOTO[::-1]))
+
+
+def edit_and_keep_its_dates(file):
+    edit(file)
+    os.utime(file, (LONG_AGO, LONG_AGO))
+
+
+def edit_and_rename(file):
+    edited = Path("edited")
+    edited.write_bytes(file.read_bytes()[::-1])  # of the same size
+    os.utime(edited, (LONG_AGO, LONG_AGO))
+    os.replace(edited, file)
+
+
+@pytest.mark.parametrize("change", [edit, edit_and_keep_its_dates, edit_and_rename])
+def test_a_picture_that_is_edited_while_it_is_restored_is_left_as_it_is_now(photos, run, monkeypatch, change):
+    def restore_slowly(pictures):
+        if not edited:
+            change(photos / "a.jpg")
+            edited.append((photos / "a.jpg").read_bytes())
+        return np.clip(pictures + 8 / 255, 0, 1)
+
+    edited: list[bytes] = []
+    monkeypatch.setattr(restore, "_load", lambda config: Restorer(restore_slowly, 16))
+    code, _, errors = run("photos/a.jpg", *IN_PLACE)
+    assert code == 2
+    assert errors == "error: cannot write photos/a.jpg: it changed while it was restored, restore it again\n"
+    assert (photos / "a.jpg").read_bytes() == edited[0]
+    assert contents("kept") == {} and contents(photos).keys() == {"a.jpg", "sub/b.jpeg"}
+
+
 def test_what_is_in_the_backup_is_never_replaced(photos, run):
     Path("kept").mkdir()
     Path("kept/a.jpg").write_bytes(to_jpeg(PHOTO[::-1]))
