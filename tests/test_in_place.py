@@ -18,6 +18,7 @@ from artifact_remover.pictures.picture import FORMATS, decode_picture
 from artifact_remover.restoration import Restorer
 from tests.conftest import describe
 from tests.sample_pictures import to_file, to_jpeg
+from tests.test_jpeg_container import with_index
 
 PHOTO = skimage_data.astronaut()[:96, :100]
 LONG_AGO = 1_000_000_000
@@ -115,10 +116,19 @@ def pages():
     return to_file(PHOTO, "TIFF", save_all=True, append_images=[Image.fromarray(PHOTO)])
 
 
+def stereo():
+    return to_file(PHOTO, "MPO", save_all=True, append_images=[Image.fromarray(PHOTO)])
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
         ("c.bmp", lambda: to_file(PHOTO, "BMP"), "photos/c.bmp: BMP cannot be written, restore it without --in-place"),
+        (
+            "c.mpo",
+            stereo,
+            "photos/c.mpo: of its 2 pictures only the first would be left, restore it without --in-place",
+        ),
         ("c.tif", pages, "photos/c.tif: of its 2 pictures only the first would be left, restore it without --in-place"),
     ],
 )
@@ -128,6 +138,12 @@ def test_what_cannot_be_written_as_it_was_is_one_line(photos, run, name, make, m
     code, _, errors = run("photos", *IN_PLACE)
     assert code == 1 and errors == f"error: {message}\n"
     assert contents(photos)[name] == before[name] and name not in contents("kept")
+
+
+def test_a_jpeg_with_a_preview_is_restored(photos, run):
+    Path("photos/c.mpo").write_bytes(with_index(to_jpeg(PHOTO), (0x010001, to_jpeg(PHOTO[::2, ::2]))))
+    assert run("photos/c.mpo", *IN_PLACE)[0] == 0
+    assert decode_picture(photos / "c.mpo").restored_by and decode_picture(Path("kept/c.mpo")).format == "MPO"
 
 
 def test_what_is_left_alone_is_neither_touched_nor_backed_up(photos, run):
