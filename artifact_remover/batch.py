@@ -134,7 +134,7 @@ def _write(outcome, after, before, stat, config):
     with _open(job.target, config, job.backup, dates=None if config.new_dates else stat) as file:
         notes = write_restored(after, job.source, file, job.format, quality)
         if job.backup:
-            replace_original(job.source, job.backup, file)
+            replace_original(job.source, stat, job.backup, file)
             if config.new_dates:
                 os.utime(file.name)
     if before:

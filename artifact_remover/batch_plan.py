@@ -372,7 +372,7 @@ def _in_its_format(job):
     reason = None
     if not format:
         reason = f"{job.summary.format} cannot be written"
-    elif job.summary.pictures > 1 and job.summary.format != "MPO":  # whose others are previews
+    elif job.summary.lost:
         reason = f"of its {job.summary.pictures} pictures only the first would be left"
     if reason:
         raise InputError(f"{job.source}: {reason}, restore it without ", Option("in_place"))

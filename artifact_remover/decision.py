@@ -18,7 +18,8 @@ from artifact_remover.pictures.compression import (
     to_luma,
 )
 from artifact_remover.pictures.jpeg_header import step_scale
-from artifact_remover.pictures.picture import Picture, Summary, TooLargeError, decode_picture
+from artifact_remover.pictures.picture import Picture, Summary, decode_picture
+from artifact_remover.pictures.readers import TooLargeError
 from data_prep.errors import Message, Option
 
 NEARLY_UNCOMPRESSED = 95

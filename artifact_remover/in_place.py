@@ -12,7 +12,7 @@ from data_prep.errors import InputError, Option
 from data_prep.files import open_whole
 
 
-def replace_original(source: Path, backup: Path, restored: BinaryIO) -> None:
+def replace_original(source: Path, read: os.stat_result, backup: Path, restored: BinaryIO) -> None:
     """Backs an original up, so that the file with its restoration may be renamed over it.
 
     Until then the original has both names, and whatever ends the process loses nothing: the next run finds the backup
@@ -20,11 +20,12 @@ def replace_original(source: Path, backup: Path, restored: BinaryIO) -> None:
 
     Args:
         source: The original.
+        read: Of the original before it was read.
         backup: Where it goes; nothing that is there is replaced.
         restored: From `open_whole`, everything is written; it gets the original's permissions, dates and attributes.
 
     Raises:
-        InputError: If the backup holds another file, or cannot be written.
+        InputError: If the original has changed since, or the backup holds another file or cannot be written.
         OSError: If the restored file cannot be written.
     """
     restored.flush()
@@ -32,10 +33,16 @@ def replace_original(source: Path, backup: Path, restored: BinaryIO) -> None:
     shutil.copystat(source, restored.name)
     with contextlib.suppress(OSError, AttributeError):  # only root may give files away, and Windows has none of it
         os.chown(restored.name, (owner := os.stat(source)).st_uid, owner.st_gid)
+    if _identity(os.stat(source)) != _identity(read):
+        raise InputError("it changed while it was restored, restore it again")
     try:
         _back_up(source, backup)
     except OSError as error:
         raise InputError(f"its backup {backup} cannot be made ({error.strerror or error})") from error
+
+
+def _identity(stat):
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _back_up(source, backup):

@@ -106,7 +106,7 @@ def restore(config: RestoreConfig) -> int:
     run = _Run(config, output)
     try:
         if config.watch:
-            with contextlib.closing(_watch(config, output)) as watched:
+            with contextlib.closing(_watch(config, output, run.replaced)) as watched:
                 for pictures in watched:
                     run.do(batch_plan.plan(config, output, pictures))
         else:
@@ -121,7 +121,7 @@ def restore(config: RestoreConfig) -> int:
     return _choose_code(run.counts["failed"], run.counts.total())
 
 
-def _watch(config, output):
+def _watch(config, output, replaced):
     from artifact_remover.batch_plan import find_sources
     from artifact_remover.watching import watch
 
@@ -134,7 +134,7 @@ def _watch(config, output):
         return [source.file for source in found.sources]
 
     say("watching, Ctrl-C ends it")
-    return watch(config.inputs, find)
+    return watch(config.inputs, find, replaced)
 
 
 class _Run:
@@ -143,11 +143,13 @@ class _Run:
     Attributes:
         counts: How many pictures there are of each state, those that failed with all other errors.
         rows: The report's.
+        replaced: While folders are watched, the states of the pictures in whose place their restorations are.
     """
 
     def __init__(self, config, output):
         self.counts = Counter(dict.fromkeys(("restored", "left alone", "skipped", "passed over", "failed"), 0))
         self.rows = []
+        self.replaced = {}
         self._config, self._output = config, output
         self._restorer = self._remote = None
         self._display = _Display([])
@@ -214,6 +216,10 @@ class _Run:
         if outcome.error:
             complain(outcome.error)
         elif outcome.state == "restored" and job.backup:
+            if self._config.watch:
+                from artifact_remover.watching import look
+
+                self.replaced[job.source] = look(job.source)
             say(f"{job.source} restored, the original is {job.backup}")
         elif outcome.state in ("restored", "left alone") and not job.backup:
             say(f"{job.source} -> {job.target}")

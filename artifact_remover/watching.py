@@ -14,7 +14,15 @@ from data_prep.errors import InputError
 _LOOK_ANYWAY = 60  # seconds, as nobody tells of what other machines write to a network drive
 
 
-def watch(folders: Iterable[Path], find: Callable[[], Iterable[Path]], settle: float = 1.0) -> Iterator[set[Path]]:
+State = tuple[int, int, int]
+
+
+def watch(
+    folders: Iterable[Path],
+    find: Callable[[], Iterable[Path]],
+    replaced: dict[Path, State | None],
+    settle: float = 1.0,
+) -> Iterator[set[Path]]:
     """Yields what is in folders first, then what appears there or changes, forever.
 
     A file is yielded once its size and date have stayed the same for a while, so that none is taken half-written. One
@@ -23,6 +31,8 @@ def watch(folders: Iterable[Path], find: Callable[[], Iterable[Path]], settle: f
     Args:
         folders: What is watched, with all below.
         find: Returns the files that are wanted, those of before too.
+        replaced: Where the caller puts the states of the files that it replaced itself, which do not come again; it is
+            emptied here.
         settle: Seconds that a file must stay the same.
 
     Yields:
@@ -39,12 +49,12 @@ def watch(folders: Iterable[Path], find: Callable[[], Iterable[Path]], settle: f
         observer.start()
     except OSError as error:
         raise InputError(f"the folders cannot be watched: {error.strerror or error}") from error
-    done: dict[Path, tuple] = {}
-    since: dict[Path, tuple[tuple, float]] = {}
+    done: dict[Path, State | None] = {}
+    since: dict[Path, tuple[State, float]] = {}
     try:
         while True:
             woken.event.clear()
-            states = {file: state for file in find() if (state := _look(file)) and done.get(file) != state}
+            states = {file: state for file in find() if (state := look(file)) and done.get(file) != state}
             now = time.monotonic()
             since = {
                 file: since[file] if file in since and since[file][0] == state else (state, now)
@@ -53,8 +63,8 @@ def watch(folders: Iterable[Path], find: Callable[[], Iterable[Path]], settle: f
             whole = {file for file, (_, first) in since.items() if now - first >= settle}
             if whole:
                 yield whole
-                # What was replaced meanwhile was replaced by its restoration; what has grown is to be looked at again.
-                done |= {file: _after(file, states[file]) for file in whole}
+                # Whatever else became of a file meanwhile is to be looked at again.
+                done |= {file: replaced.pop(file, states[file]) for file in whole}
             elif since:
                 time.sleep(settle / 4)
             else:
@@ -73,14 +83,10 @@ class _Woken(FileSystemEventHandler):
             self.event.set()
 
 
-def _look(file):
+def look(file: Path) -> State | None:
+    """Tells a file's state by its number, size in bytes and date; None where there is none."""
     try:
         stat = os.stat(file)
-    except OSError:  # gone again
+    except OSError:
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _after(file, before):
-    after = _look(file)
-    return after if after and after[0] != before[0] else before

@@ -18,6 +18,7 @@ from artifact_remover.pictures.picture import FORMATS, decode_picture
 from artifact_remover.restoration import Restorer
 from tests.conftest import describe
 from tests.sample_pictures import to_file, to_jpeg
+from tests.test_jpeg_container import with_index
 
 PHOTO = skimage_data.astronaut()[:96, :100]
 LONG_AGO = 1_000_000_000
@@ -115,10 +116,19 @@ def pages():
     return to_file(PHOTO, "TIFF", save_all=True, append_images=[Image.fromarray(PHOTO)])
 
 
+def stereo():
+    return to_file(PHOTO, "MPO", save_all=True, append_images=[Image.fromarray(PHOTO)])
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
         ("c.bmp", lambda: to_file(PHOTO, "BMP"), "photos/c.bmp: BMP cannot be written, restore it without --in-place"),
+        (
+            "c.mpo",
+            stereo,
+            "photos/c.mpo: of its 2 pictures only the first would be left, restore it without --in-place",
+        ),
         ("c.tif", pages, "photos/c.tif: of its 2 pictures only the first would be left, restore it without --in-place"),
     ],
 )
@@ -128,6 +138,12 @@ def test_what_cannot_be_written_as_it_was_is_one_line(photos, run, name, make, m
     code, _, errors = run("photos", *IN_PLACE)
     assert code == 1 and errors == f"error: {message}\n"
     assert contents(photos)[name] == before[name] and name not in contents("kept")
+
+
+def test_a_jpeg_with_a_preview_is_restored(photos, run):
+    Path("photos/c.mpo").write_bytes(with_index(to_jpeg(PHOTO), (0x010001, to_jpeg(PHOTO[::2, ::2]))))
+    assert run("photos/c.mpo", *IN_PLACE)[0] == 0
+    assert decode_picture(photos / "c.mpo").restored_by and decode_picture(Path("kept/c.mpo")).format == "MPO"
 
 
 def test_what_is_left_alone_is_neither_touched_nor_backed_up(photos, run):
@@ -192,6 +208,39 @@ def test_killed_between_backup_and_write_the_next_run_goes_on(photos, run, at, t
     assert (code, errors) == (0, "") and "restored 2 (" in printed
     assert {name: content for name, content in contents("kept").items() if not name.startswith(".")} == before
     assert all(decode_picture(photos / name).restored_by for name in before)
+
+
+def edit(file):
+    file.write_bytes(to_jpeg(PHOTO[::-1]))
+
+
+def edit_and_keep_its_dates(file):
+    edit(file)
+    os.utime(file, (LONG_AGO, LONG_AGO))
+
+
+def edit_and_rename(file):
+    edited = Path("edited")
+    edited.write_bytes(file.read_bytes()[::-1])  # of the same size
+    os.utime(edited, (LONG_AGO, LONG_AGO))
+    os.replace(edited, file)
+
+
+@pytest.mark.parametrize("change", [edit, edit_and_keep_its_dates, edit_and_rename])
+def test_a_picture_that_is_edited_while_it_is_restored_is_left_as_it_is_now(photos, run, monkeypatch, change):
+    def restore_slowly(pictures):
+        if not edited:
+            change(photos / "a.jpg")
+            edited.append((photos / "a.jpg").read_bytes())
+        return np.clip(pictures + 8 / 255, 0, 1)
+
+    edited: list[bytes] = []
+    monkeypatch.setattr(restore, "_load", lambda config: Restorer(restore_slowly, 16))
+    code, _, errors = run("photos/a.jpg", *IN_PLACE)
+    assert code == 2
+    assert errors == "error: cannot write photos/a.jpg: it changed while it was restored, restore it again\n"
+    assert (photos / "a.jpg").read_bytes() == edited[0]
+    assert contents("kept") == {} and contents(photos).keys() == {"a.jpg", "sub/b.jpeg"}
 
 
 def test_what_is_in_the_backup_is_never_replaced(photos, run):

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 from skimage import data
 
-from artifact_remover.pictures.jpeg_container import end_of_picture, without_claims
+from artifact_remover.pictures.jpeg_container import JpegParts, end_of_picture, without_claims
 from artifact_remover.pictures.picture import FORMATS, decode_picture, encode_picture, inspect_picture, orient
 from data_prep.errors import InputError
 
@@ -165,9 +165,19 @@ def test_other_pictures_are_left_out_of_what_follows():
     assert [picture for _, picture in listed(written)][1:] == [GAIN_MAP] and written.endswith(b"\xff\xd9" + GAIN_MAP)
     stereo = with_index(jpeg_of(PHOTO), (0x020002, jpeg_of(ImageOps.mirror(PHOTO))))
     picture = decode_picture(stereo)
-    assert picture.notes == ("first of 2 pictures taken",) and picture.metadata.jpeg_parts is None
+    assert picture.notes == ("first of 2 pictures taken",) and picture.metadata.jpeg_parts == JpegParts(lost=1)
     written = encoded(picture, "jpeg")[0]
     assert end_of_picture(written) == len(written) and b"MPF\0" not in written
+
+
+@pytest.mark.parametrize(
+    ("types", "lost"),
+    [((0x010002,), 0), ((0x010005, 0x010001), 0), ((0x020002,), 1), ((0x010002, 0x020003, 0), 2), ((0x050000,), 0)],
+)
+def test_pictures_that_are_neither_kept_nor_previews_are_lost(types, lost):
+    content = with_index(jpeg_of(PHOTO), *((kind, jpeg_of(PHOTO)) for kind in types))
+    summary = inspect_picture(io.BytesIO(content))
+    assert (summary.format, summary.pictures, summary.lost) == ("MPO", len(types) + 1, lost)
 
 
 def test_the_directory_does_not_count_the_first_picture():

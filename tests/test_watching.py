@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from artifact_remover.watching import watch
+from artifact_remover.watching import look, watch
 from data_prep.errors import InputError
 
 
-def start(folder, settle=0.05):
-    return closing(watch([folder], lambda: sorted(folder.glob("*.jpg")), settle))
+def start(folder, replaced=None, settle=0.05):
+    return closing(watch([folder], lambda: sorted(folder.glob("*.jpg")), {} if replaced is None else replaced, settle))
 
 
 def test_what_is_there_comes_first_then_what_appears(tmp_path):
@@ -40,17 +40,27 @@ def test_a_file_is_whole_once_it_grows_no_more(tmp_path):
         thread.join()
 
 
-def test_what_changes_comes_again_but_not_what_was_replaced_by_its_restoration(tmp_path):
-    (tmp_path / "a.jpg").write_text("a")
-    (tmp_path / "b.jpg").write_text("b")
-    with start(tmp_path) as watched:
-        assert len(next(watched)) == 2
-        (tmp_path / "new").write_text("restored")
-        os.replace(tmp_path / "new", tmp_path / "a.jpg")
-        (tmp_path / "b.jpg").write_text("grown meanwhile")
-        assert next(watched) == {tmp_path / "b.jpg"}
-        (tmp_path / "a.jpg").write_text("another")
-        assert next(watched) == {tmp_path / "a.jpg"}
+def rename_over(file, content):
+    file.with_name("new").write_text(content)
+    os.replace(file.with_name("new"), file)
+
+
+def test_what_changes_comes_again_but_not_what_the_caller_replaced(tmp_path):
+    a, b, c, d = (tmp_path / f"{name}.jpg" for name in "abcd")
+    replaced = {}
+    for file in (a, b, c, d):
+        file.write_text("original")
+    with start(tmp_path, replaced) as watched:
+        assert next(watched) == {a, b, c, d}
+        for file in (a, d):
+            rename_over(file, "restored")
+            replaced[file] = look(file)
+        b.write_text("grown meanwhile")
+        rename_over(c, "another by its name")
+        rename_over(d, "edited after it was restored")
+        assert next(watched) == {b, c, d}
+        a.write_text("another")
+        assert next(watched) == {a} and not replaced
 
 
 def test_looking_is_no_change(tmp_path):
@@ -62,7 +72,7 @@ def test_looking_is_no_change(tmp_path):
         return list(tmp_path.iterdir())
 
     (tmp_path / "a.jpg").write_text("a")
-    with closing(watch([tmp_path], find, 0.05)) as watched:
+    with closing(watch([tmp_path], find, {}, 0.05)) as watched:
         next(watched)
         timer = threading.Timer(1, lambda: (tmp_path / "b.jpg").write_text("b"))
         timer.start()
@@ -72,10 +82,10 @@ def test_looking_is_no_change(tmp_path):
 
 def test_a_file_that_vanishes_is_forgotten(tmp_path):
     (tmp_path / "a.jpg").write_text("a")
-    with closing(watch([tmp_path], lambda: [tmp_path / "gone.jpg", tmp_path / "a.jpg"], 0.05)) as watched:
+    with closing(watch([tmp_path], lambda: [tmp_path / "gone.jpg", tmp_path / "a.jpg"], {}, 0.05)) as watched:
         assert next(watched) == {tmp_path / "a.jpg"}
 
 
 def test_a_folder_that_cannot_be_watched_is_one_line():
     with pytest.raises(InputError, match="the folders cannot be watched: "):
-        next(watch([Path("nothing")], list))
+        next(watch([Path("nothing")], list, {}))

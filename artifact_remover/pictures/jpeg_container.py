@@ -59,7 +59,7 @@ _EXTENDED = (f"{_NOTE}HasExtendedXMP",)
 _SIGNATURE = ("http://purl.org/dc/terms/provenance",)
 
 _GAIN_MAP_SIGNS = (b"hdrgm", b"hdrgainmap", _ISO_GAIN_MAP)  # Google's and Adobe's, Apple's, ISO's
-_GAIN_MAP_TYPE, _PREVIEW_TYPES, _PRIMARY_TYPE = 0x050000, (0x010001, 0x010002), 0x030000
+_GAIN_MAP_TYPE, _PREVIEW_TYPES, _PRIMARY_TYPE = 0x050000, range(0x010001, 0x010006), 0x030000
 _VIDEO = re.compile(rb"\0\0..ftyp", re.DOTALL)  # the first box of an mp4 (ISO/IEC 14496-12, 4.3)
 
 _FIRST_ITEM = re.compile(rb"<[^<>]*:Semantic=[\"']Primary[\"'][^<>]*>")
@@ -79,6 +79,7 @@ class JpegParts:
         behind: What follows the picture's end marker.
         pictures: Type, start in `behind`, and size in bytes, of the pictures there that an index lists (CIPA DC-007).
         laid_out: Whether some of them are laid out as the pixels are stored, so that these must not be turned.
+        lost: How many other photographs, such as the second of a stereo pair, are not among them.
     """
 
     names: tuple[str, ...] = ()
@@ -86,6 +87,7 @@ class JpegParts:
     behind: bytes = b""
     pictures: tuple[tuple[int, int, int], ...] = ()
     laid_out: bool = False
+    lost: int = 0
 
 
 def read_jpeg_parts(
@@ -132,7 +134,7 @@ def read_jpeg_parts(
     listed: list[tuple[int, int, int]] = []
     with suppress(KeyError, struct.error):  # a damaged index lists nothing
         listed = [*_listed_pictures(index, position, content)]
-    behind, pictures, names_behind, notes_behind = _sort_behind(content, listed, xmp or b"")
+    behind, pictures, lost, names_behind, notes_behind = _sort_behind(content, listed, xmp or b"")
     if "gain map" in names_behind:
         kept += [(marker, segment) for marker, segment in found if segment.startswith(_ISO_GAIN_MAP)]
     untrue: tuple[str, ...] = () if behind else _BEHIND
@@ -143,7 +145,7 @@ def read_jpeg_parts(
     laid_out = bool({"gain map", "pictures behind the first", "FLIR segment", "clipping paths"} & {*names})
     if xmp and behind:  # of the first picture, whose length changes, none need be given
         xmp = _FIRST_ITEM.sub(lambda item: _LENGTH.sub(b"", item[0]), xmp)
-    parts = JpegParts(tuple(names), tuple(kept), behind, tuple(pictures), laid_out) if names else None
+    parts = JpegParts(tuple(names), tuple(kept), behind, tuple(pictures), laid_out, lost) if names or lost else None
     return parts, iptc, xmp, [*dict.fromkeys(notes), *notes_behind, *notes_on_xmp]
 
 
@@ -240,8 +242,12 @@ def iptc_resource(iptc: bytes) -> bytes:
     return b"8BIM" + struct.pack(">H2xI", _IPTC, len(iptc)) + iptc + bytes(len(iptc) % 2)
 
 
-def _sort_behind(content, listed, xmp) -> tuple[bytes, list[tuple[int, int, int]], list[str], list[str]]:
-    """Keeps gain maps, videos and all that XMP counts on; gives their bytes, pictures and names, and notes."""
+def _sort_behind(content, listed, xmp) -> tuple[bytes, list[tuple[int, int, int]], int, list[str], list[str]]:
+    """Keeps gain maps, videos and all that XMP counts on.
+
+    Returns:
+        Their bytes and pictures, how many pictures are lost that are no previews, their names, and notes.
+    """
     end = end_of_picture(content) or len(content)
     listed = [each for each in listed if each[1] >= end]
     rest, position = [], end
@@ -267,6 +273,7 @@ def _sort_behind(content, listed, xmp) -> tuple[bytes, list[tuple[int, int, int]
     elif trailer:
         names.append("Samsung trailer")
     notes, others = [], len(listed) - len(carried)
+    lost = sum(each not in carried and each[0] not in _PREVIEW_TYPES for each in listed)
     if others:
         notes.append(f"first of {others + 1} pictures taken")
     if not names or not (video or trailer or counted or not carried):
@@ -281,7 +288,7 @@ def _sort_behind(content, listed, xmp) -> tuple[bytes, list[tuple[int, int, int]
         if kind is not None:
             pictures.append((kind, behind.tell(), stop - start))
         behind.write(content[start:stop])
-    return behind.getvalue(), pictures, names, notes
+    return behind.getvalue(), pictures, lost, names, notes
 
 
 def _has_gain_map_sign(content, picture) -> bool:

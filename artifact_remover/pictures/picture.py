@@ -100,6 +100,7 @@ class Summary:
         header: How a JPEG was compressed, None for other formats.
         metadata: Names of what is there, such as ("EXIF", "ICC", "XMP", "comment", "300 dpi").
         restored_by: The program and version that restored it already, None where none did.
+        lost: How many of its pictures are not written again with the first; previews do not count.
     """
 
     format: str
@@ -112,6 +113,7 @@ class Summary:
     header: JpegHeader | None
     metadata: tuple[str, ...]
     restored_by: str | None = None
+    lost: int = 0
 
 
 def inspect_picture(file: Path | BinaryIO, *, max_megapixels: float = 256, allow_truncated: bool = False) -> Summary:
@@ -133,6 +135,8 @@ def inspect_picture(file: Path | BinaryIO, *, max_megapixels: float = 256, allow
         names += metadata.jpeg_parts.names if metadata.jpeg_parts else ()
         if metadata.dpi:
             names.append(" x ".join(dict.fromkeys(f"{dpi:.0f}" for dpi in metadata.dpi)) + " dpi")
+        pictures, header = getattr(image, "n_frames", 1), _header(image, opened)
+        lost = (metadata.jpeg_parts.lost if metadata.jpeg_parts else 0) if header else pictures - 1
         color = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
         return Summary(
             source_format(image, opened),
@@ -140,10 +144,11 @@ def inspect_picture(file: Path | BinaryIO, *, max_megapixels: float = 256, allow
             source_bits(image, opened),
             color + (" + alpha" if image.has_transparency_data else ""),
             orientation_of(metadata),
-            getattr(image, "n_frames", 1),
-            _header(image, opened),
+            pictures,
+            header,
             tuple(names),
             read_mark(metadata.xmp),
+            lost,
         )
 
 
