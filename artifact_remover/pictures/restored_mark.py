@@ -9,6 +9,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 from artifact_remover import __version__
+from artifact_remover.pictures.jpeg_container import has_document_type
 
 _MARK = re.compile(rb":softwareAgent\s*(?:=\s*[\"']|>)\s*(artifact-remover [\w.+-]{1,40})\s*[\"'<]")
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -70,9 +71,6 @@ def _find_place(xmp) -> tuple[int, int, str] | None:
     places: dict[str, tuple[int, int, str]] = {}
     abouts: list[str] = []
 
-    def refuse(*_):
-        raise ValueError("XMP has no document type, and its entities could be made to exhaust the memory")
-
     def start(name, attributes):
         path.append((name, parser.CurrentByteIndex))
         if [each for each, _ in path[-2:]] == [f"{_RDF} RDF", f"{_RDF} Description"]:
@@ -92,9 +90,9 @@ def _find_place(xmp) -> tuple[int, int, str] | None:
             places["rdf"] = *here, _describe(*abouts[:1])
 
     parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = refuse, start, end
+    parser.StartElementHandler, parser.EndElementHandler = start, end
     try:
-        if b"\0" not in xmp.rstrip(b"\0"):  # or it is UTF-16
+        if b"\0" not in xmp.rstrip(b"\0") and not has_document_type(xmp):  # or it is UTF-16
             parser.Parse(xmp, True)
     except (expat.ExpatError, ValueError):
         pass  # some packets are followed by zeros, and what counts is before
