@@ -32,11 +32,13 @@ def read_mark(xmp: bytes | None) -> str | None:
     return found[1].decode() if found else None
 
 
-def with_mark(xmp: bytes | None) -> bytes:
+def with_mark(xmp: bytes | None, longest: int | None = None) -> bytes:
     """Marks a picture as restored by this version, unless it is marked already.
 
     Args:
         xmp: The picture's XMP packet, of which every byte is kept; an empty XML tag is opened where need be.
+        longest: Bytes that the format can hold. For these, the mark takes the place of padding; a packet that fits
+            without the mark alone is left unmarked.
 
     Returns:
         The packet with an event more in the picture's history. Behind a packet that cannot be parsed, or is not UTF-8,
@@ -47,7 +49,13 @@ def with_mark(xmp: bytes | None) -> bytes:
     if read_mark(xmp):
         return xmp
     place = _find_place(xmp)
-    return _insert(xmp, *place) if place else xmp + _packet(_describe())
+    marked = _insert(xmp, *place) if place else xmp + _packet(_describe())
+    if longest and len(marked) > longest >= len(xmp):
+        end = marked.rfind(b"<?xpacket end")
+        padding = end - len(marked[:end].rstrip())
+        excess = len(marked) - longest
+        return xmp if excess > padding else marked[: end - excess] + marked[end:]
+    return marked
 
 
 def _describe(about: str = "") -> str:
