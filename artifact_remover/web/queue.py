@@ -227,7 +227,7 @@ class RestoreQueue:
             HTTPException: As of `restore`.
         """
         return await self._finish(
-            request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, content, self._config))
+            request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, place, content, self._config))
         )
 
     def describe(self, name: str) -> dict | None:
@@ -300,12 +300,14 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
     return Answer(file.getvalue(), picture.header.quality if picture.header else None, notes)
 
 
-def _inspect(content, config) -> Inspection:
+def _inspect(place, content, config) -> Inspection:
     # What is damaged is told when it is to be restored.
     summary = inspect_picture(io.BytesIO(content), allow_truncated=True)
     header, decision = summary.header, decide_by_mark(summary)
     if not decision and summary.width * summary.height <= 1e6 * config.max_megapixels:
+        place.advance(0)  # ends here if the client has left meanwhile
         picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=True)
+        place.advance(0)
         decision = decide(picture)
     return Inspection(
         summary.format,
