@@ -10,6 +10,7 @@ import numpy as np
 from artifact_remover.decision import Decision, decide
 from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
+from artifact_remover.pictures.writers import LONGEST_JPEG_XMP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,8 @@ def write_restored(
 
     Of a JPEG XL that holds a JPEG it is that JPEG.
 
-    What was restored is marked so in its XMP, wherever it is written to, and `decide` leaves it alone from then on.
+    What was restored is marked so in its XMP, and `decide` leaves it alone from then on; only where a JPEG can hold the
+    XMP but not the mark too, the mark is left out.
 
     Args:
         picture: From `restore_picture`.
@@ -100,6 +102,7 @@ def write_restored(
         file.write(transcoded or (source.read_bytes() if isinstance(source, Path) else source))
         return picture.decision.notes  # the others tell of decoding
     if picture.decision.restore:
-        marked = dataclasses.replace(picture.metadata, xmp=with_mark(picture.metadata.xmp))
+        xmp = with_mark(picture.metadata.xmp, LONGEST_JPEG_XMP if format == "jpeg" else None)
+        marked = dataclasses.replace(picture.metadata, xmp=xmp)
         picture = dataclasses.replace(picture, metadata=marked)
     return picture.notes + encode_picture(picture, file, format, quality)

@@ -434,6 +434,17 @@ def test_claims_are_known_by_their_namespace():
         assert without_claims(damaged) == (None, ["damaged XMP dropped"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-be"])
+def test_xmp_with_a_document_type_counts_as_damaged(encoding):
+    """In UTF-16, too, where the bytes of the claim's namespace are hidden in a comment."""
+    camera = b"http://ns.google.com/photos/1.0/camera/"
+    bomb = (
+        '\ufeff<!DOCTYPE r [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]>'
+        f'<r xmlns:any="{camera.decode()}" any:MotionPhoto="1">&b;<!--{(camera + b" ").decode("utf-16-be")}--></r>'
+    ).encode(encoding)
+    assert camera in bomb and without_claims(bomb) == (None, ["damaged XMP dropped"])
+
+
 # --- fuzz
 
 

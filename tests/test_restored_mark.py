@@ -127,3 +127,20 @@ def test_every_format_holds_the_mark(format, packet):
     assert again.restored_by == OURS
     if len(packet) < 65000 or format != "jpeg":
         assert again.metadata.xmp == with_mark(packet) and notes == ()
+
+
+@pytest.mark.parametrize("padding, marked", [(2000, True), (0, False)])
+def test_a_mark_never_costs_a_jpeg_its_xmp(padding, marked):
+    packet = rdf(DESCRIBED + " " * 65504)
+    packet = packet.replace(b" " * 100 + b"<?", b" " * padding + b"<?")
+    packet = packet.replace(b" " * (len(packet) - 65504), b"", 1)
+    assert len(packet) == 65504
+    picture = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8)))
+    metadata = type(picture.metadata)(xmp=packet)
+    restored = RestoredPicture(**vars(picture) | {"metadata": metadata, "decision": Decision(restore=True)})
+    file = io.BytesIO()
+    assert write_restored(restored, b"", file, "jpeg") == ()
+    again = decode_picture(file.getvalue())
+    assert again.restored_by == (OURS if marked else None)
+    assert len(again.metadata.xmp) == 65504 and b"uuid:" in again.metadata.xmp
+    assert marked or again.metadata.xmp == packet

@@ -18,8 +18,9 @@ from skimage import data as skimage_data
 
 from artifact_remover import restore, serve
 from artifact_remover.__main__ import COMMANDS
+from artifact_remover.options import ServeConfig
 from artifact_remover.restoration import Restorer
-from artifact_remover.web import guard
+from artifact_remover.web import guard, queue
 from tests.sample_pictures import to_file
 from tests.web_server import JPEG, PHOTO, SMALL, Gate, serving
 
@@ -431,3 +432,20 @@ def test_what_cannot_be_served_is_one_line(capfd, arguments):
     assert serve.main(arguments) == 2
     errors = capfd.readouterr().err
     assert errors.startswith("error: ") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("leaves_at", ["start", "decoding"])
+def test_inspecting_ends_when_the_client_has_left(monkeypatch, leaves_at):
+    place, done = queue.HeldPlace(0), []
+
+    def decode(*_, **__):
+        done.append("decoded")
+        place.stop()
+
+    monkeypatch.setattr(queue, "decode_picture", decode)
+    monkeypatch.setattr(queue, "decide", lambda _: done.append("decided"))
+    if leaves_at == "start":
+        place.stop()
+    with pytest.raises(queue._StoppedError):
+        queue._inspect(place, SMALL, ServeConfig())
+    assert done == ([] if leaves_at == "start" else ["decoded"])

@@ -188,12 +188,15 @@ def without_claims(xmp: bytes | None, names: tuple[str, ...] = _BEHIND + _EXTEND
             other parts of a JPEG file.
 
     Returns:
-        The packet, byte for byte as it was where it has no such property; and a note if it is dropped, as it has one
-        and cannot be read.
+        The packet, byte for byte as it was where it has no such property; and a note if it is dropped, as it seems to
+        have one and cannot be read, or has a document type.
     """
     namespaces = {re.sub("[^/]*$", "", name).encode() for name in names}
     if xmp is None or not any(namespace in xmp for namespace in namespaces):
         return xmp, []
+    damaged = ["damaged XMP dropped"]
+    if has_document_type(xmp):
+        return None, damaged
     try:
         document = minidom.parseString(xmp.strip(b"\0 \r\n\t"))
         changed = False
@@ -208,7 +211,16 @@ def without_claims(xmp: bytes | None, names: tuple[str, ...] = _BEHIND + _EXTEND
                 changed = True
         return b"".join(node.toxml().encode() for node in document.childNodes) if changed else xmp, []
     except (ExpatError, ValueError, LookupError, AttributeError, RecursionError):
-        return None, ["damaged XMP dropped"]
+        return None, damaged
+
+
+def has_document_type(xmp: bytes) -> bool:
+    """Tells whether XMP has a document type, whose entities could exhaust the memory.
+
+    Args:
+        xmp: XMP packet, UTF-8 or UTF-16.
+    """
+    return b"<!DOCTYPE" in xmp.replace(b"\0", b"")
 
 
 def end_of_picture(jpeg: bytes) -> int | None:

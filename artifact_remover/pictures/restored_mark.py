@@ -8,6 +8,7 @@ import re
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
+from artifact_remover.pictures.jpeg_container import has_document_type
 from data_prep import __version__
 
 _MARK = re.compile(rb":softwareAgent\s*(?:=\s*[\"']|>)\s*(artifact-remover [\w.+-]{1,40})\s*[\"'<]")
@@ -31,11 +32,13 @@ def read_mark(xmp: bytes | None) -> str | None:
     return found[1].decode() if found else None
 
 
-def with_mark(xmp: bytes | None) -> bytes:
+def with_mark(xmp: bytes | None, longest: int | None = None) -> bytes:
     """Marks a picture as restored by this version, unless it is marked already.
 
     Args:
         xmp: The picture's XMP packet, of which every byte is kept; an empty XML tag is opened where need be.
+        longest: Bytes that the format can hold. For these, the mark takes the place of padding; a packet that fits
+            without the mark alone is left unmarked.
 
     Returns:
         The packet with an event more in the picture's history. Behind a packet that cannot be parsed, or is not UTF-8,
@@ -46,7 +49,13 @@ def with_mark(xmp: bytes | None) -> bytes:
     if read_mark(xmp):
         return xmp
     place = _find_place(xmp)
-    return _insert(xmp, *place) if place else xmp + _packet(_describe())
+    marked = _insert(xmp, *place) if place else xmp + _packet(_describe())
+    if longest and len(marked) > longest >= len(xmp):
+        end = marked.rfind(b"<?xpacket end")
+        padding = end - len(marked[:end].rstrip())
+        excess = len(marked) - longest
+        return xmp if excess > padding else marked[: end - excess] + marked[end:]
+    return marked
 
 
 def _describe(about: str = "") -> str:
@@ -70,9 +79,6 @@ def _find_place(xmp) -> tuple[int, int, str] | None:
     places: dict[str, tuple[int, int, str]] = {}
     abouts: list[str] = []
 
-    def refuse(*_):
-        raise ValueError("XMP has no document type, and its entities could be made to exhaust the memory")
-
     def start(name, attributes):
         path.append((name, parser.CurrentByteIndex))
         if [each for each, _ in path[-2:]] == [f"{_RDF} RDF", f"{_RDF} Description"]:
@@ -92,9 +98,9 @@ def _find_place(xmp) -> tuple[int, int, str] | None:
             places["rdf"] = *here, _describe(*abouts[:1])
 
     parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartDoctypeDeclHandler, parser.StartElementHandler, parser.EndElementHandler = refuse, start, end
+    parser.StartElementHandler, parser.EndElementHandler = start, end
     try:
-        if b"\0" not in xmp.rstrip(b"\0"):  # or it is UTF-16
+        if b"\0" not in xmp.rstrip(b"\0") and not has_document_type(xmp):  # or it is UTF-16
             parser.Parse(xmp, True)
     except (expat.ExpatError, ValueError):
         pass  # some packets are followed by zeros, and what counts is before

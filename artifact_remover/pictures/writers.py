@@ -30,6 +30,9 @@ from data_prep.png import PNG_SIGNATURE
 BAND = 2**17
 """Pixels that are converted at a time: few enough to stay in the processor's cache."""
 
+LONGEST_JPEG_XMP = 65504
+"""Bytes of XMP that a JPEG's segment holds."""
+
 _STRIP = 2**18  # pixels of a TIFF's strip
 
 
@@ -362,7 +365,7 @@ def _fitting(metadata: Metadata, mode: str, format: str) -> tuple[Metadata, list
     if metadata.icc_profile and (format, mode) in (("webp", "L"), ("webp", "LA"), ("avif", "LA")):
         too_much["icc_profile"] = "ICC profile for gray"
     if format == "jpeg":  # a segment is at most 65535 bytes long, with its length and name
-        limits = {"exif": ("EXIF", 65527), "xmp": ("XMP", 65504), "comment": ("comment", 65533)}
+        limits = {"exif": ("EXIF", 65527), "xmp": ("XMP", LONGEST_JPEG_XMP), "comment": ("comment", 65533)}
         for field, (name, limit) in limits.items():
             if len(getattr(metadata, field) or b"") > limit:
                 too_much[field] = name

@@ -226,7 +226,7 @@ class RestoreQueue:
             HTTPException: As of `restore`.
         """
         return await self._finish(
-            request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, content, self._config))
+            request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, place, content, self._config))
         )
 
     def describe(self, name: str) -> dict | None:
@@ -299,10 +299,11 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
     return Answer(file.getvalue(), picture.header.quality if picture.header else None, notes)
 
 
-def _inspect(content, config) -> Inspection:
+def _inspect(place, content, config) -> Inspection:
     # What is damaged is told when it is to be restored.
     summary = inspect_picture(io.BytesIO(content), max_megapixels=config.max_megapixels, allow_truncated=True)
     header = summary.header
+    place.advance(0)
     decision = decide_from_file(content, summary, False, config.max_megapixels, allow_truncated=True)
     return Inspection(
         summary.format,
