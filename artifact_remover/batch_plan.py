@@ -27,7 +27,8 @@ from data_prep.errors import InputError, Message, Option
 
 _RESTORED, _COMPARE = "_restored", "_compare"
 _LONGEST_NAME = 255  # bytes, the limit of all common file systems
-_COPIES = ("_original", "~")  # the ends of the names of what exiftool and editors keep of a file that they change
+# The ends of the names of copies that exiftool and editors keep, of unfinished downloads, and of cameras' thumbnails.
+_NO_PICTURES = ("_original", "~", ".bak", ".orig", ".part", ".crdownload", ".tmp", ".thm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,7 +416,7 @@ def _search(top: Path, output: Output, is_wanted, errors: list[str], others: Cou
 
 def _is_picture(file):
     """Tells by its content whether a file of an unknown suffix is a picture that is read."""
-    if file.name.endswith(_COPIES):
+    if file.name.lower().endswith(_NO_PICTURES):
         return False
     try:
         with file.open("rb") as opened:

@@ -65,10 +65,9 @@ def watch(
                 yield whole
                 # Whatever else became of a file meanwhile is to be looked at again.
                 done |= {file: replaced.pop(file, states[file]) for file in whole}
-            elif since:
-                time.sleep(settle / 4)
-            else:
+            elif not since:
                 woken.event.wait(_LOOK_ANYWAY)
+            time.sleep(settle / 4)  # as something may be written all the time
     finally:
         observer.stop()
         observer.join()

@@ -55,6 +55,9 @@ def test_folders_are_searched_in_order_and_what_is_hidden_or_no_picture_is_passe
     assert found("p") == (["p/a.png", "p/b.JPG", "p/sub/c.webp", "p/z/e.jpeg"], [])
 
 
+UNWANTED = (".BAK", ".orig", ".part", ".crdownload", ".tmp", ".THM")
+
+
 @pytest.fixture(scope="module")
 def odd():
     """What is in no way like its name, or has none that says what it is."""
@@ -68,6 +71,7 @@ def odd():
         "p/e.nef": tiff,  # as the raw files of cameras are
         "p/f.jpg_original": jpeg,
         "p/f.jpg~": jpeg,
+        **{f"p/f.jpg{ending}": jpeg for ending in UNWANTED},
         "p/g.tif": tiff,
         "p/h.txt": b"BM is how a BMP begins",
         "p/i.TXT": b"",
@@ -84,6 +88,7 @@ def test_an_odd_name_is_taken_if_it_is_a_picture_by_its_content_and_the_others_a
     found = find_sources([Path("p")], Output("png"))
     assert [str(source.file) for source in found.sources] == ["p/a.jpg_large", "p/b", "p/c.dat", "p/g.tif"]
     others = {".gif": 1, ".nef": 1, ".jpg_original": 1, ".jpg~": 1, ".txt": 2, "links to nothing": 1, ".jpg": 1}
+    others |= {ending.lower(): 1 for ending in UNWANTED}
     assert found.others == others and not found.errors
     assert named("p")[0]["p/a.jpg_large"] == "p/a_restored.png"
 

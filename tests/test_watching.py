@@ -80,6 +80,29 @@ def test_looking_is_no_change(tmp_path):
     assert len(looks) < 40
 
 
+def test_it_looks_seldom_while_something_is_written_all_the_time(tmp_path):
+    looks, stopped = [], threading.Event()
+
+    def find():
+        looks.append(time.monotonic())
+        return [tmp_path / "a.jpg"]
+
+    def write():
+        while not stopped.wait(0.005):
+            (tmp_path / "log.txt").write_text("more")
+
+    (tmp_path / "a.jpg").write_text("a")
+    with closing(watch([tmp_path], find, {}, 0.4)) as watched:
+        next(watched)
+        thread = threading.Thread(target=write)
+        thread.start()
+        threading.Timer(1, lambda: (tmp_path / "a.jpg").write_text("another")).start()
+        next(watched)
+        stopped.set()
+        thread.join()
+    assert min(later - look for look, later in zip(looks, looks[1:], strict=False)) >= 0.1
+
+
 def test_a_file_that_vanishes_is_forgotten(tmp_path):
     (tmp_path / "a.jpg").write_text("a")
     with closing(watch([tmp_path], lambda: [tmp_path / "gone.jpg", tmp_path / "a.jpg"], {}, 0.05)) as watched:
