@@ -58,6 +58,8 @@ def inspect(config: RestoreConfig) -> int:
                     source.file, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
                 )
                 if is_fine_enough(summary, config.only_below):
+                    why = f"no JPEG of a quality below {config.only_below}"
+                    rows.append(make_row(source.file, summary, "passed over", why=why))
                     continue
                 decision = decide_from_file(
                     source.file, summary, config.force, config.max_megapixels, config.allow_truncated
@@ -162,7 +164,7 @@ class _Run:
         from artifact_remover.model_folder import choose_exports
 
         config = self._config
-        self._planned += len(plan.jobs)
+        self._planned += len(plan.jobs) + len(plan.outcomes)
         if not self._told:
             _tell_others(plan.others)
         self._told = True
@@ -190,7 +192,7 @@ class _Run:
 
     def describe_stop(self):
         """Tells what is done when the user stops it."""
-        done = self.counts["restored"] + self.counts["left alone"]
+        done = self.counts.total() - self.counts["failed"]
         advice = "the same command" if self._config.in_place else "--resume"
         return f"stopped, {done} of {self._planned} pictures are done; {advice} goes on"
 

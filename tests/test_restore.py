@@ -341,8 +341,10 @@ def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
     assert [row["decision"] for row in rows] == ["restore", "left alone", "failed", "left alone", "restore"]
     assert rows[3]["why"] == "no trace of JPEG compression was found, --force restores it"
     assert rows[1]["why"] == "practically uncompressed: quality 97, --force restores it"
-    assert restore.main(["--info", ".", "--only-below", "50"]) == 1
+    assert restore.main(["--info", ".", "--only-below", "50", "--report", "report.json"]) == 1
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:3]] == ["a.jpg", "sub/c.jpeg"]
+    rows = json.loads(Path("report.json").read_text())
+    assert [row["decision"] for row in rows] == ["restore", "passed over", "failed", "passed over", "restore"]
 
 
 def test_info_of_a_bad_file_is_one_line(folder, capsys):
