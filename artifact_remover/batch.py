@@ -16,9 +16,22 @@ from artifact_remover.pictures.picture import QUALITY_FORMATS, Picture, decode_p
 from artifact_remover.restore_picture import write_restored
 from data_prep.errors import InputError
 from data_prep.files import open_whole
+from data_prep.quiet import quiet_keras
 
 _PIXELS_IN_FLIGHT = 64_000_000
 _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
+
+
+def load_restorer(config: RestoreConfig):
+    """Loads the `Restorer` that the options ask for.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    with quiet_keras():
+        from artifact_remover.restoration import Restorer
+
+        return Restorer.load(config.model, blend=config.blend, precision=config.precision, tile=config.tile)
 
 
 def restore_all(

@@ -1,14 +1,15 @@
 """The plan of a batch: finding the pictures and naming the results; nothing is decoded, nothing is written."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from artifact_remover.decision import decide_by_mark
 from artifact_remover.options import RestoreConfig
@@ -29,6 +30,8 @@ _RESTORED, _COMPARE = "_restored", "_compare"
 _LONGEST_NAME = 255  # bytes, the limit of all common file systems
 # The ends of the names of copies that exiftool and editors keep, of unfinished downloads, and of cameras' thumbnails.
 _NO_PICTURES = ("_original", "~", ".bak", ".orig", ".part", ".crdownload", ".tmp", ".thm")
+
+Named = TypeVar("Named")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,7 @@ def choose_output(config: RestoreConfig) -> Output:
     Raises:
         InputError: If the options contradict each other.
     """
-    given, backup = config.output, config.backup
+    given, backup = Path(config.output) if config.output else None, config.backup
     if backup:
         if os.path.realpath(backup) in map(os.path.realpath, config.inputs):
             raise InputError(f"{backup} is itself to be restored: choose another ", Option("backup"))
@@ -217,7 +220,7 @@ def make_folder(output: Output) -> None:
 
 
 def find_sources(
-    inputs: Iterable[Path], output: Output, include: Iterable[str] = (), exclude: Iterable[str] = ()
+    inputs: Iterable[Path | str], output: Output, include: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> Found:
     """Finds the pictures in folders, in the order of their paths; a single file is taken as it is.
 
@@ -233,22 +236,18 @@ def find_sources(
             does not matter, and `*` also stands for slashes.
         exclude: Patterns of which it must match none.
     """
-
-    def is_wanted(place):
-        path = place.as_posix().lower()
-        matches = [any(fnmatchcase(path, pattern.lower()) for pattern in each) for each in (include, exclude)]
-        return (matches[0] or not include) and not matches[1]
-
+    paths = list(map(Path, inputs))
     found: dict[str, Source] = {}
     errors: list[str] = []
     others: Counter[str] = Counter()
-    several = sum(map(os.path.isdir, inputs)) > 1
-    for given in inputs:
+    several = sum(map(os.path.isdir, paths)) > 1
+    for given in paths:
         sources = []
         if os.path.isdir(given):
             before = len(errors)
             kept = Path(given.resolve().name) if several else Path()
-            for file in _search(given, output, is_wanted, errors, others):
+            wanted = functools.partial(is_wanted, include=include, exclude=exclude)
+            for file in _search(given, output, wanted, errors, others):
                 sources.append(Source(file, kept / file.relative_to(given)))
             if not sources and len(errors) == before:
                 errors.append(f"no pictures in the folder: {given}")
@@ -263,6 +262,52 @@ def find_sources(
     return Found(list(found.values()), errors, others)
 
 
+def is_wanted(place: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
+    """Tells whether the patterns ask for a picture.
+
+    Args:
+        place: Its path below the folder, with slashes.
+        include: As in `find_sources`.
+        exclude: As in `find_sources`.
+    """
+    matches = [any(fnmatchcase(place.lower(), pattern.lower()) for pattern in each) for each in (include, exclude)]
+    return (matches[0] or not include) and not matches[1]
+
+
+def name_result(name: str, ending: str, keep_extension: bool = False) -> str:
+    """Names a result after its picture.
+
+    Args:
+        name: The picture's, without folders.
+        ending: What the result's name ends with, in place of the picture's suffix.
+        keep_extension: Whether that suffix becomes part of the name, as where `a.jpg` and `a.png` are in one folder.
+
+    Returns:
+        The name, shortened where file systems would refuse it.
+    """
+    file = Path(name)
+    return _shorten(_keep_extension(file) if keep_extension else file.stem, ending)
+
+
+def name_apart(
+    sources: Sequence, name: Callable[..., Named], list_names: Callable[[Named], Iterable[Hashable]]
+) -> list[Named]:
+    """Names the results of pictures, those that would share a name with the extensions of their pictures.
+
+    Args:
+        sources: The pictures.
+        name: From a picture and whether its extension is kept, to what it is named.
+        list_names: From what it is named to every name that no other picture may have.
+    """
+    named = [name(source, False) for source in sources]
+    extended: set[int] = set()
+    while sharing := _find_sharing([list(list_names(each)) for each in named]) - extended:
+        for number in sharing:
+            named[number] = name(sources[number], True)
+        extended |= sharing
+    return named
+
+
 def name_results(sources: list[Source], output: Output, compare: bool = False) -> tuple[list[Job], list[Outcome]]:
     """Names what is to be written, so that no two pictures share a name and none is written over another.
 
@@ -274,12 +319,11 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
     Returns:
         The jobs, and the pictures that cannot be restored.
     """
-    jobs = [_name(source, output, compare) for source in sources]
-    extended: set[int] = set()
-    while sharing := _find_sharing(jobs) - extended:
-        for number in sharing:
-            jobs[number] = _name(sources[number], output, compare, keep_extension=True)
-        extended |= sharing
+    jobs = name_apart(
+        sources,
+        lambda source, keep_extension: _name(source, output, compare, keep_extension),
+        lambda job: map(identify, job.results),
+    )
     owners = {identify(source.file): source.file for source in sources}
     named: list[Job] = []
     failed: list[Outcome] = []
@@ -405,7 +449,7 @@ def _search(top: Path, output: Output, is_wanted, errors: list[str], others: Cou
         pictures = []
         for name in sorted(name for name in names if not name.startswith(".")):
             file = Path(folder, name)
-            wanted = is_wanted(file.relative_to(top))
+            wanted = is_wanted(file.relative_to(top).as_posix())
             if os.path.isfile(file) and (file.suffix.lower() in INPUT_SUFFIXES or (wanted and _is_picture(file))):
                 pictures.append((name, wanted))
             elif wanted:
@@ -439,14 +483,13 @@ def _made_beside(names):
     }
 
 
-def _name(source, output, compare, keep_extension=False):
+def _name(source, output, compare, keep_extension):
     if output.backup:
         return Job(source.file, source.file, backup=output.backup / source.place)
     place = output.folder / source.place if output.folder else output.file or source.file
-    base = _keep_extension(place) if keep_extension else place.stem
     ending = "" if output.folder else _RESTORED
-    target = output.file or place.with_name(_shorten(base, ending + FORMATS[output.format]))
-    drawing = place.with_name(_shorten(base, f"{_COMPARE}.png")) if compare else None
+    target = output.file or place.with_name(name_result(place.name, ending + FORMATS[output.format], keep_extension))
+    drawing = place.with_name(name_result(place.name, f"{_COMPARE}.png", keep_extension)) if compare else None
     return Job(source.file, target, drawing, format=output.format)
 
 
@@ -468,8 +511,7 @@ def identify(file: Path) -> str:
     return os.path.join(os.path.realpath(file.parent), file.name)
 
 
-def _find_sharing(jobs):
-    """Finds the numbers of the jobs that share the name of a result with another job."""
-    names = [[identify(file) for file in job.results] for job in jobs]
+def _find_sharing(names):
+    """Finds the numbers of the pictures that share one of their names with another."""
     counts = Counter(name for each in names for name in each)
     return {number for number, each in enumerate(names) if any(counts[name] > 1 for name in each)}

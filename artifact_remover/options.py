@@ -62,10 +62,18 @@ class RestoreConfig:
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
         server: Restore through a running TF Serving, `http://HOST:8501` or `grpc://HOST:8500`; for another model than
             the faithful one with `/v1/models/NAME` behind it.
+        cluster: Restore on a Ray cluster. The input is then one folder, or a `.parquet` or `.txt` list of pictures, and
+            it and `--output` may be URIs: `s3://`, `gs://`, `hdfs://`, `file://`.
+        ray_address: Of the cluster; the environment's `RAY_ADDRESS` when not given, or else a Ray of the command's own,
+            on this machine.
+        workers: Least and most workers of the cluster, each with a model; from 1 to what it has room for when not
+            given.
+        cpus_per_worker: Processors that a worker is given, and threads that it computes with.
+        gpus_per_worker: GPUs that a worker is given; 0.5 puts two on each.
     """
 
-    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, optional("PICTURE_OR_FOLDER ...")] = ()
-    output: Annotated[Path | None, optional("FILE_OR_DIR"), tyro.conf.arg(aliases=("-o",))] = None
+    inputs: Annotated[tuple[str, ...], tyro.conf.Positional, optional("PICTURE_OR_FOLDER ...")] = ()
+    output: Annotated[str | None, optional("FILE_OR_DIR"), tyro.conf.arg(aliases=("-o",))] = None
     format: Annotated[Format | None, optional("{png,webp,jpeg,tiff,avif}")] = None
     quality: Annotated[int | None, optional("INT")] = None
     overwrite: _Flag = False
@@ -89,6 +97,11 @@ class RestoreConfig:
     tile: Annotated[int | None, optional("INT")] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     server: Annotated[str | None, optional("URL")] = None
+    cluster: _Flag = False
+    ray_address: Annotated[str | None, optional("ADDRESS")] = None
+    workers: Annotated[tuple[int, int] | None, optional("MIN MAX")] = None
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0
 
     def __post_init__(self):
         if not self.inputs:
@@ -96,6 +109,7 @@ class RestoreConfig:
         if self.overwrite and self.resume:
             raise ValueError("overwrite and resume exclude each other: the one replaces what the other passes over")
         self._check_place()
+        self._check_cluster()
         if self.report and self.report.suffix.lower() not in (".csv", ".json"):
             raise ValueError(f"report must end in .csv or .json: {self.report}")
         if self.info and self.watch:
@@ -124,6 +138,26 @@ class RestoreConfig:
                 raise ValueError(
                     f"in_place and {name} exclude each other: a picture keeps its name and format, and is done once"
                 )
+
+    def _check_cluster(self):
+        if not self.cluster:
+            for place in (*self.inputs, self.output):
+                if "://" in str(place):
+                    raise ValueError(f"{place} is a URI, which only cluster reads and writes")
+            for name in ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(f"{name} goes with cluster alone")
+            return
+        for name in ("in_place", "compare", "info", "report", "watch", "server"):
+            if getattr(self, name):
+                raise ValueError(f"cluster and {name} exclude each other; its report is the manifest in the output")
+        if len(self.inputs) > 1 or not self.output:
+            raise ValueError("cluster takes one input, a folder or list, and needs an output, the folder of results")
+        if self.workers and not 1 <= self.workers[0] <= self.workers[1]:
+            raise ValueError(f"workers must be two numbers, 1 or above and rising: {self.workers[0]} {self.workers[1]}")
+        require_positive(self, "cpus_per_worker")
+        if self.gpus_per_worker < 0:
+            raise ValueError(f"gpus_per_worker must not be below zero: {self.gpus_per_worker}")
 
 
 @dataclasses.dataclass(frozen=True)

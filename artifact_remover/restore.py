@@ -17,7 +17,6 @@ from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.jpeg_xl import can_decode
 from data_prep.command_line import complain, parse_options, run_command, say
 from data_prep.errors import InputError, Message, Option
-from data_prep.quiet import quiet_keras
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,6 +101,8 @@ def restore(config: RestoreConfig) -> int:
     """
     from artifact_remover import batch_plan, batch_report
 
+    if config.cluster:
+        return _restore_on_cluster(config)
     output = batch_plan.choose_output(config)
     if config.report:
         batch_report.check_report(config.report)
@@ -119,6 +120,25 @@ def restore(config: RestoreConfig) -> int:
     finally:
         if config.report and run.rows:
             batch_report.write_report(config.report, run.rows)
+    say(run.describe())
+    return _choose_code(run.counts["failed"], run.counts.total())
+
+
+def _restore_on_cluster(config):
+    for package in ("ray", "pyarrow"):
+        if not find_spec(package):
+            raise InputError(Option("cluster"), " needs other packages: pip install 'artifact-remover[cluster]'")
+    from artifact_remover.cluster import restore_on_cluster
+
+    run, others = _Run(config, None), Counter[str]()
+    try:
+        with contextlib.closing(restore_on_cluster(config, others)) as outcomes:
+            for outcome in outcomes:
+                run.finish(outcome)
+    except KeyboardInterrupt:
+        complain(run.describe_stop())
+        return 130
+    _tell_others(others)
     say(run.describe())
     return _choose_code(run.counts["failed"], run.counts.total())
 
@@ -183,7 +203,7 @@ class _Run:
             batch_plan.make_folder(self._output)
         self._display = _Display(plan.jobs)
         with self._display:
-            batch.restore_all(plan.jobs, self._load, config, self._display.advance, self._finish)
+            batch.restore_all(plan.jobs, self._load, config, self._display.advance, self.finish)
 
     def describe(self):
         """Tells the counts, and the speed."""
@@ -194,7 +214,8 @@ class _Run:
         """Tells what is done when the user stops it."""
         done = self.counts.total() - self.counts["failed"]
         advice = "the same command" if self._config.in_place else "--resume"
-        return f"stopped, {done} of {self._planned} pictures are done; {advice} goes on"
+        planned = f" of {self._planned}" if self._planned else ""  # a cluster lists while it restores
+        return f"stopped, {done}{planned} pictures are done; {advice} goes on"
 
     def _load(self):
         if not self._restorer:
@@ -203,7 +224,8 @@ class _Run:
         self._display.start()
         return self._restorer
 
-    def _finish(self, outcome):
+    def finish(self, outcome):
+        """Tells of a picture that is done, and counts it."""
         self._report(outcome)
         self._display.finish(outcome)
 
@@ -290,10 +312,9 @@ class _Display:
 
 
 def _load(config):
-    with quiet_keras():
-        from artifact_remover.restoration import Restorer
+    from artifact_remover.batch import load_restorer
 
-        return Restorer.load(config.model, blend=config.blend, precision=config.precision, tile=config.tile)
+    return load_restorer(config)
 
 
 def _connect(server):

@@ -1,0 +1,192 @@
+"""Listing, names, manifest and mistakes, which need no Ray; `test_cluster_with_ray.py` has the rest."""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+
+import pytest
+
+pa = pytest.importorskip("pyarrow")
+
+import pyarrow.parquet as pq  # noqa: E402
+
+from artifact_remover import batch_plan, cluster, restore  # noqa: E402
+from artifact_remover.options import RestoreConfig  # noqa: E402
+from artifact_remover.storage import locate  # noqa: E402
+from data_prep.errors import InputError  # noqa: E402
+
+ROW = dict.fromkeys(cluster.ROWS.names)
+
+
+def configure(source, target, **settings):
+    return cluster.fix_results(RestoreConfig((str(source),), str(target), cluster=True, **settings))
+
+
+def names(config, others=None):
+    """Lists entries with the places of their results, or errors."""
+    pictures = cluster.list_pictures(config, Counter() if others is None else others)
+    return {each["entry"]: each["error"] or each["target"] for each in pictures}
+
+
+def fill(folder, *places):
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text("")
+
+
+# Listing and names
+
+
+def test_a_folder_is_listed_and_named_as_on_one_machine(tmp_path):
+    photos = tmp_path / "photos"
+    fill(
+        photos, "a.jpg", "b.jpg", "b.PNG", "sub/a.jpg", ".hidden/c.jpg", ".d.jpg", "notes.txt", "sub/none", "out/e.jpg"
+    )
+    os.symlink(photos / "sub", photos / "link")
+    (photos / ("n" * 251 + ".jpg")).write_text("")
+    others = Counter()
+    config = configure(photos, photos / "out")
+    listed = names(config, others)
+    assert others == {".txt": 1, "no suffix": 1}
+
+    output = batch_plan.Output("png", folder=photos / "out")
+    found = batch_plan.find_sources([photos], output)
+    jobs, _ = batch_plan.name_results(found.sources, output)
+    expected = {str(job.source.relative_to(photos)): str(job.target.relative_to(photos / "out")) for job in jobs}
+    assert listed == expected
+    assert (listed["b.PNG"], listed["sub/a.jpg"]) == ("b_PNG.png", "sub/a.png")
+    assert found.others == others
+
+
+def test_patterns_choose_among_the_pictures_of_a_folder(tmp_path):
+    fill(tmp_path, "a.jpg", "b.png", "2004/c.jpg", "2004/thumbs/d.jpg")
+    config = configure(tmp_path, tmp_path / "out", include=("2004/*", "*.PNG"), exclude=("*/thumbs/*",), format="webp")
+    assert names(config) == {"2004/c.jpg": "2004/c.webp", "b.png": "b.webp"}
+
+
+def test_a_list_names_results_by_whole_paths(tmp_path):
+    entries = ["s3://bucket/a/b.jpg", "gs://bucket/a/c.jpg", "/data/b.jpg", "x.jpg", "x.jpg", "x.png", "", "../y.jpg"]
+    entries += ["bucket/a/b.jpg", "z.jpg_large"]
+    (tmp_path / "list.txt").write_text("\n".join(entries))
+    pq.write_table(pa.table({"path": entries}), tmp_path / "list.parquet")
+    for name in ("list.txt", "list.parquet"):
+        listed = names(configure(tmp_path / name, tmp_path / "out"))
+        # Two pictures have one place; each keeps its extension, and the second one is told.
+        assert listed.pop("s3://bucket/a/b.jpg").startswith(
+            "s3://bucket/a/b.jpg: bucket/a/b_jpg.png is taken by bucket/"
+        )
+        assert "no path with . or .." in listed.pop("..")
+        assert listed == {
+            "bucket/a/b.jpg": "bucket/a/b_jpg.png",
+            "gs://bucket/a/c.jpg": "bucket/a/c.png",
+            "/data/b.jpg": "data/b.png",
+            "x.jpg": "x_jpg.png",
+            "x.png": "x_png.png",
+            "z.jpg_large": "z.png",
+        }
+
+
+def test_a_folder_without_pictures_and_one_that_cannot_be_listed_are_errors(tmp_path):
+    fill(tmp_path, "notes.txt")
+    assert names(configure(tmp_path, tmp_path / "out")) == {"": f"no pictures in {tmp_path}"}
+    assert "cannot read the folder" in names(configure(tmp_path / "none", tmp_path / "out"))[""]
+
+
+# The manifest
+
+
+def test_the_manifest_knows_what_is_done_and_forgets_when_it_is_replaced(tmp_path):
+    target = locate(str(tmp_path))
+    first = cluster.Manifest(target, replace=False)
+    for name, decision in (
+        ("a", "restored"),
+        ("b", "left alone"),
+        ("c", "failed"),
+        ("d", "passed over"),
+        ("e", "skipped"),
+    ):
+        first.add(ROW | {"path": name, "target": f"{name}.png", "decision": decision})
+    first.write()
+    assert cluster._read_targets(target) == {"a.png", "b.png"}
+    assert cluster._read_targets(target, first.run) == {"a.png", "b.png", "c.png", "d.png"}
+    assert pq.read_table(tmp_path / "manifest")["path"].to_pylist() == ["a", "b", "c", "d"]
+    cluster.Manifest(target, replace=False)
+    assert cluster._read_targets(target) == {"a.png", "b.png"}
+    cluster.Manifest(target, replace=True)
+    assert cluster._read_targets(target) == set()
+
+
+def test_packs_hold_each_picture_once_and_the_second_time_only_those_without_a_row(tmp_path, monkeypatch):
+    photos, target = tmp_path / "photos", locate(str(tmp_path / "out"))
+    fill(photos, *(f"{number:02}.jpg" for number in range(40)), "x.txt")
+    config = configure(photos, tmp_path / "out")
+    manifest = cluster.Manifest(target, replace=False)
+
+    def pack(config, together):
+        *packs, end = [table.to_pylist()[0] for table in cluster._list_packs(None, config, manifest.run, together)]
+        assert json.loads(end["others"]) == {".txt": 1}
+        assert end["listed"] == sum(len(each["pictures"]) for each in packs)
+        return [[picture["entry"] for picture in each["pictures"]] for each in packs]
+
+    assert [len(each) for each in pack(config, 16)] == [16, 16, 8]
+    monkeypatch.setattr(cluster, "_FEW", 16)
+    assert [len(each) for each in pack(config, 16)] == [16, 24]
+    for number in range(38):
+        name = str(tmp_path / f"out/{number:02}.png")
+        manifest.add(ROW | {"target": name, "decision": "failed" if number % 2 else "restored"})
+    manifest.write()
+    assert pack(config, 1) == [["38.jpg"], ["39.jpg"]]
+    monkeypatch.undo()
+    [pictures, *_] = cluster._list_packs(None, dataclasses.replace(config, resume=True), "later", 40)
+    known = [each["known"] for each in pictures.to_pylist()[0]["pictures"]]
+    assert known == [not number % 2 for number in range(38)] + [False, False]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("a --cluster", "cluster takes one input"),
+        ("a b --cluster -o c", "cluster takes one input"),
+        ("a --cluster -o c --compare", "cluster and compare exclude each other"),
+        ("a --cluster -o c --report r.csv", "cluster and report exclude each other"),
+        ("a --cluster --in-place --backup b", "cluster and in_place exclude each other"),
+        ("a --cluster -o c --server http://x", "cluster and server exclude each other"),
+        ("a --cluster -o c --workers 3 2", "workers must be two numbers, 1 or above and rising: 3 2"),
+        ("a --cluster -o c --cpus-per-worker 0", "cpus_per_worker must be above zero"),
+        ("a --cluster -o c --gpus-per-worker -1", "gpus_per_worker must not be below zero"),
+        ("a -o c --workers 1 2", "workers goes with cluster alone"),
+        ("s3://bucket/a -o c", "s3://bucket/a is a URI, which only cluster reads and writes"),
+        ("a -o s3://bucket/c", "s3://bucket/c is a URI, which only cluster reads and writes"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(arguments, said, capfd):
+    with pytest.raises(SystemExit) as leaving:
+        restore.main(arguments.split())
+    assert leaving.value.code == 2
+    printed = capfd.readouterr().err
+    assert printed.startswith(f"error: {said}") and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("none", "out", "no such file or folder: "),
+        ("a.jpg", "out", "is neither a folder nor a list, .parquet or .txt"),
+        ("bad.parquet", "out", "is no Parquet file"),
+        ("other.parquet", "out", "has no column path of text: path, name"),
+        ("folder.txt", "out", "is neither a folder nor a list, .parquet or .txt"),
+        (".", ".", "is itself to be restored"),
+        ("sub", "a.jpg", "is a file, there may be several pictures"),
+    ],
+)
+def test_wrong_places_are_told_before_ray_is_started(source, target, said, tmp_path, monkeypatch):
+    fill(tmp_path, "a.jpg", "bad.parquet", "sub/b.jpg", "folder.txt/b.jpg")
+    pq.write_table(pa.table({"path": [1], "name": ["x"]}), tmp_path / "other.parquet")
+    monkeypatch.setattr(cluster, "connected", lambda config: pytest.fail("Ray is started"))
+    monkeypatch.setattr(cluster, "choose_exports", lambda *_: None)
+    with pytest.raises(InputError, match=said):
+        list(cluster.restore_on_cluster(configure(tmp_path / source, tmp_path / target), Counter()))

@@ -1,0 +1,70 @@
+import io
+
+import pytest
+
+from data_prep.errors import InputError
+
+pytest.importorskip("pyarrow")
+
+from artifact_remover import storage  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("uri", "path", "name"),
+    [
+        ("/data/my photos/", "/data/my photos", "/data/my photos"),
+        ("file:///data/100%25 #1?", "/data/100%25 #1", "file:///data/100%25 #1"),
+        ("s3://key:secret@bucket/a %20?region=eu-west-1&scheme=http", "bucket/a %20", "s3://bucket/a %20"),
+        ("s3://bucket?region=eu-west-1", "bucket", "s3://bucket/"),
+        ("file:///", "/", "file:///"),
+    ],
+)
+def test_a_uri_is_taken_as_it_is(uri, path, name):
+    location = storage.locate(uri)
+    assert (location.path, location.name) == (path, name)
+    below = location / "x/ü.jpg"
+    assert (below.path, below.name) == (f"{path.rstrip('/')}/x/ü.jpg", f"{name.removesuffix('/')}/x/ü.jpg")
+
+
+def test_a_listed_name_may_hold_a_question_mark():
+    assert storage.locate_listed("file:///a?b=c.jpg").path == "/a?b=c.jpg"
+
+
+def test_an_unknown_scheme_is_one_line():
+    with pytest.raises(InputError, match=r"^ftp://host cannot be reached: ((?!secret).)*$"):
+        storage.locate("ftp://key:secret@host/photos")
+
+
+def test_a_folder_is_listed_in_order_without_links_to_folders(tmp_path):
+    for name in ("b", "a", "Z"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert storage.list_folder(storage.locate(str(tmp_path))) == (["Z", "a", "b"], ["folder"], [])
+    with pytest.raises(InputError, match="cannot read the folder, check its permissions: .*/none"):
+        storage.list_folder(storage.locate(str(tmp_path)) / "none")
+
+
+def test_a_name_that_is_no_utf8_is_told_and_the_others_are_listed(tmp_path):
+    (tmp_path / "good").write_text("")
+    with open(bytes(tmp_path) + b"/\xff.jpg", "wb"):
+        pass
+    names, _, errors = storage.list_folder(storage.locate(str(tmp_path)))
+    assert names == ["good"]
+    assert len(errors) == 1 and "UTF-8" in errors[0]
+
+
+def test_what_cannot_be_read_to_its_end_is_not_written(tmp_path):
+    class Breaking(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell():
+                raise OSError("broken")
+            return super().read(1)
+
+    target = storage.locate(str(tmp_path)) / "sub/file"
+    with pytest.raises(InputError, match=r"cannot write .*/sub/file: broken"):
+        storage.deliver(Breaking(b"content"), target)
+    assert list((tmp_path / "sub").iterdir()) == []
+    storage.deliver(io.BytesIO(b"content"), target)
+    storage.deliver(io.BytesIO(b"new"), target)
+    assert (tmp_path / "sub/file").read_bytes() == b"new"
