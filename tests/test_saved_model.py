@@ -1,5 +1,7 @@
+import dataclasses
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +13,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
+from artifact_remover import model_folder
+from artifact_remover.config import PRESETS, DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
-from artifact_remover.model_folder import read_manifest
+from artifact_remover.model_folder import FAITHFUL, find_exports, read_manifest
 from artifact_remover.saved_model import (
     export_discriminator,
     export_generator,
@@ -381,3 +384,25 @@ def test_folders_of_any_name_are_read(generator, exported, tmp_path, name):
     picture = pictures() / np.float32(255)
     np.testing.assert_array_equal(restore(picture), load_generator(exported)[0](picture))
     assert len(weights) == len(generator.weights)
+
+
+def test_fine_tuning_in_ones_own_keras_code_as_documented(saved_models, tmp_path, monkeypatch):
+    documented = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+    [code] = re.findall(r"## Fine-tuning .*?```python\n(.*?)```", documented, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRESETS, "blind", dataclasses.replace(PRESETS["blind"], generator=TINY))
+    monkeypatch.setattr(model_folder, "PUBLISHED", saved_models)
+    clean = np.random.default_rng(0).random([2, 32, 32, 3], np.float32)
+    degraded = np.clip(clean + 0.1, 0, 1)
+    before = build_generator(TINY)
+    load_weights(before, find_exports(saved_models)[FAITHFUL])
+    names = {"batches": tf.data.Dataset.from_tensors((degraded, clean)).repeat(3)}
+    exec(code, names)
+    tuned = names["generator"]
+    loss = [float(np.mean((network(degraded) - clean) ** 2)) for network in (before, tuned)]
+    assert 0 < loss[1] < loss[0]
+    again = keras.models.load_model("tuned.keras")
+    np.testing.assert_array_equal(again(degraded), tuned(degraded))
+    again.fit(names["batches"], verbose=0)  # its optimizer came back, too
+    restored = load_generator(find_exports(tmp_path / "tuned")[FAITHFUL])[0](degraded)
+    np.testing.assert_allclose(restored, np.clip(tuned(degraded), 0, 1), atol=1e-5)
