@@ -38,10 +38,12 @@ Clean photographs come back at 59 dB or more, unless they were enlarged; JPEGs o
 50.
 """
 
-DRAWN = 0.4
-"""Share of pixels that equal their right neighbor, from which a sample counts as drawn, and no model is asked.
+DRAWN_SHARE, DRAWN_COLORS = 0.4, 512
+"""A sample counts as drawn, so that no model is asked, where a larger share of pixels equals their right neighbor, and
+there are no more colors.
 
-Clean text comes back at 40 dB, dithered pictures at 23. Of these 0.46 or more are equal, of scaled JPEGs of text 0.17.
+Clean text comes back at 40 dB, dithered pictures at 23. Of these 0.46 or more are equal, of scaled JPEGs of text 0.17;
+scaled JPEGs of photographs have flat places too, but more than 1000 colors.
 """
 
 MUCH_TO_MEND_COMPRESSED = 44.0
@@ -195,9 +197,17 @@ def _has_much_to_mend(pixels, restore, compressed) -> bool:
         return False
     corners = busiest_corners(pixels, side, _SAMPLES)
     samples = [np.ascontiguousarray(pixels[row : row + side, column : column + side]) for row, column in corners]
-    if np.mean([(sample[:, 1:] == sample[:, :-1]).all(axis=2).mean() for sample in samples]) > DRAWN:
+    if _is_drawn(samples):
         return False
     # Of luma, as subsampled chroma is mended at any quality.
     squared = [np.square(to_luma(restore(sample)) - to_luma(sample)).mean() for sample in samples]
     least = MUCH_TO_MEND_COMPRESSED if compressed else MUCH_TO_MEND
     return bool(np.mean(squared) > 255**2 / 10 ** (least / 10))
+
+
+def _is_drawn(samples) -> bool:
+    equal = np.mean([(sample[:, 1:] == sample[:, :-1]).all(axis=2).mean() for sample in samples])
+    if equal <= DRAWN_SHARE:
+        return False
+    pixels = np.concatenate([sample.reshape(-1, sample.shape[2]) for sample in samples])
+    return len(np.unique(pixels, axis=0)) <= DRAWN_COLORS
