@@ -193,7 +193,7 @@ def _judge_all(config, pictures, restorers, externals, distances):
     from data_prep.photographs import read_photograph
 
     methods: dict[str, scoring.Method] = {
-        **{name: functools.partial(_restore_file, each) for name, each in restorers.items()},
+        **{name: functools.partial(_restore_file, each, config.force) for name, each in restorers.items()},
         **{name: functools.partial(_run_external, each) for name, each in externals.items()},
     }
     first = next(iter(methods))
@@ -212,7 +212,7 @@ def _judge_all(config, pictures, restorers, externals, distances):
             if not any(rows.values()):
                 _, given = scoring.make_untouched(clean, *how, config.resave, config.offset)
                 for restorer in restorers.values():
-                    _restore_file(restorer, given)  # the first time takes longer, and is not counted
+                    _restore_file(restorer, config.force, given)  # the first time takes longer, and is not counted
             judged.append(
                 scoring.judge(name, clean, *how, methods, distances, resave=config.resave, offset=config.offset)
             )
@@ -222,13 +222,13 @@ def _judge_all(config, pictures, restorers, externals, distances):
     return rows, cut
 
 
-def _restore_file(restorer, given):
-    """Restores a file as users have it restored, which may leave it alone; uint8 [H, W, 3] in 0..255, RGB."""
+def _restore_file(restorer, force, given):
+    """Restores a file as `restore` does, which may leave it alone unless forced; uint8 [H, W, 3] in 0..255, RGB."""
     import numpy as np
 
     from artifact_remover.pictures.picture import decode_picture
 
-    pixels = restorer.restore_picture(decode_picture(given.content)).pixels
+    pixels = restorer.restore_picture(decode_picture(given.content), force=force).pixels
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 

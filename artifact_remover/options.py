@@ -174,6 +174,7 @@ class EvaluateConfig:
         offset: Cut each JPEG at this row and column, 0..15, before it is restored, so that its 8x8 blocks no longer
             start at the corner.
         clean: Put the pictures in as they are, uncompressed, to see what becomes of them.
+        force: Judge the models also on what `restore` would leave alone.
         protocol: `color` compresses and measures RGB; `gray` MATLAB's Y alone, as the gray tables do.
         subsampling: Of the chroma in the `color` protocol; the published tables are of 4:2:0.
         output: Folder for `evaluation.json`, `.csv` and `.html`; what is there is replaced.
@@ -189,6 +190,7 @@ class EvaluateConfig:
     resave: Annotated[int | None, optional("1..100")] = None
     offset: Annotated[tuple[int, int], tyro.conf.arg(metavar="Y X")] = (0, 0)
     clean: _Flag = False
+    force: _Flag = False
     protocol: Literal["color", "gray"] = "color"
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")

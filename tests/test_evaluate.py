@@ -176,6 +176,10 @@ def test_pictures_of_one_kind_need_no_blocks(run):
 def test_clean_pictures_are_put_in_uncompressed(model, run, capfd):
     arguments = ["--data", "data", "--clean", "--precision", "float32", "--model", str(model)]
     assert evaluate.main(arguments) == 0
+    summary = read_report()["qualities"]["clean"]["summary"]
+    assert [each["unchanged_on"] for each in summary.values()] == [2, 2]  # left alone
+    capfd.readouterr()
+    assert evaluate.main([*arguments, "--force"]) == 0
     printed = capfd.readouterr().out
     report = read_report()
     assert report["clean"] is True and list(report["qualities"]) == ["clean"]
