@@ -434,18 +434,20 @@ def test_what_cannot_be_served_is_one_line(capfd, arguments):
     assert errors.startswith("error: ") and errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("leaves_at", ["start", "decoding"])
+@pytest.mark.parametrize("leaves_at", ["start", "first look"])
 def test_inspecting_ends_when_the_client_has_left(monkeypatch, leaves_at):
-    place, done = queue.HeldPlace(0), []
+    """Before the pixels are decoded."""
+    place, look, done = queue.HeldPlace(0), queue.inspect_picture, []
 
-    def decode(*_, **__):
-        done.append("decoded")
+    def inspect(*arguments, **options):
+        summary = look(*arguments, **options)
         place.stop()
+        return summary
 
-    monkeypatch.setattr(queue, "decode_picture", decode)
-    monkeypatch.setattr(queue, "decide", lambda _: done.append("decided"))
+    monkeypatch.setattr(queue, "inspect_picture", inspect)
+    monkeypatch.setattr(queue, "decide_from_file", lambda *_, **__: done.append("decoded"))
     if leaves_at == "start":
         place.stop()
     with pytest.raises(queue._StoppedError):
         queue._inspect(place, SMALL, ServeConfig())
-    assert done == ([] if leaves_at == "start" else ["decoded"])
+    assert done == []
