@@ -3,10 +3,11 @@
 import errno
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 try:
     import fcntl
@@ -84,8 +85,7 @@ def hold(file: Path, tell: Callable[[str], object] | None = None) -> Iterator[No
             if fcntl:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            opened.seek(0)
-            holder = opened.read() or "another process"
+            holder = _read_holder(opened) or "another process"
             if not tell:
                 raise HeldError(holder) from None
             tell(holder)
@@ -96,3 +96,13 @@ def hold(file: Path, tell: Callable[[str], object] | None = None) -> Iterator[No
         opened.write(f"process {os.getpid()} on {platform.node()}")
         opened.flush()
         yield
+
+
+def _read_holder(opened: TextIO) -> str:
+    """Reads the name of the process that holds a lock, which it writes a moment after it took it."""
+    for _ in range(20):
+        opened.seek(0)
+        if holder := opened.read():
+            return holder
+        time.sleep(0.05)
+    return ""
