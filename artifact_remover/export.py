@@ -2,7 +2,7 @@
 
 python -m artifact_remover.export [MODEL] -o FILE [OPTIONS]
 
-It is run on a photograph first, and compared with the model itself; nothing is written where the two differ.
+The file is tried on a photograph first, and nothing is written where it restores otherwise than the model itself.
 """
 
 import io
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from artifact_remover.model_folder import choose_exports, read_manifest, read_overlap
+from artifact_remover.model_folder import choose_exports, read_manifest
 from artifact_remover.options import SUFFIXES, ExportConfig, ExportFormat
 from data_prep.command_line import parse_options, run_command, say
 from data_prep.errors import InputError, Option
@@ -28,10 +28,7 @@ _LEAST_PSNR = 60.0  # dB, of what is written beside the model itself: both diffe
 _OPSET = 17  # of ONNX; ONNX Runtime reads it since 1.12, of 2022
 _DIMENSIONS = ("batch", None, "height", "width")
 
-# darktable's, https://github.com/andriiryzhkov/darktable-ai-sdk/blob/main/docs/dtmodel-format.md; the side is that of
-# its own denoise models, the overlap that of its src/common/ai/restore.c.
-_DARKTABLE_SIDE = 768
-_DARKTABLE_OVERLAP = 64
+_DARKTABLE_SIDE = 768  # pixels; of darktable's own denoise models
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(config: ExportConfig) -> None:
-    """Converts a model, compares the two, and writes it.
+    """Converts a model, tries what came out on a photograph, and writes it.
 
     Raises:
-        InputError: For a mistake of the user's, or if the two differ; nothing is written then.
+        InputError: For a mistake of the user's, or if the photograph comes out otherwise; nothing is written then.
     """
     chosen = [each for each in choose_exports(config.model, config.blend) if each]
     _require_packages(config.kind)
@@ -112,7 +109,7 @@ def describe(manifests: list[dict], blend: float | None = None) -> dict[str, str
     return about | {name: _join(texts) for name, texts in told.items() if any(texts)}
 
 
-def pack_for_darktable(onnx_model: bytes, name: str, about: dict[str, str], overlap: int) -> bytes:
+def pack_for_darktable(onnx_model: bytes, name: str, about: dict[str, str]) -> bytes:
     """Packs a model as darktable's denoise module installs it.
 
     https://github.com/andriiryzhkov/darktable-ai-sdk/blob/main/docs/dtmodel-format.md
@@ -121,18 +118,16 @@ def pack_for_darktable(onnx_model: bytes, name: str, about: dict[str, str], over
         onnx_model: Float32 [1, 3, 768, 768] to the same.
         name: Of the file without its suffix, which is the model's id and the folder's name inside.
         about: From `describe`.
-        overlap: By how many pixels tiles of the model must overlap.
     """
     card = {
         "long_description": f"{about['description']} So it is for JPEGs that the edits before it leave unturned, "
         "unscaled and uncropped.",
         "scope": "removal of JPEG artifacts",
+        # src/common/ai/restore.c: what lies beyond the border is mirrored about the outermost pixel, off the blocks.
+        "notes": "Tiles overlap by 64 pixels in darktable, less than the model sees: seams and the picture's border "
+        "may come out a little otherwise than artifact-remover restores them.",
     }
-    card |= {name: about[name] for name in ("license", "training_data", "training_data_license") if name in about}
-    if overlap > _DARKTABLE_OVERLAP:
-        card["notes"] = (
-            f"Needs tiles that overlap by {overlap} pixels, darktable's overlap by {_DARKTABLE_OVERLAP}: seams may show"
-        )
+    card |= {key: about[key] for key in ("license", "training_data", "training_data_license") if key in about}
     config = {
         "id": name,
         "name": about["name"],
@@ -194,8 +189,7 @@ def _convert(network, config, manifests):
         return _to_openvino(_to_onnx(network, about), about, in_float16)
     if config.kind == "onnx":
         return [_to_onnx(network, about)]
-    overlap = max(map(read_overlap, manifests))
-    return [pack_for_darktable(_to_onnx(network, about, _DARKTABLE_SIDE), config.output.stem, about, overlap)]
+    return [pack_for_darktable(_to_onnx(network, about, _DARKTABLE_SIDE), config.output.stem, about)]
 
 
 def _to_onnx(network, about, side=None):

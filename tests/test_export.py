@@ -14,7 +14,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from artifact_remover import Restorer, export, layers
 from artifact_remover.config import GeneratorConfig
-from artifact_remover.export import describe, load_export, main, pack_for_darktable
+from artifact_remover.export import describe, load_export, main
 from artifact_remover.options import SUFFIXES
 from artifact_remover.saved_model import export_generator, load_generator
 from tests.tiny_models import make_generator
@@ -153,13 +153,6 @@ def test_a_dtmodel_is_laid_out_as_darktable_wants(exported):
         "attributes": {"input_sizes": [768]},
     }
     assert {name: card[name] for name in ("license", "training_data", "training_data_license")}.items() <= ABOUT.items()
-    assert "notes" not in card
-
-
-def test_darktable_s_users_are_told_of_seams():
-    with zipfile.ZipFile(io.BytesIO(pack_for_darktable(b"", "jpeg", ABOUT, overlap=128))) as archive:
-        notes = json.loads(archive.read("jpeg/config.json"))["model_card"]["notes"]
-    assert "overlap by 128 pixels" in notes
 
 
 def test_a_blend_is_exported_as_it_restores(model, tmp_path):
