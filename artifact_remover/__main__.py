@@ -2,10 +2,16 @@
 
 import sys
 
-from artifact_remover import evaluate, fit, restore, serve
+from artifact_remover import evaluate, export, fit, restore, serve
 from data_prep.command_line import print_version
 
-COMMANDS = {"fit": fit.main, "restore": restore.main, "evaluate": evaluate.main, "serve": serve.main}
+COMMANDS = {
+    "fit": fit.main,
+    "restore": restore.main,
+    "evaluate": evaluate.main,
+    "serve": serve.main,
+    "export": export.main,
+}
 
 
 def main() -> int:

@@ -8,6 +8,10 @@ and each sees further. Plain residual blocks on the way down and up keep the det
 "Plug-and-Play Image Restoration with Deep Denoiser Prior", PAMI 2021).
 """
 
+import math
+import re
+from collections.abc import Mapping
+
 import keras
 from keras import layers
 
@@ -73,6 +77,34 @@ def memory_per_pixel(config: GeneratorConfig) -> int:
     widths = [config.features + 4 * config.growth, *reversed(config.finer)]  # of the dense blocks, then finer and finer
     sides = [config.coarsest_scale // 2**level for level in range(len(widths))]
     return round(5 * 4 * max(width / side**2 for width, side in zip(widths, sides, strict=True)))
+
+
+def read_size(shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
+    """Reads a generator's size off its weights, as not every manifest tells it.
+
+    Args:
+        shapes: Of its weights, by path, such as `shallow/kernel`.
+
+    Raises:
+        LookupError: If a weight that every generator has is missing.
+    """
+
+    def count(pattern):
+        return sum(bool(re.fullmatch(f"{pattern}/kernel", path)) for path in shapes)
+
+    levels = range(1, count(r"down\d+_halve") + 1)
+    *finer, features = [
+        shapes["shallow/kernel"][-1],
+        *(shapes[f"down{level}_halve/kernel"][-1] for level in levels),
+    ]
+    return GeneratorConfig(
+        features,
+        growth=shapes["rrdb1_dense1_conv1/kernel"][-1],
+        blocks=count(r"rrdb\d+_dense1_conv1"),
+        scale=math.isqrt(shapes["shallow/kernel"][2] // 3),
+        finer=tuple(finer),
+        residual_blocks=tuple(count(rf"down{level}_block\d+_first") for level in levels) or (2,),
+    )
 
 
 def is_of_residual_block(path: str) -> bool:

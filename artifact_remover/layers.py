@@ -89,5 +89,6 @@ def _mirror(image, axis, multiple):
     if image.shape[axis] is not None and image.shape[axis] % multiple == 0:
         return image
     length = ops.shape(image)[axis]
-    index = ops.arange(-(-length // multiple) * multiple) % (2 * length)
+    # Not -(-length // multiple), which tf2onnx translates to a division that rounds toward zero.
+    index = ops.arange((length + multiple - 1) // multiple * multiple) % (2 * length)
     return ops.take(image, ops.minimum(index, 2 * length - 1 - index), axis=axis)

@@ -1,4 +1,4 @@
-"""The options of the commands that use models: restore, evaluate and serve.
+"""The options of the commands that use models: restore, evaluate, serve and export.
 
 Plain Python: command lines are built from it before TensorFlow is imported.
 """
@@ -17,6 +17,11 @@ SMALLEST_TILE = 64
 
 Format = Literal["png", "webp", "jpeg", "tiff", "avif"]
 """The formats of `artifact_remover.pictures.picture.FORMATS`."""
+
+ExportFormat = Literal["onnx", "litert", "openvino", "dtmodel"]
+
+SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml", "dtmodel": ".dtmodel"}
+"""The suffix of the file of each export format."""
 
 # An option that is given or not, without a `--no-` beside it.
 _Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -269,3 +274,43 @@ class ServeConfig:
             raise ValueError(f"root_path must begin with a slash and end without one, such as /jpeg: {self.root_path}")
         require_positive(self, "places", "max_megabytes", "max_megapixels", "time_limit")
         _require_tile(self.tile)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Writes a model for other programs.
+
+    Attributes:
+        output: File: `.onnx`, `.tflite` (LiteRT), `.xml` (OpenVINO; its weights go to a `.bin` beside it) or
+            `.dtmodel` (darktable).
+        model: Run, export or `saved_models` folder; the published models when not given.
+        format: What is written; what the name in `--output` says when not given.
+        blend: From the faithful model (0) to the perceptual one (1), if the folder holds both; when not given, the
+            faithful one, or the one that there is.
+        precision: Of the weights in the file; `float16`, with litert and openvino, makes it half as large.
+        overwrite: Replace what is there.
+    """
+
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="FILE")]
+    model: Annotated[Path | None, tyro.conf.Positional, optional("MODEL")] = None
+    format: Annotated[ExportFormat | None, optional("{onnx,litert,openvino,dtmodel}")] = None
+    blend: Annotated[float | None, optional("FLOAT")] = None
+    precision: Literal["float32", "float16"] = "float32"
+    overwrite: _Flag = False
+
+    def __post_init__(self):
+        suffixes = SUFFIXES.values() if self.format is None else [SUFFIXES[self.format]]
+        if self.output.suffix not in suffixes:
+            raise ValueError(f"output must end in {' or '.join(suffixes)}: {self.output}")
+        if self.precision == "float16" and self.kind not in ("litert", "openvino"):
+            raise ValueError(f"float16 goes with litert and openvino: {self.kind}")
+        if self.blend is not None and not 0 <= self.blend <= 1:
+            raise ValueError(f"blend must lie in 0..1: {self.blend}")
+        # darktable makes a folder of this name.
+        if self.kind == "dtmodel" and (self.output.stem in (".", "..") or "\\" in self.output.stem):
+            raise ValueError(f"darktable takes the file's name for the model's, which this cannot be: {self.output}")
+
+    @property
+    def kind(self) -> ExportFormat:
+        """Format of the file that is written."""
+        return next(name for name, suffix in SUFFIXES.items() if suffix == self.output.suffix)

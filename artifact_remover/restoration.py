@@ -89,7 +89,7 @@ class Restorer:
         self._in_bfloat16 = in_bfloat16
         self._tile = tile
         self._together = _TOGETHER
-        self._mixture: _Mixture | None = None
+        self._mixture: Mixture | None = None
 
     @classmethod
     def load(
@@ -125,7 +125,7 @@ class Restorer:
         overlap, mixture = read_overlap(manifest), None
         if perceptual:
             _, others = load_generator(perceptual)
-            mixture = _Mixture(weights, others, export, perceptual)
+            mixture = Mixture(weights, others, export, perceptual)
             overlap = max(overlap, read_overlap(read_manifest(perceptual)))
         restorer = cls(
             network,
@@ -356,18 +356,29 @@ class Restorer:
             return self._network(pictures)
 
 
-class _Mixture:
+class Mixture:
     """The weights of a network that is a mixture of two models, and the weights of both."""
 
-    def __init__(self, weights, others, folder, other_folder):
+    def __init__(
+        self, weights: dict[str, tf.Variable], others: dict[str, tf.Variable], folder: Path, other_folder: Path
+    ):
+        """Takes the weights of the faithful network, which will be changed, and of the perceptual one.
+
+        Raises:
+            InputError: If the two are of different sizes.
+        """
         shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
         if shapes != other_shapes:
             raise InputError(f"{other_folder} is of another size than the faithful model, so the two cannot be blended")
         self._weights = [(each, each.numpy(), others[name].numpy()) for name, each in weights.items()]
         self._folders = folder, other_folder
 
-    def mix(self, blend):
-        """Sets the network's weights; returns a description of the mixture."""
+    def mix(self, blend: float) -> str:
+        """Sets the network's weights, from the faithful model's (0) to the perceptual one's (1).
+
+        Returns:
+            A description of the mixture.
+        """
         for weight, faithful, perceptual in self._weights:
             weight.assign((1 - blend) * faithful + blend * perceptual)
         return f"{self._folders[0]}, blended by {blend:g} with {self._folders[1]}"

@@ -6,7 +6,7 @@ appears under its name whole or not at all, runs without this project's code, an
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -16,7 +16,13 @@ import tensorflow as tf
 from artifact_remover.checkpoint_files import DamagedError, find_checkpoints, plainly_named, read_checkpoint
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
-from artifact_remover.generator import build_generator, is_of_residual_block, memory_per_pixel, receptive_field
+from artifact_remover.generator import (
+    build_generator,
+    is_of_residual_block,
+    memory_per_pixel,
+    read_size,
+    receptive_field,
+)
 from artifact_remover.model_folder import MANIFEST, read_manifest
 from artifact_remover.saved_model_jpeg_graph import restore_jpegs
 from artifact_remover.saved_model_warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
@@ -24,6 +30,8 @@ from artifact_remover.tiling import choose_side, measure_overlap
 from data_prep.errors import InputError, Message, Option
 
 _MEMORY_OF_SERVED_TILES = 500_000_000  # bytes for a tile, of each request that is served
+
+_UNKNOWN_NETWORK = "the model is of a network that this version cannot build: use the version that trained it"
 
 _FLOAT_PICTURES = tf.TensorSpec([None, None, None, 3], tf.float32, name="degraded")
 _BYTE_PICTURES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="degraded")
@@ -120,6 +128,30 @@ def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], di
         return serve(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
 
     return restore, {variable.name: variable for variable in signature.variables}
+
+
+def rebuild_generator(weights: Mapping[str, tf.Variable]) -> keras.Model:
+    """Builds a generator of this version's code around the weights of an export, which may be of an earlier version's.
+
+    Args:
+        weights: From `load_generator`.
+
+    Returns:
+        A float32 model as from `build_generator`, with copies of the weights.
+
+    Raises:
+        InputError: If this version builds no generator of such weights.
+    """
+    values = {name.removesuffix(":0"): value for name, value in weights.items()}
+    try:
+        network = build_generator(read_size({path: tuple(value.shape) for path, value in values.items()}))
+        for weight in network.weights:
+            weight.assign(values.pop(weight.path))
+    except (LookupError, ValueError) as error:
+        raise InputError(_UNKNOWN_NETWORK) from error
+    if values:
+        raise InputError(_UNKNOWN_NETWORK)
+    return network
 
 
 def load_weights(network: keras.Model, folder: Path) -> None:

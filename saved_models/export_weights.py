@@ -27,6 +27,8 @@ PICTURES = {
     "photographs": "638 of 246 megapixels: CID22's training set, Unsplash, Pexels, CLIC 2025, pixls.us, Linux desktops",
     "jpegs": "200 of BSDS500 train, at quality 75 and below",
     "graphics": "775 of 189 megapixels, and drawn ones",
+    "licenses": "photographs: CC-BY-SA 4.0, CC0, CC-BY, CC-BY-SA, Unsplash's or Pexels's license, public domain; "
+    "jpegs: Berkeley, research use; graphics: each under a free license",
 }
 
 
@@ -56,6 +58,7 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
             "data": {"degradation": {"quality": "5-100,5-40"}},
             **{loss: dataclasses.asdict(getattr(PRESETS["blind"], loss)) for loss in losses},
         },
+        "license": "Apache-2.0",
         "data": PICTURES,
         **(features if model == "gan" else {}),
         "compute_dtype": run["arguments"]["precision"],

@@ -16,7 +16,7 @@ import docstring_parser
 import tyro
 
 from artifact_remover.config import PRESETS, FitConfig
-from artifact_remover.options import EvaluateConfig, RestoreConfig, ServeConfig
+from artifact_remover.options import EvaluateConfig, ExportConfig, RestoreConfig, ServeConfig
 from data_prep.__main__ import Options
 
 COMMANDS = {
@@ -25,6 +25,7 @@ COMMANDS = {
     "restore": RestoreConfig,
     "evaluate": EvaluateConfig,
     "serve": ServeConfig,
+    "export": ExportConfig,
 }
 DOCUMENTS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 LIST = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from artifact_remover.config import PRESETS, GeneratorConfig
-from artifact_remover.generator import build_generator, memory_per_pixel, receptive_field
+from artifact_remover.generator import build_generator, memory_per_pixel, read_size, receptive_field
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
 LEVELS = GeneratorConfig(features=8, growth=4, blocks=1, finer=(4, 6))
@@ -54,6 +54,17 @@ def test_keras_defaults_of_other_programs_do_not_matter(other_keras_defaults):
     keras.config.set_floatx("float32")
     np.testing.assert_array_equal(generator(picture), trained(LEVELS)(picture))
     assert generator.input.dtype == generator.output.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, LEVELS, GeneratorConfig(8, 4, 3, 4), GeneratorConfig(8, 6, 1, 2, (4, 6, 4), (1, 3, 2))],
+    ids=str,
+)
+def test_a_size_is_read_off_the_weights(config):
+    size = read_size({weight.path: tuple(weight.shape) for weight in build_generator(config).weights})
+    assert size.residual_blocks_of_levels == config.residual_blocks_of_levels
+    assert dataclasses.replace(size, residual_blocks=config.residual_blocks) == config
 
 
 @pytest.mark.parametrize(

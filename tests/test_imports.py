@@ -16,7 +16,7 @@ ROOMS = (
     "artifact_remover.training",
     "artifact_remover.web",
 )
-COMMANDS = [f"artifact_remover.{name}" for name in ("fit", "restore", "evaluate", "serve")]
+COMMANDS = [f"artifact_remover.{name}" for name in ("fit", "restore", "evaluate", "serve", "export")]
 FILES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for package in ("artifact_remover", "data_prep")

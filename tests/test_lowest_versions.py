@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from artifact_remover.options import SUFFIXES
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,10 @@ def lowest_versions():
     """What setup.cfg asks for, each at the lowest version that it names, or the newest where it names none."""
     setup = configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg")
-    asked = [setup["options"]["install_requires"], *(setup["options.extras_require"][each] for each in ("heic", "web"))]
+    asked = [
+        setup["options"]["install_requires"],
+        *(setup["options.extras_require"][each] for each in ("export", "heic", "web")),
+    ]
     lines = [line for text in asked for line in text.splitlines() if line and not line.startswith("#")]
     return [f"{each.name}{str(each.specifier).replace('>=', '==')}" for each in map(Requirement, lines)]
 
@@ -60,6 +64,11 @@ from artifact_remover import Restorer
 print(Restorer.load().restore(np.full([40, 50, 3], 128, np.uint8)).mean())
 """
     assert float(run(python, "-c", code)) == pytest.approx(128, abs=2)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES.values())
+def test_the_published_model_is_exported(python, suffix, tmp_path):
+    assert "beside the model" in run(python, "-m", "artifact_remover.export", "-o", tmp_path / f"jpeg{suffix}")
 
 
 def test_a_tiny_training_ends(python, photo_folder, tmp_path):

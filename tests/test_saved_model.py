@@ -23,6 +23,7 @@ from artifact_remover.saved_model import (
     export_generator,
     load_generator,
     load_weights,
+    rebuild_generator,
 )
 from artifact_remover.training.checkpoints import Checkpoints
 from data_prep.errors import InputError
@@ -290,6 +291,25 @@ def test_more_residual_blocks_do_nothing_at_first(tmp_path):
     )
     for other in (fewer, deeper):
         assert_refused(build_generator(other), folder, "no generator of this size")
+
+
+def test_a_generator_is_rebuilt_from_its_export(generator, exported):
+    restore, weights = load_generator(exported)
+    rebuilt = rebuild_generator(weights)
+    assert_equal_weights(rebuilt, generator)
+    patches = pictures() / np.float32(255)
+    np.testing.assert_allclose(np.clip(rebuilt(patches), 0, 1), restore(patches), atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["more", "less"])
+def test_a_network_of_another_version_is_not_rebuilt(exported, change):
+    _, weights = load_generator(exported)
+    if change == "more":
+        weights["attention/kernel:0"] = next(iter(weights.values()))
+    else:
+        del weights[next(name for name in weights if name.startswith("trunk/bias"))]
+    with pytest.raises(InputError, match="of a network that this version cannot build"):
+        rebuild_generator(weights)
 
 
 def test_refused_weights_leave_the_network_as_it_was(generator, exported, tmp_path):
