@@ -30,6 +30,7 @@ from pyarrow import fs
 from artifact_remover.batch import load_restorer, restore_all
 from artifact_remover.batch_plan import Job, Outcome, is_wanted, measure, name_apart, name_result
 from artifact_remover.batch_report import row_of
+from artifact_remover.engines import choose_engine
 from artifact_remover.model_folder import choose_exports
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.picture import FORMATS, INPUT_SUFFIXES, check_format
@@ -113,6 +114,7 @@ def fix_results(config: RestoreConfig) -> RestoreConfig:
         inputs=(places[0],),
         output=places[1],
         model=Path(os.path.abspath(config.model)) if config.model else None,
+        engine=choose_engine(config.engine, has_gpu=config.gpus_per_worker > 0),
         precision="float32" if config.precision == "auto" else config.precision,
         tile=config.tile or _TILE,
     )
