@@ -1,4 +1,4 @@
-"""What runs a generator: TensorFlow, the reference, or OpenVINO, which starts sooner and needs no TensorFlow.
+"""The engines that run a generator: TensorFlow, the reference, and OpenVINO, which starts sooner and without it.
 
 Both read the same SavedModel, and in float32 give the same to one 8-bit level.
 """
@@ -14,10 +14,10 @@ from artifact_remover.precision import find_gpus
 from data_prep.errors import InputError, Option
 
 Name = Literal["auto", "tensorflow", "openvino"]
-"""What `--engine` takes."""
+"""The values of `--engine`."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""What `--precision` takes."""
+"""The values of `--precision`."""
 
 
 class Engine(Protocol):

@@ -196,3 +196,9 @@ def test_wrong_places_are_told_before_ray_is_started(source, target, said, tmp_p
     monkeypatch.setattr(cluster, "choose_exports", lambda *_: None)
     with pytest.raises(InputError, match=said):
         list(cluster.restore_on_cluster(configure(tmp_path / source, tmp_path / target), Counter()))
+
+
+@pytest.mark.parametrize(("settings", "engine"), [({}, "openvino"), ({"gpus_per_worker": 0.5}, "tensorflow")])
+def test_all_workers_run_the_model_with_the_engine_of_the_command(tmp_path, settings, engine):
+    assert configure(tmp_path, tmp_path / "out", **settings).engine == engine
+    assert configure(tmp_path, tmp_path / "out", engine="tensorflow", **settings).engine == "tensorflow"
