@@ -16,7 +16,7 @@ from artifact_remover.pictures.picture import QUALITY_FORMATS, Picture, decode_p
 from artifact_remover.restore_picture import write_restored
 from data_prep.errors import InputError
 from data_prep.files import open_whole
-from data_prep.quiet import quiet_keras
+from data_prep.quiet import quiet_tensorflow
 
 _PIXELS_IN_FLIGHT = 64_000_000
 _PICTURES_IN_FLIGHT = 16  # small ones may have large metadata
@@ -28,10 +28,12 @@ def load_restorer(config: RestoreConfig):
     Raises:
         InputError: If there is no such model.
     """
-    with quiet_keras():
+    with quiet_tensorflow():
         from artifact_remover.restoration import Restorer
 
-        return Restorer.load(config.model, blend=config.blend, precision=config.precision, tile=config.tile)
+        return Restorer.load(
+            config.model, blend=config.blend, engine=config.engine, precision=config.precision, tile=config.tile
+        )
 
 
 def restore_all(

@@ -30,6 +30,7 @@ from pyarrow import fs
 from artifact_remover.batch import load_restorer, restore_all
 from artifact_remover.batch_plan import Job, Outcome, is_wanted, measure, name_apart, name_result
 from artifact_remover.batch_report import row_of
+from artifact_remover.engines import choose_engine
 from artifact_remover.model_folder import choose_exports
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.picture import FORMATS, INPUT_SUFFIXES, check_format
@@ -48,8 +49,9 @@ ROWS = pa.schema(
 )
 """The columns of the manifest, as in `artifact_remover.batch_report`; `bytes` is the size of what was written."""
 
-_TOGETHER = 16  # pictures that a worker gets at once, and does again where it dies over them
-_FEW, _TOGETHER_OF_MANY = 1000, 64  # after so many, so many at once, as Ray keeps some kB of each task
+# Pictures that a worker gets at once, and does again where it dies over them. After many they are more, a thousandth of
+# what was listed up to then: Ray keeps some kB of each task, and so few still keep all workers busy to the end.
+_TOGETHER, _MOST_TOGETHER = 16, 128
 _TILE = 1024  # the same for all workers, as results may differ by a level with the tiles
 _TRIES = 3  # again, after a worker's or machine's death
 _AT_ONCE = 8  # copies between a worker and a store
@@ -112,6 +114,7 @@ def fix_results(config: RestoreConfig) -> RestoreConfig:
         inputs=(places[0],),
         output=places[1],
         model=Path(os.path.abspath(config.model)) if config.model else None,
+        engine=choose_engine(config.engine, has_gpu=config.gpus_per_worker > 0),
         precision="float32" if config.precision == "auto" else config.precision,
         tile=config.tile or _TILE,
     )
@@ -305,6 +308,11 @@ def _read_list(source):
             yield folder, [split(entry)[1] for entry in listed], listed, []
 
 
+def count_together(least: int, listed: int) -> int:
+    """Tells how many pictures a worker gets at once after so many, `least` where they are few."""
+    return min(max(least, listed // 1000), _MOST_TOGETHER)
+
+
 def _list_packs(_, config, run, together):
     """Yields tables of one row: pictures that go to a worker together, and at the end how many there are.
 
@@ -320,7 +328,7 @@ def _list_packs(_, config, run, together):
                 yield {**picture, "known": is_known}
 
     pictures = list_all()
-    while pack := list(itertools.islice(pictures, together if together == 1 or count < _FEW else _TOGETHER_OF_MANY)):
+    while pack := list(itertools.islice(pictures, together if together == 1 else count_together(together, count))):
         count += len(pack)
         yield pa.Table.from_pylist([{"pictures": pack}], schema=_PACKS)
     end = {"pictures": [], "listed": count, "others": json.dumps(others)}

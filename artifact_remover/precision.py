@@ -1,13 +1,14 @@
-"""The choice of the precision to compute in."""
+"""The choice of the precision that TensorFlow computes in."""
 
 from pathlib import Path
-from typing import Literal
-
-import tensorflow as tf
+from typing import Any, Literal
 
 # Instructions for products of bfloat16, as Linux names them: Intel's and AMD's, Intel's matrix unit, ARM's.
 _FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _AMPERE = (8, 0)
+# NVIDIA's driver, the same under Windows, and AMD's.
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+_CPUINFO = "/proc/cpuinfo"
 
 
 def choose_dtype(precision: Literal["auto", "float32", "bfloat16"]) -> str:
@@ -22,10 +23,20 @@ def choose_dtype(precision: Literal["auto", "float32", "bfloat16"]) -> str:
     return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
 
 
+def find_gpus() -> list[Any]:
+    """Finds the GPUs that TensorFlow can use; loads it only where the system has a driver for one."""
+    if not any(Path(driver).exists() for driver in _GPU_DRIVERS):
+        return []
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices("GPU")
+
+
 def _has_fast_bfloat16():
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
+    if gpus := find_gpus():
+        import tensorflow as tf
+
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return capability >= _AMPERE
-    cpuinfo = Path("/proc/cpuinfo")
+    cpuinfo = Path(_CPUINFO)
     return cpuinfo.exists() and not _FAST_BFLOAT16.isdisjoint(cpuinfo.read_text().split())

@@ -4,16 +4,13 @@ import contextlib
 import io
 import itertools
 import os
-import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import psutil
-import tensorflow as tf
 
+from artifact_remover.engines import Engine, Name, Precision, choose_engine, load_engine
 from artifact_remover.model_folder import (
     MEMORY_PER_PIXEL,
     choose_exports,
@@ -24,9 +21,7 @@ from artifact_remover.model_folder import (
 )
 from artifact_remover.options import SMALLEST_TILE
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
-from artifact_remover.precision import choose_dtype
 from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
-from artifact_remover.saved_model import load_generator
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA
 from data_prep.errors import InputError, Message, Option
@@ -34,7 +29,6 @@ from data_prep.files import open_whole
 
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
 _MOST_MEMORY = 700_000_000  # bytes for a tile: with larger tiles the overlap takes little less of the work
-_BFLOAT16_MEMORY = 0.6  # of what float32 takes, measured
 _QUALITY_MARGIN = 10
 
 _CONTAINER = Path("/sys/fs/cgroup")
@@ -42,8 +36,6 @@ _MEMORY_OF_CONTAINER = (  # what it may take, and what it takes: cgroup v2 and v
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
-
-_rewriting = threading.Lock()
 
 
 class Restorer:
@@ -57,6 +49,8 @@ class Restorer:
     Attributes:
         description: Which model it is.
         trained_quality: Lowest and highest quality factor that it was trained on.
+        engine: What runs it, `tensorflow` or `openvino`; empty where a function was wrapped.
+        precision: What it computes in, `float32` or `bfloat16`; empty where a function was wrapped.
     """
 
     def __init__(
@@ -65,7 +59,6 @@ class Restorer:
         overlap: int,
         memory_per_pixel: float = MEMORY_PER_PIXEL,
         *,
-        in_bfloat16: bool = False,
         tile: int | None = None,
         description: str = "",
         trained_quality: tuple[int, int] | None = None,
@@ -73,20 +66,19 @@ class Restorer:
         """Wraps a network; `Restorer.load` makes one from a model folder.
 
         Args:
-            network: From float32 [N, H, W, 3] in [0, 1] to the same.
+            network: From float32 [N, H, W, 3] in [0, 1] to the same; raises MemoryError where tiles are too large.
             overlap: Surroundings in pixels that a tile needs, a multiple of 16.
-            memory_per_pixel: Bytes that each pixel of a tile takes in float32.
-            in_bfloat16: Whether TensorFlow is to compute a float32 network's convolutions in bfloat16.
+            memory_per_pixel: Bytes that each pixel of a tile takes.
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
             description: Which model it is.
             trained_quality: Lowest and highest quality factor that it was trained on, if known.
         """
         self.description = description
         self.trained_quality = trained_quality
+        self.engine = self.precision = ""
         self._network = network
         self._overlap = overlap
-        self._memory_per_pixel = memory_per_pixel * (_BFLOAT16_MEMORY if in_bfloat16 else 1)
-        self._in_bfloat16 = in_bfloat16
+        self._memory_per_pixel = memory_per_pixel
         self._tile = tile
         self._together = _TOGETHER
         self._mixture: Mixture | None = None
@@ -97,7 +89,8 @@ class Restorer:
         model: Path | str | None = None,
         *,
         blend: float | None = None,
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        engine: Name = "auto",
+        precision: Precision = "auto",
         tile: int | None = None,
     ) -> "Restorer":
         """Loads a model.
@@ -107,35 +100,36 @@ class Restorer:
             blend: From the faithful model, of stage 1 (0), to the perceptual one, of the GAN stage (1), by mixing their
                 weights (network interpolation, Wang et al., "ESRGAN", 2018). When not given, the faithful model, or the
                 one that there is.
+            engine: As in `artifact_remover.engines.choose_engine`.
             precision: `auto` computes in bfloat16 where the processor is fast at it: on photographs within one 8-bit
                 level of float32, on hard edges between colors within two.
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
 
         Raises:
             ValueError: If `blend` or `tile` is out of range.
-            InputError: If there is no such model, or `blend` needs one that is missing.
+            InputError: If there is no such model, `blend` needs one that is missing, or the engine is not installed.
         """
         if blend is not None and not 0 <= blend <= 1:
             raise ValueError(f"blend must lie in 0..1: {blend}")
         if tile is not None and tile < SMALLEST_TILE:
             raise ValueError(f"tile must be at least {SMALLEST_TILE}: {tile}")
         export, perceptual = choose_exports(Path(model) if model else None, blend)
-        network, weights = load_generator(export)
+        chosen = choose_engine(engine)
+        network = load_engine(chosen, export, precision)
         manifest = read_manifest(export)
         overlap, mixture = read_overlap(manifest), None
         if perceptual:
-            _, others = load_generator(perceptual)
-            mixture = Mixture(weights, others, export, perceptual)
+            mixture = Mixture(network, load_engine(chosen, perceptual, precision), export, perceptual)
             overlap = max(overlap, read_overlap(read_manifest(perceptual)))
         restorer = cls(
             network,
             overlap,
-            read_memory_per_pixel(manifest),
-            in_bfloat16=choose_dtype(precision) == "mixed_bfloat16",
+            read_memory_per_pixel(manifest) * network.memory_factor,
             tile=tile,
             description=str(export),
             trained_quality=read_trained_quality(manifest),
         )
+        restorer.engine, restorer.precision = network.name, network.precision
         if mixture and blend is not None:
             restorer._mixture = mixture
             restorer.reblend(blend)
@@ -194,10 +188,7 @@ class Restorer:
             batch = pending[: _count_alike(pending, self._together)]
             try:
                 self._restore_tiles(batch, pixels, strength, restored)
-            except (MemoryError, tf.errors.ResourceExhaustedError, tf.errors.AbortedError) as error:
-                # oneDNN, short of memory, aborts for want of a "primitive" or a "memory object".
-                if isinstance(error, tf.errors.AbortedError) and not re.search("primitive|memory", error.message):
-                    raise
+            except MemoryError as error:
                 if side <= SMALLEST_TILE:
                     raise InputError("not enough memory even for the smallest tiles: close other programs") from error
                 side = max(SMALLEST_TILE, side // 2)
@@ -337,7 +328,7 @@ class Restorer:
         before = np.stack([pixels[tile.source] for tile in tiles], dtype=np.float32)
         before /= white
         gray = pixels.shape[2] == 1
-        after = self._run(np.repeat(before, 3, axis=3) if gray else before)
+        after = self._network(np.repeat(before, 3, axis=3) if gray else before)
         if gray:
             after = (after @ np.array(LUMA, np.float32))[..., np.newaxis]
         if strength < 1:
@@ -349,38 +340,32 @@ class Restorer:
         for tile, part in zip(tiles, after, strict=True):
             restored[tile.target] = part[tile.inner]
 
-    def _run(self, pictures):
-        if not self._in_bfloat16:
-            return self._network(pictures)
-        with _rewriting_to_bfloat16():
-            return self._network(pictures)
-
 
 class Mixture:
-    """The weights of a network that is a mixture of two models, and the weights of both."""
+    """An engine whose weights are a mixture of two models', and the weights of both."""
 
-    def __init__(
-        self, weights: dict[str, tf.Variable], others: dict[str, tf.Variable], folder: Path, other_folder: Path
-    ):
-        """Takes the weights of the faithful network, which will be changed, and of the perceptual one.
+    def __init__(self, engine: Engine, other: Engine, folder: Path, other_folder: Path):
+        """Takes the faithful model, whose weights will be changed, and the perceptual one.
 
         Raises:
             InputError: If the two are of different sizes.
         """
-        shapes, other_shapes = ({name: each.shape for name, each in both.items()} for both in (weights, others))
+        self._weights, self._others = ({**each.read_weights()} for each in (engine, other))
+        shapes, other_shapes = (
+            {name: each.shape for name, each in both.items()} for both in (self._weights, self._others)
+        )
         if shapes != other_shapes:
             raise InputError(f"{other_folder} is of another size than the faithful model, so the two cannot be blended")
-        self._weights = [(each, each.numpy(), others[name].numpy()) for name, each in weights.items()]
-        self._folders = folder, other_folder
+        self._engine, self._folders = engine, (folder, other_folder)
 
     def mix(self, blend: float) -> str:
-        """Sets the network's weights, from the faithful model's (0) to the perceptual one's (1).
+        """Sets the engine's weights, from the faithful model's (0) to the perceptual one's (1).
 
         Returns:
             A description of the mixture.
         """
-        for weight, faithful, perceptual in self._weights:
-            weight.assign((1 - blend) * faithful + blend * perceptual)
+        mixed = {name: (1 - blend) * each + blend * self._others[name] for name, each in self._weights.items()}
+        self._engine.set_weights(mixed)
         return f"{self._folders[0]}, blended by {blend:g} with {self._folders[1]}"
 
 
@@ -409,19 +394,3 @@ def _free_memory():
         with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
             free = min(free, int((_CONTAINER / limit).read_text()) - int((_CONTAINER / used).read_text()))
     return free
-
-
-@contextlib.contextmanager
-def _rewriting_to_bfloat16() -> Iterator[None]:
-    """Has TensorFlow compute convolutions in bfloat16, for the calls inside only.
-
-    Its graph rewriting is a setting of the whole process, in which other models may run.
-    """
-    name = "auto_mixed_precision_onednn_bfloat16"
-    with _rewriting:
-        before = tf.config.optimizer.get_experimental_options().get(name, False)
-        tf.config.optimizer.set_experimental_options({name: True})
-        try:
-            yield
-        finally:
-            tf.config.optimizer.set_experimental_options({name: before})

@@ -1,4 +1,4 @@
-"""The writing of networks as SavedModels for TF Serving, and the loading of their weights; no other module does.
+"""The writing of networks as SavedModels for TF Serving, and the taking of their weights; no other module does.
 
 An export is a folder `<stage>/<version>/` with the SavedModel and a `manifest.json` that says how it came about. It
 appears under its name whole or not at all, runs without this project's code, and holds each weight once.
@@ -6,14 +6,14 @@ appears under its name whole or not at all, runs without this project's code, an
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from artifact_remover.checkpoint_files import DamagedError, find_checkpoints, plainly_named, read_checkpoint
+from artifact_remover.checkpoint_files import DamagedError, find_checkpoints, read_checkpoint
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import (
@@ -26,6 +26,7 @@ from artifact_remover.generator import (
 from artifact_remover.model_folder import MANIFEST, read_manifest
 from artifact_remover.saved_model_jpeg_graph import restore_jpegs
 from artifact_remover.saved_model_warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
+from artifact_remover.tensorflow_engine import load_saved_model
 from artifact_remover.tiling import choose_side, measure_overlap
 from data_prep.errors import InputError, Message, Option
 
@@ -107,34 +108,11 @@ def export_discriminator(discriminator: keras.Model, config: DiscriminatorConfig
     _write(folder, manifest, {"serving_default": (judge, _PATCHES)}, make_discriminator_requests())
 
 
-def load_generator(folder: Path) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, tf.Variable]]:
-    """Loads a generator's export as a plain function, without this project's model code.
-
-    Returns:
-        A function from float32 [N, H, W, 3] in [0, 1] to the same, and the weights that it uses, by name.
-
-    Raises:
-        InputError: If the folder holds no export, or that of a discriminator.
-    """
-    read_manifest(folder)
-    exported = _load(folder)
-    signature = exported.signatures["serving_default"]
-    if "restored" not in signature.structured_outputs:
-        raise InputError(f"{folder} restores nothing, it is a discriminator: give a generator's export")
-
-    def restore(degraded: np.ndarray) -> np.ndarray:
-        # Not the signature itself: the weights live only as long as what was loaded.
-        serve = exported.signatures["serving_default"]
-        return serve(degraded=tf.convert_to_tensor(degraded))["restored"].numpy()
-
-    return restore, {variable.name: variable for variable in signature.variables}
-
-
-def rebuild_generator(weights: Mapping[str, tf.Variable]) -> keras.Model:
+def rebuild_generator(weights: Mapping[str, np.ndarray]) -> keras.Model:
     """Builds a generator of this version's code around the weights of an export, which may be of an earlier version's.
 
     Args:
-        weights: From `load_generator`.
+        weights: By name, from `TensorFlowEngine.read_weights`.
 
     Returns:
         A float32 model as from `build_generator`, with copies of the weights.
@@ -206,7 +184,7 @@ def _load_checkpoint(network, checkpoint):
 
 
 def _load_export(network, folder):
-    exported = _load(folder)  # held, as its signature's variables live only as long
+    exported = load_saved_model(folder)  # held, as its signature's variables live only as long
     variables = exported.signatures["serving_default"].variables
     values = {variable.name.removesuffix(":0"): variable for variable in variables}
     wanted = {weight.path: weight for weight in network.weights}
@@ -219,16 +197,6 @@ def _load_export(network, folder):
     for path, value in values.items():
         wanted[path].assign(value)
     recover_spectral_vectors(network)
-
-
-def _load(folder):
-    try:
-        with plainly_named(folder) as readable:
-            exported = tf.saved_model.load(str(readable))
-        exported.signatures["serving_default"]
-        return exported
-    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
-        raise InputError(f"{folder} is damaged, its SavedModel cannot be read: use another export") from error
 
 
 def _another_size(network, source):

@@ -90,7 +90,7 @@ def _measure_png(content):
 
 
 def _restore_tiles(network, pixels, gray, overlap, side):
-    """Restores uint8 [H, W, 3] tile by tile, as `tiling.plan_tiles` plans them."""
+    """Restores uint8 [H, W, 3] tile by tile; as in `tiling`, they start on the grid and overlap."""
     height, width = tf.unstack(tf.shape(pixels)[:2])
     core_height, core_width = _choose_core(height, overlap, side), _choose_core(width, overlap, side)
     empty_row = pixels[:, :0]

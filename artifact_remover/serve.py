@@ -12,7 +12,7 @@ import sys
 from artifact_remover.options import ServeConfig
 from data_prep.command_line import parse_options, run_command
 from data_prep.errors import InputError
-from data_prep.quiet import quiet_keras
+from data_prep.quiet import quiet_tensorflow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,15 +51,19 @@ def serve(config: ServeConfig) -> None:
     # Imported here, not at the top, so that `--help` answers at once.
     from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, choose_exports, find_exports
 
-    choose_exports(config.model, None)  # a wrong folder is told before TensorFlow is loaded
+    choose_exports(config.model, None)  # a wrong folder is told before anything heavy is loaded
     blends = {FAITHFUL, PERCEPTUAL} <= find_exports(config.model or PUBLISHED).keys()
     with _listen(config) as listening:
-        with quiet_keras():
+        with quiet_tensorflow():
             from artifact_remover.restoration import Restorer
             from artifact_remover.web.app import Server, create_app
 
             restorer = Restorer.load(
-                config.model, blend=0.0 if blends else None, precision=config.precision, tile=config.tile
+                config.model,
+                blend=0.0 if blends else None,
+                engine=config.engine,
+                precision=config.precision,
+                tile=config.tile,
             )
         app = create_app(restorer, config)
         print(f"model: {restorer.description}")

@@ -7,6 +7,7 @@ their result equals that of the whole picture. The far parts of the surrounding 
 is measured for each network. With it the result differs by a fraction of an 8-bit level.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def choose_side(memory: float, per_pixel: float) -> int:
 def plan_tiles(
     shape: tuple[int, int], side: int, overlap: int, region: tuple[slice, slice] | None = None
 ) -> list[Tile]:
-    """Plans the tiles of a picture, as few and as equal as may be.
+    """Plans the tiles of a picture, as few as may be, all of one shape.
 
     Args:
         shape: Height and width of the picture.
@@ -81,14 +82,20 @@ def plan_tiles(
 
 
 def _cut(length, part, side, overlap):
-    """Targets and sources along one axis."""
-    core = part.stop - part.start
-    if min(length, part.stop + overlap) - max(0, part.start - overlap) > side:
-        most = max(GRID, (side - 2 * overlap) // GRID * GRID)
-        core = _round_up(-(-core // -(-core // most)))
-    for start in range(part.start, part.stop, core):
-        stop = min(start + core, part.stop)
-        yield slice(start, stop), slice(max(0, start - overlap), min(length, stop + overlap))
+    """Targets and sources along one axis; sources are of one length, so that a network sees one shape."""
+    first, end = max(0, part.start - overlap), min(length, part.stop + overlap)
+    if end - first <= side:
+        yield part, slice(first, end)
+        return
+    beyond = (end - first) % GRID  # of a whole number of grid cells; each source gets it, as each starts on the grid
+    cores = max(GRID, end - first - beyond - 2 * overlap)
+    most = max(GRID, (side - beyond - 2 * overlap) // GRID * GRID)
+    core = _round_up(-(-cores // -(-cores // most)))
+    source = min(core + 2 * overlap + beyond, end - first)
+    starts = [min(start, end - source) for start in range(first, first + cores, core)]
+    cuts = [part.start, *(start + overlap for start in starts[1:]), part.stop]
+    for start, target in zip(starts, itertools.pairwise(cuts), strict=True):
+        yield slice(*target), slice(start, start + source)
 
 
 def measure_overlap(restore: Callable[[np.ndarray], np.ndarray], largest: int) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 from data_prep.command_line import say
@@ -9,7 +10,7 @@ from data_prep.command_line import say
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Keeps TensorFlow's start-up messages off the terminal while it is first imported.
+    """Keeps TensorFlow's start-up messages off the terminal while it is first imported, if it is.
 
     Some of them are written to standard error before a log level can be set, so that it is redirected meanwhile.
     Exceptions are raised as usual. TensorFlow is told, too, to take memory of a GPU as it needs it, not all at once.
@@ -21,9 +22,10 @@ def quiet_tensorflow() -> Iterator[None]:
     os.dup2(nowhere, 2)
     try:
         yield
-        from absl import logging
+        if "tensorflow" in sys.modules:
+            from absl import logging
 
-        logging.set_verbosity(logging.ERROR)
+            logging.set_verbosity(logging.ERROR)
     finally:
         os.dup2(kept, 2)
         os.close(kept)

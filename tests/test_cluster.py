@@ -117,7 +117,7 @@ def test_the_manifest_knows_what_is_done_and_forgets_when_it_is_replaced(tmp_pat
     assert cluster._read_targets(target) == set()
 
 
-def test_packs_hold_each_picture_once_and_the_second_time_only_those_without_a_row(tmp_path, monkeypatch):
+def test_packs_hold_each_picture_once_and_the_second_time_only_those_without_a_row(tmp_path):
     photos, target = tmp_path / "photos", locate(str(tmp_path / "out"))
     fill(photos, *(f"{number:02}.jpg" for number in range(40)), "x.txt")
     config = configure(photos, tmp_path / "out")
@@ -130,17 +130,23 @@ def test_packs_hold_each_picture_once_and_the_second_time_only_those_without_a_r
         return [[picture["entry"] for picture in each["pictures"]] for each in packs]
 
     assert [len(each) for each in pack(config, 16)] == [16, 16, 8]
-    monkeypatch.setattr(cluster, "_FEW", 16)
-    assert [len(each) for each in pack(config, 16)] == [16, 24]
     for number in range(38):
         name = str(tmp_path / f"out/{number:02}.png")
         manifest.add(ROW | {"target": name, "decision": "failed" if number % 2 else "restored"})
     manifest.write()
     assert pack(config, 1) == [["38.jpg"], ["39.jpg"]]
-    monkeypatch.undo()
     [pictures, *_] = cluster._list_packs(None, dataclasses.replace(config, resume=True), "later", 40)
     known = [each["known"] for each in pictures.to_pylist()[0]["pictures"]]
     assert known == [not number % 2 for number in range(38)] + [False, False]
+
+
+def test_packs_grow_with_the_pictures_so_that_ray_keeps_few_tasks_of_a_million():
+    sizes = {0: 16, 16_999: 16, 17_000: 17, 90_000: 90, 10**7: 128}
+    assert {listed: cluster.count_together(16, listed) for listed in sizes} == sizes
+    listed = tasks = 0
+    while listed < 10**6:
+        listed, tasks = listed + cluster.count_together(16, listed), tasks + 1
+    assert tasks < 10_000
 
 
 # Mistakes
@@ -190,3 +196,9 @@ def test_wrong_places_are_told_before_ray_is_started(source, target, said, tmp_p
     monkeypatch.setattr(cluster, "choose_exports", lambda *_: None)
     with pytest.raises(InputError, match=said):
         list(cluster.restore_on_cluster(configure(tmp_path / source, tmp_path / target), Counter()))
+
+
+@pytest.mark.parametrize(("settings", "engine"), [({}, "openvino"), ({"gpus_per_worker": 0.5}, "tensorflow")])
+def test_all_workers_run_the_model_with_the_engine_of_the_command(tmp_path, settings, engine):
+    assert configure(tmp_path, tmp_path / "out", **settings).engine == engine
+    assert configure(tmp_path, tmp_path / "out", engine="tensorflow", **settings).engine == "tensorflow"

@@ -96,7 +96,8 @@ def test_everything_is_measured_and_written(model, run):
 
     report = json.loads(Path("out/here/evaluation.json").read_text())
     assert list(report["qualities"]) == ["10", "30"]
-    assert report["machine"]["cores"] and report["machine"]["precision"] == "float32"
+    assert report["machine"]["cores"]
+    assert (report["machine"]["engine"], report["machine"]["precision"]) == ("tensorflow", "float32")
     assert report["models"] == {
         f"tiny {kind}": str(name_export(model, stage))
         for kind, stage in (("faithful", "pretrain_generator"), ("perceptual", "train_gan"))

@@ -16,7 +16,8 @@ from artifact_remover import Restorer, export, layers
 from artifact_remover.config import GeneratorConfig
 from artifact_remover.export import describe, load_export, main
 from artifact_remover.options import SUFFIXES
-from artifact_remover.saved_model import export_generator, load_generator
+from artifact_remover.saved_model import export_generator
+from artifact_remover.tensorflow_engine import TensorFlowEngine
 from tests.tiny_models import make_generator
 
 # Folds 4x4 pixels at its coarsest.
@@ -49,7 +50,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def restore(model):
-    return load_generator(model / "pretrain_generator" / "1")[0]
+    return TensorFlowEngine(model / "pretrain_generator" / "1", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,7 @@ def test_the_published_models_are_exported(kind, stage, tmp_path):
 
     file = tmp_path / f"jpeg{SUFFIXES[kind]}"
     assert main([str(PUBLISHED / stage), "-o", str(file)]) == 0
-    restore, _ = load_generator(PUBLISHED / stage / "1")
+    restore = TensorFlowEngine(PUBLISHED / stage / "1", "float32")
     restore_there = load_export(kind, read_files(file))
     for shape in SHAPES if kind != "dtmodel" else [(768, 768)]:
         pictures = make_pictures(*shape)

@@ -22,10 +22,12 @@ COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' i
 TESTED_IN = {
     "artifact_remover.__main__": "test_package",
     "artifact_remover.checkpoint_files": "test_checkpoints",
+    "artifact_remover.openvino_engine": "test_engines",
     "artifact_remover.options": "test_restore",
     "artifact_remover.pictures.metadata": "test_picture",
     "artifact_remover.pictures.readers": "test_picture",
     "artifact_remover.pictures.writers": "test_picture",
+    "artifact_remover.tensorflow_engine": "test_engines",
     "artifact_remover.web.app": "test_serve",
     "artifact_remover.web.guard": "test_serve",
     "artifact_remover.web.queue": "test_serve",

@@ -14,7 +14,8 @@ def machine(monkeypatch, tmp_path):
         cpuinfo = tmp_path / "cpuinfo"
         if flags is not None:
             cpuinfo.write_text(f"processor\t: 0\nflags\t\t: fpu sse2 {flags}\nbogomips\t: 1\n")
-        monkeypatch.setattr(precision, "Path", lambda _: cpuinfo)
+        monkeypatch.setattr(precision, "_CPUINFO", cpuinfo)
+        monkeypatch.setattr(precision, "_GPU_DRIVERS", [tmp_path] if capability else [])
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["gpu"] if capability else [])
         monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability})
 

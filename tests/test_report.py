@@ -16,7 +16,13 @@ DESCRIBED = {
     "clean": False,
     "resave": None,
     "offset": [0, 0],
-    "machine": {"processor": "a processor", "cores": 2, "gpus": ["a GPU"], "precision": "bfloat16"},
+    "machine": {
+        "processor": "a processor",
+        "cores": 2,
+        "gpus": ["a GPU"],
+        "engine": "openvino",
+        "precision": "bfloat16",
+    },
     "notes": ["DISTS is <left> out"],
 }
 
@@ -112,7 +118,7 @@ def test_page_shows_the_worst_first_and_marks_losses():
     page = report._to_html(DESCRIBED, {10: rows})
     assert page.index("<h3>picture1.png</h3>") < page.index("<h3>picture0.png</h3>") and "<h3>picture2" not in page
     assert '<span class="loss">-0.50</span>' in page and "<span>+1.00</span>" in page
-    assert "a processor, 2 cores, a GPU, models in bfloat16" in page and page.count("<img ") == 2 * 3
+    assert "a processor, 2 cores, a GPU, models by openvino in bfloat16" in page and page.count("<img ") == 2 * 3
 
 
 @pytest.mark.parametrize("channels", [1, 3])

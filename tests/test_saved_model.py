@@ -21,10 +21,10 @@ from artifact_remover.model_folder import FAITHFUL, find_exports, read_manifest
 from artifact_remover.saved_model import (
     export_discriminator,
     export_generator,
-    load_generator,
     load_weights,
     rebuild_generator,
 )
+from artifact_remover.tensorflow_engine import TensorFlowEngine
 from artifact_remover.training.checkpoints import Checkpoints
 from data_prep.errors import InputError
 
@@ -127,21 +127,6 @@ def test_discriminators_signature_is_the_discriminator(discriminator, exported_d
     signature = tf.saved_model.load(str(exported_discriminator)).signatures["serving_default"]
     logits = signature(patches=tf.constant(patches))["logits"]
     np.testing.assert_allclose(logits, discriminator(patches), atol=1e-6)
-
-
-def test_generator_is_loaded_with_its_weights(generator, exported):
-    degraded = pictures(15, 17) / np.float32(255)
-    restore, weights = load_generator(exported)
-    np.testing.assert_allclose(restore(degraded), np.clip(generator(degraded), 0, 1), atol=1e-6)
-    assert {name.removesuffix(":0") for name in weights} == {weight.path for weight in generator.weights}
-    for weight in weights.values():
-        weight.assign(tf.zeros_like(weight))
-    np.testing.assert_array_equal(restore(degraded), degraded)
-
-
-def test_discriminator_is_no_generator(exported_discriminator):
-    with pytest.raises(InputError, match="restores nothing, it is a discriminator"):
-        load_generator(exported_discriminator)
 
 
 def test_runs_in_a_process_that_has_only_tensorflow(generator, exported, tmp_path):
@@ -294,8 +279,8 @@ def test_more_residual_blocks_do_nothing_at_first(tmp_path):
 
 
 def test_a_generator_is_rebuilt_from_its_export(generator, exported):
-    restore, weights = load_generator(exported)
-    rebuilt = rebuild_generator(weights)
+    restore = TensorFlowEngine(exported, "float32")
+    rebuilt = rebuild_generator(restore.read_weights())
     assert_equal_weights(rebuilt, generator)
     patches = pictures() / np.float32(255)
     np.testing.assert_allclose(np.clip(rebuilt(patches), 0, 1), restore(patches), atol=1e-6)
@@ -303,7 +288,7 @@ def test_a_generator_is_rebuilt_from_its_export(generator, exported):
 
 @pytest.mark.parametrize("change", ["more", "less"])
 def test_a_network_of_another_version_is_not_rebuilt(exported, change):
-    _, weights = load_generator(exported)
+    weights = TensorFlowEngine(exported, "float32").read_weights()
     if change == "more":
         weights["attention/kernel:0"] = next(iter(weights.values()))
     else:
@@ -400,10 +385,6 @@ def test_folders_of_any_name_are_read(generator, exported, tmp_path, name):
         network = build_generator(TINY)
         load_weights(network, folder)
         assert_equal_weights(network, generator)
-    restore, weights = load_generator(tmp_path / name / "1")
-    picture = pictures() / np.float32(255)
-    np.testing.assert_array_equal(restore(picture), load_generator(exported)[0](picture))
-    assert len(weights) == len(generator.weights)
 
 
 def test_fine_tuning_in_ones_own_keras_code_as_documented(saved_models, tmp_path, monkeypatch):
@@ -424,5 +405,5 @@ def test_fine_tuning_in_ones_own_keras_code_as_documented(saved_models, tmp_path
     again = keras.models.load_model("tuned.keras")
     np.testing.assert_array_equal(again(degraded), tuned(degraded))
     again.fit(names["batches"], verbose=0)  # its optimizer came back, too
-    restored = load_generator(find_exports(tmp_path / "tuned")[FAITHFUL])[0](degraded)
+    restored = TensorFlowEngine(find_exports(tmp_path / "tuned")[FAITHFUL], "float32")(degraded)
     np.testing.assert_allclose(restored, np.clip(tuned(degraded), 0, 1), atol=1e-5)

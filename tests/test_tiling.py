@@ -3,7 +3,7 @@ import pytest
 
 from artifact_remover.tiling import GRID, choose_side, measure_overlap, plan_tiles
 
-SHAPES = [(1, 1), (15, 17), (1000, 3), (64, 64), (65, 64), (400, 300)]
+SHAPES = [(1, 1), (15, 17), (1000, 3), (64, 64), (65, 64), (400, 300), (177, 471)]
 plans = pytest.mark.parametrize(
     ("shape", "side", "overlap"),
     [(shape, side, overlap) for shape in SHAPES for side in (64, 96) for overlap in (16, 80)],
@@ -37,7 +37,7 @@ def test_every_tile_starts_on_the_grid_and_sees_its_surroundings(shape, side, ov
 
 @plans
 def test_no_tile_is_larger_than_asked_for_unless_the_overlap_leaves_no_room(shape, side, overlap):
-    largest = max(side, 2 * overlap + GRID)
+    largest = max(side, 2 * overlap + 2 * GRID - 1)
     for tile in plan_tiles(shape, side, overlap):
         assert max(tile.shape) <= largest
 
@@ -47,9 +47,21 @@ def test_picture_that_fits_is_one_tile():
     assert tile.shape == (1024, 1000) and tile.inner == (slice(0, 1024), slice(0, 1000))
 
 
-def test_tiles_are_about_equal():
-    rows = {tile.target[0].stop - tile.target[0].start for tile in plan_tiles((1100, 64), 1024, 16)}
+@plans
+def test_all_sources_have_one_shape(shape, side, overlap):
+    assert len({tile.shape for tile in plan_tiles(shape, side, overlap)}) == 1
+
+
+@pytest.mark.parametrize("length", [1088, 1095, 1100])
+def test_tiles_are_about_equal(length):
+    rows = {tile.target[0].stop - tile.target[0].start for tile in plan_tiles((length, 64), 1024, 16)}
     assert max(rows) - min(rows) <= 2 * GRID  # not 992 and 108
+
+
+@pytest.mark.parametrize("length", range(900, 916))
+def test_no_more_is_restored_than_the_overlaps_need(length):
+    tiles = plan_tiles((length, 64), 400, 32)
+    assert len(tiles) == 3 and 3 * tiles[0].shape[0] < length + 4 * 32 + 3 * 2 * GRID
 
 
 def test_inner_picks_the_target_out_of_the_source():

@@ -151,7 +151,9 @@ def _legend(described):
 
 def _describe_machine(described):
     machine = described["machine"]
-    parts = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"], f"models in {machine['precision']}"]
+    parts = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"]]
+    if machine["engine"]:
+        parts.append(f"models by {machine['engine']} in {machine['precision']}")
     return f"{described['made_by']}; {', '.join(parts)}"
 
 

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.fft import dct
 
 from artifact_remover.pictures.jpeg_header import JpegHeader, ijg_tables, step_scale
 from data_prep.config import LUMA
@@ -164,10 +163,12 @@ def _transform(tiles, offsets) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     for row, column in offsets:
         rows, columns = (height - row) // _BLOCK, (width - column) // _BLOCK
         if row != done:
-            half = dct(tiles[row : row + _BLOCK * rows].reshape(rows, _BLOCK, number, width), axis=1, norm="ortho")
+            half = _DCT @ tiles[row : row + _BLOCK * rows].reshape(rows, _BLOCK, number * width)
+            half = half.reshape(rows, _BLOCK, number, width)
             done = row
-        blocks = half[..., column : column + _BLOCK * columns].reshape(rows, _BLOCK, number, columns, _BLOCK)
-        yield (row, column), dct(blocks, norm="ortho")
+        blocks = half[..., column : column + _BLOCK * columns]
+        coefficients = blocks.reshape(rows, -1, _BLOCK) @ _DCT.T
+        yield (row, column), coefficients.reshape(rows, _BLOCK, number, columns, _BLOCK)
 
 
 def _count_coefficients(tiles) -> np.ndarray:
@@ -187,6 +188,13 @@ def _count_coefficients(tiles) -> np.ndarray:
     return np.log2(1 + counts)
 
 
+def _dct_matrix() -> np.ndarray:
+    """Computes the matrix of the orthonormal DCT of a block's rows or columns, float32 [8, 8]."""
+    positions = np.arange(_BLOCK)
+    waves = np.cos(np.pi / (2 * _BLOCK) * np.outer(positions, 2 * positions + 1))
+    return (waves * np.where(positions, 2 / _BLOCK, 1 / _BLOCK)[:, np.newaxis] ** 0.5).astype(np.float32)
+
+
 def _waves() -> tuple[np.ndarray, np.ndarray]:
     """Computes how well a coefficient of each bin fits each step, cosines [bins, steps], and which bins count at all.
 
@@ -197,6 +205,7 @@ def _waves() -> tuple[np.ndarray, np.ndarray]:
     return (np.cos(2 * np.pi * sizes / steps) * counted).astype(np.float32), counted.astype(np.float32)
 
 
+_DCT = _dct_matrix()
 _FIT, _COUNTED = _waves()
 _STEPS = np.array([ijg_tables(quality)[0].ravel()[1:] for quality in range(1, 101)])  # luma's, without that of the mean
 _USABLE = (_STEPS > 1) & (_STEPS <= _LARGEST_STEP)

@@ -1,0 +1,89 @@
+"""The engines that run a generator: TensorFlow, the reference, and OpenVINO, which starts sooner and without it.
+
+Both read the same SavedModel, and in float32 give the same to one 8-bit level.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from artifact_remover.precision import find_gpus
+from data_prep.errors import InputError, Option
+
+Name = Literal["auto", "tensorflow", "openvino"]
+"""The values of `--engine`."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""The values of `--precision`."""
+
+
+class Engine(Protocol):
+    """A generator, loaded.
+
+    Attributes:
+        name: Of what runs it: `tensorflow` or `openvino`.
+        precision: `float32` or `bfloat16`.
+        memory_factor: What a pixel of a tile takes in memory, of what the model's manifest says of TensorFlow and
+            float32.
+    """
+
+    name: str
+    precision: str
+    memory_factor: float
+
+    def __call__(self, degraded: np.ndarray) -> np.ndarray:
+        """Restores float32 [N, H, W, 3] in [0, 1], N, H and W from 1 up, to the same; threads may share it.
+
+        Raises:
+            MemoryError: If there is not enough.
+        """
+
+    def read_weights(self) -> Mapping[str, np.ndarray]:
+        """Reads the weights by names that are the same in other models of its size."""
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Changes the weights; not while another thread restores."""
+
+
+def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorflow", "openvino"]:
+    """Chooses what runs the models.
+
+    Args:
+        engine: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow can use.
+        has_gpu: Whether there is; looked for when not given.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    installed = find_spec("openvino") is not None
+    if engine == "openvino" and not installed:
+        raise InputError(Option("engine"), " openvino needs another package: pip install 'artifact-remover[fast]'")
+    if engine != "auto":
+        return engine
+    if installed and has_gpu is None:
+        has_gpu = bool(find_gpus())
+    return "openvino" if installed and not has_gpu else "tensorflow"
+
+
+def load_engine(engine: Literal["tensorflow", "openvino"], export: Path, precision: Precision) -> Engine:
+    """Loads a generator.
+
+    Args:
+        engine: From `choose_engine`.
+        export: Folder of a generator's SavedModel, of any stage.
+        precision: `auto` computes in bfloat16 where that is fast.
+
+    Raises:
+        InputError: If the folder holds no export, a damaged one, or that of a discriminator.
+    """
+    # Imported here, so that neither engine loads the other's library.
+    if engine == "openvino":
+        from artifact_remover.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(export, precision)
+    from artifact_remover.tensorflow_engine import TensorFlowEngine
+
+    return TensorFlowEngine(export, precision)

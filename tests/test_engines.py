@@ -1,0 +1,229 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from skimage import data as skimage_data
+
+from artifact_remover import engines, precision
+from artifact_remover.engines import choose_engine, load_engine
+from artifact_remover.model_folder import FAITHFUL, PUBLISHED, find_exports
+from artifact_remover.openvino_engine import OpenVinoEngine
+from artifact_remover.tensorflow_engine import TensorFlowEngine
+from data_prep.errors import InputError
+from tests.sample_pictures import to_jpeg
+
+LEVEL = 1 / 255
+both = pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+
+
+@pytest.fixture(scope="module")
+def export(saved_models):
+    """A tiny generator's."""
+    return saved_models / "pretrain_generator" / "1"
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The published generator with each engine, in float32."""
+    export = find_exports(PUBLISHED)[FAITHFUL]
+    return TensorFlowEngine(export, "float32"), OpenVinoEngine(export, "float32")
+
+
+def noise(*shape):
+    return np.random.default_rng(0).random((*shape, 3), np.float32)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 7, 9), (1, 33, 65), (1, 64, 1), (1, 333, 517)])
+def test_both_engines_restore_the_same(published, shape):
+    by_tensorflow, by_openvino = (engine(noise(*shape)) for engine in published)
+    assert by_openvino.shape == by_tensorflow.shape == (*shape, 3)
+    assert np.abs(by_openvino - by_tensorflow).max() < 0.1 * LEVEL
+    assert np.abs(by_tensorflow - noise(*shape)).max() > 5 * LEVEL or shape == (1, 1, 1)
+
+
+@both
+def test_weights_can_be_changed(export, engine):
+    engine = load_engine(engine, export, "float32")
+    before = engine(noise(1, 40, 40))
+    weights = {name: np.array(weight) for name, weight in engine.read_weights().items()}
+    engine.set_weights({name: 0 * weight for name, weight in weights.items()})
+    np.testing.assert_array_equal(engine(noise(1, 40, 40)), noise(1, 40, 40))
+    engine.set_weights(weights)
+    np.testing.assert_array_equal(engine(noise(1, 40, 40)), before)
+
+
+@both
+def test_discriminator_is_no_generator(saved_models, engine):
+    with pytest.raises(InputError, match="restores nothing, it is a discriminator"):
+        load_engine(engine, saved_models / "pretrain_discriminator" / "1", "float32")
+
+
+@both
+@pytest.mark.parametrize("name", ["m [x]", "a*b?", "\u00e9\u4e2d"])
+def test_folders_of_any_name_are_read(export, tmp_path, engine, name):
+    shutil.copytree(export, tmp_path / name)
+    restored = load_engine(engine, tmp_path / name, "float32")(noise(1, 40, 40))
+    np.testing.assert_array_equal(restored, load_engine(engine, export, "float32")(noise(1, 40, 40)))
+
+
+@both
+@pytest.mark.parametrize("file", ["saved_model.pb", "variables/variables.index", "variables/*.data-*"])
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_damaged_model_is_refused(export, tmp_path, engine, file, damage):
+    shutil.copytree(export, tmp_path / "1")
+    [file] = (tmp_path / "1").glob(file)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    with pytest.raises(InputError, match="is damaged, its SavedModel cannot be read: use another export"):
+        load_engine(engine, tmp_path / "1", "float32")
+
+
+@both
+def test_what_is_no_export_is_refused(tmp_path, engine):
+    with pytest.raises(InputError, match="is not an export of this project"):
+        load_engine(engine, tmp_path, "float32")
+
+
+# TensorFlow
+
+
+def test_rewriting_to_bfloat16_ends_with_the_call(export):
+    TensorFlowEngine(export, "bfloat16")(noise(1, 8, 8))
+    assert not tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"), MemoryError),
+        (tf.errors.AbortedError(None, None, "Operation aborted: could not create a primitive"), MemoryError),
+        (tf.errors.AbortedError(None, None, "the session was closed"), tf.errors.AbortedError),
+    ],
+)
+def test_tensorflow_and_onednn_short_of_memory_raise_pythons_own_error(export, error, raised):
+    engine = TensorFlowEngine(export, "float32")
+
+    def fail(**_):
+        raise error
+
+    engine._restore = fail
+    with pytest.raises(raised):
+        engine(noise(1, 8, 8))
+
+
+# OpenVINO
+
+
+def test_compiling_for_a_shape_changes_no_bit_and_is_done_where_it_pays(export):
+    engine = OpenVinoEngine(export, "float32")
+    picture, other = noise(1, 400, 300), noise(1, 16, 16)
+    first = engine(picture)
+    assert engine._shape == picture.shape
+    engine(other)
+    assert engine._shape == picture.shape and engine._for_any
+    np.testing.assert_array_equal(engine._for_any(picture)[0], first)
+    large = noise(1, 1000, 1000)
+    engine(large)
+    assert engine._shape == large.shape
+    for number in range(1, 10):
+        np.testing.assert_array_equal(engine(picture), first)
+        assert (engine._shape == picture.shape) == (number == 9)  # 9 times 0.12 megapixels
+
+
+def test_tiles_are_halved_when_openvino_runs_out_of_memory():
+    code = """
+import re, resource, sys
+from pathlib import Path
+import numpy as np
+from artifact_remover import Restorer
+tile = 1280
+restorer = Restorer.load(engine="openvino", precision="float32", tile=tile)
+pixels = np.random.default_rng(0).integers(0, 255, (1280, 1280, 3), np.uint8)
+restorer.restore(pixels[:64, :64])
+used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 250_000_000,) * 2)
+steps = []
+restorer.restore(pixels, progress=steps.append)
+assert sum(steps) == 1280 * 1280 and len(steps) > 1 and restorer._tile < 1280, steps
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_are_as_many_as_the_environment_says(export, monkeypatch):
+    for given in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        engine = OpenVinoEngine(export, "float32")
+        engine(noise(1, 8, 8))
+        assert engine._for_shape.get_property("INFERENCE_NUM_THREADS") == int(given)
+
+
+def test_restoring_with_openvino_loads_no_tensorflow(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(to_jpeg(skimage_data.coffee()[:64, :96]))
+    code = """
+import sys
+from artifact_remover import restore
+assert restore.main(["photo.jpg", "--engine", "openvino"]) == 0
+assert not {"tensorflow", "keras", "scipy", "skimage", "albumentations", "pandas"} & sys.modules.keys()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=_with_our_path()
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "photo_restored.png").exists()
+
+
+def _with_our_path():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+# The choice
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine with or without OpenVINO, a GPU's driver, and a GPU that TensorFlow can use."""
+
+    def machine(openvino, driver, gpu):
+        monkeypatch.setattr(engines, "find_spec", lambda name: openvino or None)
+        monkeypatch.setattr(precision, "_GPU_DRIVERS", [tmp_path if driver else tmp_path / "none"])
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["gpu"] if gpu else [])
+
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("openvino", "driver", "gpu", "chosen"),
+    [
+        (True, False, False, "openvino"),
+        (True, True, False, "openvino"),
+        (True, True, True, "tensorflow"),
+        (True, False, True, "openvino"),  # TensorFlow is not even loaded
+        (False, False, False, "tensorflow"),
+    ],
+)
+def test_auto_takes_openvino_unless_tensorflow_has_a_gpu(machine, openvino, driver, gpu, chosen):
+    machine(openvino, driver, gpu)
+    assert choose_engine("auto") == chosen
+    assert choose_engine("tensorflow") == "tensorflow"
+
+
+def test_openvino_that_is_not_installed_is_one_clear_line(machine):
+    machine(openvino=False, driver=False, gpu=False)
+    with pytest.raises(
+        InputError, match=r"^engine openvino needs another package: pip install 'artifact-remover\[fast\]'$"
+    ):
+        choose_engine("openvino")
+
+
+def test_bfloat16_is_chosen_where_the_processor_has_it(export):
+    is_fast = bool(re.search("avx512_bf16|amx_bf16", Path("/proc/cpuinfo").read_text()))
+    assert OpenVinoEngine(export, "auto").precision == ("bfloat16" if is_fast else "float32")
