@@ -16,7 +16,7 @@ from data_prep.errors import InputError, Option
 Name = Literal["auto", "tensorflow", "openvino"]
 """The values of `--engine`."""
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 """The values of `--precision`."""
 
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     Attributes:
         name: Of what runs it: `tensorflow` or `openvino`.
-        precision: `float32` or `bfloat16`.
+        precision: `float32`, `bfloat16` or `int8`.
         memory_factor: What a pixel of a tile takes in memory, of what the model's manifest says of TensorFlow and
             float32.
     """
@@ -68,22 +68,30 @@ def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorf
     return "openvino" if installed and not has_gpu else "tensorflow"
 
 
-def load_engine(engine: Literal["tensorflow", "openvino"], export: Path, precision: Precision) -> Engine:
+def load_engine(
+    engine: Literal["tensorflow", "openvino"], export: Path, precision: Precision, to_blend: bool = False
+) -> Engine:
     """Loads a generator.
 
     Args:
         engine: From `choose_engine`.
         export: Folder of a generator's SavedModel, of any stage.
-        precision: `auto` computes in bfloat16 where that is fast.
+        precision: `auto` computes in int8 where that is fast and the export has such a model, or else in bfloat16 where
+            that is fast. int8 needs OpenVINO.
+        to_blend: Whether the weights will be read or changed, which those in int8 cannot be.
 
     Raises:
-        InputError: If the folder holds no export, a damaged one, or that of a discriminator.
+        InputError: If the folder holds no export, a damaged one, or that of a discriminator, or int8 cannot be had.
     """
     # Imported here, so that neither engine loads the other's library.
     if engine == "openvino":
         from artifact_remover.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(export, precision)
+        if precision == "int8" and to_blend:
+            raise InputError("a model in int8 cannot be blended with another: choose another ", Option("precision"))
+        return OpenVinoEngine(export, precision, to_blend)
+    if precision == "int8":
+        raise InputError(Option("precision"), " int8 needs ", Option("engine"), " openvino")
     from artifact_remover.tensorflow_engine import TensorFlowEngine
 
     return TensorFlowEngine(export, precision)

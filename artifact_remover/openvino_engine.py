@@ -9,16 +9,20 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino
 
+from artifact_remover.engines import Precision
 from artifact_remover.model_folder import read_manifest
-from data_prep.errors import InputError
+from artifact_remover.precision import has_fast_int8
+from data_prep.errors import InputError, Option
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
-_MEMORY_FACTORS = {"float32": 0.75, "bfloat16": 0.45}  # measured
+INT8 = "openvino_int8.xml"
+"""The quantized model in an export's folder, whose weights are in a `.bin`; `saved_models/quantize.py` makes it."""
+
+_MEMORY_FACTORS = {"float32": 0.75, "bfloat16": 0.45, "int8": 0.5}  # measured
 _WORTH_COMPILING = 1_000_000
 """Pixels of one shape, as of tiles or of pictures in a folder, from which on compiling for that shape pays."""
 
@@ -36,28 +40,36 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, export: Path, precision: Literal["auto", "float32", "bfloat16"]):
-        """Reads a SavedModel; it is compiled for what is restored first.
+    def __init__(self, export: Path, precision: Precision, to_blend: bool = False):
+        """Reads a SavedModel, or in int8 the quantized model beside it; it is compiled for what is restored first.
 
         Args:
-            export: Its folder.
-            precision: `auto` computes in bfloat16 where the processor has instructions for it.
+            export: Folder of the SavedModel.
+            precision: As in `engines.load_engine`.
+            to_blend: As there.
 
         Raises:
-            InputError: If the folder holds no export, a damaged one, or that of a discriminator.
+            InputError: If the folder holds no export, a damaged one, that of a discriminator, or none in int8.
         """
         read_manifest(export)
         self._core = openvino.Core()
+        in_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        quantized = export / INT8
+        if precision == "auto":
+            in_int8 = has_fast_int8() and quantized.exists() and not to_blend
+            precision = "int8" if in_int8 else "bfloat16" if in_bfloat16 else "float32"
+        if precision == "int8" and not quantized.exists():
+            raise InputError(f"{export} has no model in int8: choose another ", Option("precision"))
         try:
-            self._model = self._core.read_model(export)
+            self._model = self._core.read_model(quantized if precision == "int8" else export)
         except RuntimeError as error:
-            raise InputError(f"{export} is damaged, its SavedModel cannot be read: use another export") from error
+            what = INT8 if precision == "int8" else "SavedModel"
+            raise InputError(f"{export} is damaged, its {what} cannot be read: use another export") from error
         if "restored" not in self._model.outputs[0].names:
             raise InputError(f"{export} restores nothing, it is a discriminator: give a generator's export")
-        if precision == "auto":
-            is_fast = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            precision = "bfloat16" if is_fast else "float32"
         self.precision: str = precision
+        # Of the layers that stay float in int8.
+        self._float = "bf16" if precision == "bfloat16" or (precision == "int8" and in_bfloat16) else "f32"
         self.memory_factor = _MEMORY_FACTORS[precision]
         self._lock = threading.Lock()
         self._shape: tuple[int, ...] | None
@@ -105,7 +117,7 @@ class OpenVinoEngine:
 
     def _compile(self, model):
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": self._float,
             # Pinned, several processes would share the same processors and leave others idle.
             "ENABLE_CPU_PINNING": False,
         }

@@ -66,7 +66,8 @@ class RestoreConfig:
             given.
         engine: What runs the model: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow
             can use.
-        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+        precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
+            quantized and is not blended, or else bfloat16.
         server: Restore through a running TF Serving, `http://HOST:8501` or `grpc://HOST:8500`; for another model than
             the faithful one with `/v1/models/NAME` behind it.
         cluster: Restore on a Ray cluster. The input is then one folder, or a `.parquet` or `.txt` list of pictures, and
@@ -103,7 +104,7 @@ class RestoreConfig:
     model: Annotated[Path | None, optional("DIR")] = None
     tile: Annotated[int | None, optional("INT")] = None
     engine: Literal["auto", "tensorflow", "openvino"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     server: Annotated[str | None, optional("URL")] = None
     cluster: _Flag = False
     ray_address: Annotated[str | None, optional("ADDRESS")] = None
@@ -191,7 +192,8 @@ class EvaluateConfig:
             `dists-pytorch` when not given.
         engine: What runs the models: TensorFlow, the reference, or what `restore` runs them with; `auto` takes OpenVINO
             where it is installed, unless there is a GPU that TensorFlow can use.
-        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+        precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
+            quantized and is not blended, or else bfloat16.
     """
 
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -207,7 +209,7 @@ class EvaluateConfig:
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
     perceptual_weights: Annotated[Path | None, optional("DIR")] = None
     engine: Literal["auto", "tensorflow", "openvino"] = "tensorflow"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
 
     def __post_init__(self):
         if not self.quality:
@@ -261,7 +263,8 @@ class ServeConfig:
             given.
         engine: What runs the model: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow
             can use.
-        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+        precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
+            quantized and is not blended, or else bfloat16.
     """
 
     host: str = "127.0.0.1"
@@ -275,7 +278,7 @@ class ServeConfig:
     time_limit: float = 300
     tile: Annotated[int | None, optional("INT")] = None
     engine: Literal["auto", "tensorflow", "openvino"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
 
     def __post_init__(self):
         if not 0 <= self.port <= 65535:

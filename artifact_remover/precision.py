@@ -1,10 +1,12 @@
-"""The choice of the precision that TensorFlow computes in."""
+"""The choice of the precision to compute in."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 # Instructions for products of bfloat16, as Linux names them: Intel's and AMD's, Intel's matrix unit, ARM's.
 _FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+# For products of 8-bit integers: Intel's and AMD's, with and without AVX-512.
+_FAST_INT8 = {"avx512_vnni", "avx_vnni"}
 _AMPERE = (8, 0)
 # NVIDIA's driver, the same under Windows, and AMD's.
 _GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -23,6 +25,11 @@ def choose_dtype(precision: Literal["auto", "float32", "bfloat16"]) -> str:
     return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
 
 
+def has_fast_int8() -> bool:
+    """Tells whether the processor has instructions for int8; where that cannot be told (not Linux), it has none."""
+    return _processor_has(_FAST_INT8)
+
+
 def find_gpus() -> list[Any]:
     """Finds the GPUs that TensorFlow can use; loads it only where the system has a driver for one."""
     if not any(Path(driver).exists() for driver in _GPU_DRIVERS):
@@ -38,5 +45,9 @@ def _has_fast_bfloat16():
 
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return capability >= _AMPERE
+    return _processor_has(_FAST_BFLOAT16)
+
+
+def _processor_has(instructions):
     cpuinfo = Path(_CPUINFO)
-    return cpuinfo.exists() and not _FAST_BFLOAT16.isdisjoint(cpuinfo.read_text().split())
+    return cpuinfo.exists() and not instructions.isdisjoint(cpuinfo.read_text().split())

@@ -50,7 +50,7 @@ class Restorer:
         description: Which model it is.
         trained_quality: Lowest and highest quality factor that it was trained on.
         engine: What runs it, `tensorflow` or `openvino`; empty where a function was wrapped.
-        precision: What it computes in, `float32` or `bfloat16`; empty where a function was wrapped.
+        precision: What it computes in, `float32`, `bfloat16` or `int8`; empty where a function was wrapped.
     """
 
     def __init__(
@@ -101,8 +101,9 @@ class Restorer:
                 weights (network interpolation, Wang et al., "ESRGAN", 2018). When not given, the faithful model, or the
                 one that there is.
             engine: As in `artifact_remover.engines.choose_engine`.
-            precision: `auto` computes in bfloat16 where the processor is fast at it: on photographs within one 8-bit
-                level of float32, on hard edges between colors within two.
+            precision: `auto` computes in what the processor is fast at: int8 if OpenVINO runs a model that has been
+                quantized and is not blended, or else bfloat16, which on photographs stays within one 8-bit level of
+                float32, on hard edges between colors within two.
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
 
         Raises:
@@ -115,11 +116,11 @@ class Restorer:
             raise ValueError(f"tile must be at least {SMALLEST_TILE}: {tile}")
         export, perceptual = choose_exports(Path(model) if model else None, blend)
         chosen = choose_engine(engine)
-        network = load_engine(chosen, export, precision)
+        network = load_engine(chosen, export, precision, to_blend=bool(perceptual))
         manifest = read_manifest(export)
         overlap, mixture = read_overlap(manifest), None
         if perceptual:
-            mixture = Mixture(network, load_engine(chosen, perceptual, precision), export, perceptual)
+            mixture = Mixture(network, load_engine(chosen, perceptual, precision, to_blend=True), export, perceptual)
             overlap = max(overlap, read_overlap(read_manifest(perceptual)))
         restorer = cls(
             network,

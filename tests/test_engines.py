@@ -12,10 +12,14 @@ from skimage import data as skimage_data
 
 from artifact_remover import engines, precision
 from artifact_remover.engines import choose_engine, load_engine
-from artifact_remover.model_folder import FAITHFUL, PUBLISHED, find_exports
-from artifact_remover.openvino_engine import OpenVinoEngine
+from artifact_remover.judging.metrics import psnr
+from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, find_exports
+from artifact_remover.openvino_engine import INT8, OpenVinoEngine
+from artifact_remover.restoration import Restorer
 from artifact_remover.tensorflow_engine import TensorFlowEngine
+from data_prep.drawing import draw_graphic
 from data_prep.errors import InputError
+from data_prep.sources import decode
 from tests.sample_pictures import to_jpeg
 
 LEVEL = 1 / 255
@@ -185,6 +189,42 @@ def _with_our_path():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
+# int8
+
+
+@pytest.fixture(params=[FAITHFUL, PERCEPTUAL])
+def quantized(request):
+    """A published generator that has been quantized."""
+    return find_exports(PUBLISHED)[request.param]
+
+
+@pytest.mark.parametrize("quality", [10, 50, 80])
+def test_int8_restores_photographs_as_well_and_graphics_hardly_less(quantized, quality):
+    photograph, graphics = skimage_data.coffee()[:256, :256], draw_graphic(np.random.default_rng(0), 256, "text")
+    for picture, least_gain, most_lost in ((photograph, 0.3, 0.05), (graphics, 0.5, 0.2)):
+        jpeg = decode(to_jpeg(picture, quality)).numpy()
+        clean, jpeg = (each[np.newaxis] / np.float32(255) for each in (picture, jpeg))
+        restored = {name: OpenVinoEngine(quantized, name)(jpeg) for name in ("float32", "int8")}
+        gains = {name: float(psnr(clean, each)[0] - psnr(clean, jpeg)[0]) for name, each in restored.items()}
+        assert gains["float32"] > least_gain and gains["int8"] > gains["float32"] - most_lost, gains
+
+
+def test_int8_is_refused_where_it_cannot_be_had(export, quantized, tmp_path):
+    with pytest.raises(InputError, match=r"/1 has no model in int8: choose another precision$"):
+        load_engine("openvino", export, "int8")
+    with pytest.raises(InputError, match="^precision int8 needs engine openvino$"):
+        load_engine("tensorflow", quantized, "int8")
+    with pytest.raises(InputError, match="^a model in int8 cannot be blended with another: choose another precision$"):
+        Restorer.load(blend=0.5, engine="openvino", precision="int8")
+    for suffix in (".bin", ".xml"):
+        for name in (INT8, "openvino_int8.bin", "manifest.json"):
+            shutil.copy(quantized / name, tmp_path)
+        damaged = (tmp_path / INT8).with_suffix(suffix)
+        damaged.write_bytes(damaged.read_bytes()[:1000])
+        with pytest.raises(InputError, match="is damaged, its openvino_int8.xml cannot be read: use another export"):
+            load_engine("openvino", tmp_path, "int8")
+
+
 # The choice
 
 
@@ -224,6 +264,15 @@ def test_openvino_that_is_not_installed_is_one_clear_line(machine):
         choose_engine("openvino")
 
 
-def test_bfloat16_is_chosen_where_the_processor_has_it(export):
-    is_fast = bool(re.search("avx512_bf16|amx_bf16", Path("/proc/cpuinfo").read_text()))
-    assert OpenVinoEngine(export, "auto").precision == ("bfloat16" if is_fast else "float32")
+def test_what_the_processor_is_fast_at_is_chosen(export, quantized, monkeypatch, tmp_path):
+    has_bfloat16 = bool(re.search("avx512_bf16|amx_bf16", Path("/proc/cpuinfo").read_text()))
+    in_float = "bfloat16" if has_bfloat16 else "float32"
+    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+    for flags, chosen in {"fma avx_vnni": "int8", "avx512f avx512_vnni": "int8", "fma avx2": in_float}.items():
+        (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags} ssse3\n")
+        assert OpenVinoEngine(quantized, "auto").precision == chosen
+        assert OpenVinoEngine(quantized, "auto", to_blend=True).precision == in_float
+        assert OpenVinoEngine(export, "auto").precision == in_float
+        assert TensorFlowEngine(quantized, "auto").precision == "float32"
+    (tmp_path / "cpuinfo").unlink()
+    assert OpenVinoEngine(quantized, "auto").precision == in_float
