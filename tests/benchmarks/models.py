@@ -13,12 +13,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from artifact_remover.restoration import Restorer
 from data_prep.quiet import quiet_tensorflow
-
-with quiet_tensorflow():
-    from artifact_remover.restoration import Restorer
-
-from artifact_remover.precision import choose_dtype
 from tests.benchmarks.restoring import time_call, write_jpeg
 
 
@@ -27,12 +23,17 @@ def main():
     parser.add_argument("--before", type=Path, required=True, metavar="EXPORT")
     parser.add_argument("--after", type=Path, required=True, metavar="EXPORT")
     parser.add_argument("--megapixels", type=float, default=1.0)
+    parser.add_argument("--engine", choices=("auto", "tensorflow", "openvino"), default="auto")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         pixels = write_jpeg(Path(folder) / "photo.jpg", options.megapixels)
-    restorers = [Restorer.load(model, precision=options.precision) for model in (options.before, options.after)]
+    with quiet_tensorflow():
+        restorers = [
+            Restorer.load(model, engine=options.engine, precision=options.precision)
+            for model in (options.before, options.after)
+        ]
     calls = [functools.partial(restorer.restore, pixels) for restorer in restorers]
     _, *rounds = [[time_call(call) for call in calls] for _ in range(1 + options.rounds)]
     before, after = (1e6 * statistics.median(each) / (pixels.size / 3) for each in zip(*rounds, strict=True))
@@ -42,7 +43,8 @@ def main():
                 "benchmark": "models",
                 "before": restorers[0].description,
                 "after": restorers[1].description,
-                "dtype": choose_dtype(options.precision),
+                "engine": restorers[0].engine,
+                "precision": restorers[0].precision,
                 "megapixels": options.megapixels,
                 "rounds": options.rounds,
                 "before_seconds_per_megapixel": round(before, 3),
