@@ -161,6 +161,18 @@ def test_model_that_gives_no_numbers_is_refused(photo):
         Restorer(lambda pictures: pictures * np.nan, 16).restore(photo)
 
 
+@pytest.mark.parametrize("blend", [None, 1])
+def test_seams_of_the_published_models_cannot_be_seen(blend):
+    photo = np.concatenate([skimage_data.coffee()[:256], skimage_data.astronaut()[:256]], axis=1)
+    jpeg = decode_picture(to_jpeg(photo, quality=80)).pixels
+    whole, tiled = (
+        Restorer.load(blend=blend, engine="openvino", precision="float32", tile=tile).restore(jpeg)
+        for tile in (1120, 512)
+    )
+    apart = levels(whole, tiled)
+    assert 0 < apart <= 2 and np.mean(np.abs(whole.astype(int) - tiled).max(axis=2) > 1) < 1e-3
+
+
 def test_small_tiles_are_restored_together():
     seen = []
     Restorer(lambda pictures: (seen.append(pictures.shape), pictures)[1], 16, tile=64).restore(
