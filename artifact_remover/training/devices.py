@@ -66,14 +66,13 @@ def tell_all(strategy: tf.distribute.Strategy, values: list[tf.Tensor]) -> list[
 
     Args:
         strategy: The devices.
-        values: Tensors of numbers, which all workers have in the same shapes.
+        values: Tensors of numbers that a float64 holds, which all workers have in the same shapes.
 
     Returns:
         The chief's.
     """
     if not _has_several_workers(strategy):
         return values
-
     return _add_up(strategy, values, of_chief=True)
 
 
@@ -91,7 +90,6 @@ def ask_all(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Tells whether any worker says yes; every worker must call it at the same point."""
     if not _has_several_workers(strategy):
         return flag
-
     [votes] = _add_up(strategy, [tf.constant(float(flag))], of_chief=False)
     return bool(votes > 0)
 
@@ -123,8 +121,10 @@ def _add_up(strategy, values, of_chief):
     def add_up():
         context = tf.distribute.get_replica_context()
         counts = not of_chief or context.replica_id_in_sync_group == 0
-        # One by one, as numbers of several types cannot be added up in one go.
-        return [context.all_reduce("SUM", tf.where(counts, value, tf.zeros_like(value))) for value in values]
+        # As numbers of one type, which holds all of them and which GPUs can add up.
+        ours = [tf.cast(value, tf.float64) for value in values]
+        sums = context.all_reduce("SUM", [tf.where(counts, value, tf.zeros_like(value)) for value in ours])
+        return [tf.cast(total, value.dtype) for total, value in zip(sums, values, strict=True)]
 
     return [strategy.experimental_local_results(value)[0] for value in strategy.run(add_up)]
 
