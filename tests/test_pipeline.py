@@ -113,6 +113,46 @@ def test_batch_may_hold_every_patch_of_an_epoch(flat_photographs):
     assert len(levels(flat_photographs, config, 1)) == 14
 
 
+@pytest.mark.parametrize(("processes", "devices", "graphics"), [(1, 2, False), (2, 4, True)])
+def test_devices_share_the_batches_of_one(photographs, processes, devices, graphics):
+    kinds = dataclasses.replace(photographs, graphics=photographs if graphics else None)
+    config = DataConfig(patch_size=32, patches_per_photo=3, batch_size=12, graphics_share=0.3)
+    whole = take(training_batches(kinds, "generator", config, 3, 4), 3)
+    of_devices = []
+    for process in range(processes):
+        context = tf.distribute.InputContext(processes, process, devices)
+        of_process = take(training_batches(kinds, "generator", config, 3, 4, context), 3 * devices // processes)
+        of_devices += [of_process[device :: devices // processes] for device in range(devices // processes)]
+    for device, parts in enumerate(of_devices):
+        for pair, part in zip(whole, parts, strict=True):
+            np.testing.assert_array_equal([each[device::devices] for each in pair], part)
+
+
+def test_a_process_decodes_the_pictures_of_its_own_devices_alone(photographs, monkeypatch):
+    decoded = []
+
+    def note(image):
+        tf.py_function(lambda: decoded.append(1), [], [])
+        return decode(image)
+
+    decode = pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", note)
+    counts = []
+    for context in (tf.distribute.InputContext(), tf.distribute.InputContext(4, 1, 4)):
+        decoded.clear()
+        take(
+            training_batches(photographs, "generator", dataclasses.replace(CONFIG, patches_per_photo=1), 3, 0, context),
+            40,
+        )
+        counts.append(len(decoded))
+    assert counts[0] >= 4 * 40 and counts[1] < 0.4 * counts[0]  # some are decoded ahead
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(photographs):
+    with pytest.raises(InputError, match="3 devices cannot share a batch of 4 patches, choose a multiple of 3 as"):
+        training_batches(photographs, "generator", CONFIG, 1, context=tf.distribute.InputContext(1, 0, 3))
+
+
 @pytest.mark.parametrize("make", [training_batches, validation_batches])
 def test_patch_larger_than_every_photograph_is_refused(flat_photographs, make):
     with pytest.raises(InputError, match="a patch of 80 pixels is larger than every photograph"):
@@ -127,9 +167,9 @@ def test_smaller_photographs_are_passed_over(photographs):
 def test_validation_is_the_same_in_every_iteration(photographs):
     config = DataConfig(patch_size=32, batch_size=6, degradation=DegradationConfig("5-95"))
     batches = validation_batches(photographs, "generator", config, 1)
-    assert [len(clean) for _, clean in take(batches, 99)] == [6, 6, 4]
+    assert [len(clean) for _, clean in take(batches, 40)] == [6, 6, 4]
     again = validation_batches(photographs, "generator", config, 1)
-    for first, *others in zip(take(batches, 99), take(batches, 99), take(again, 99), strict=True):
+    for first, *others in zip(take(batches, 40), take(batches, 40), take(again, 40), strict=True):
         for other in others:
             np.testing.assert_array_equal(first, other)
 
@@ -146,7 +186,7 @@ def test_validation_is_not_augmented(photographs):
 
 def test_validation_has_at_most_64_patches(photographs):
     config = DataConfig(patch_size=32, patches_per_photo=100, batch_size=100)
-    [(_, clean)] = take(validation_batches(photographs, "generator", config, 1), 99)
+    [(_, clean)] = take(validation_batches(photographs, "generator", config, 1), 40)
     assert len(clean) == 64
 
 
@@ -273,6 +313,6 @@ def test_photographs_from_jpeg_files_are_spared_high_qualities(tmp_path):
 
 
 def test_validation_shows_a_photograph_however_large_the_share_of_graphics(flat_kinds):
-    config = dataclasses.replace(FLAT, graphics_share=0.999, patches_per_photo=100, batch_size=100)
-    [(_, clean)] = take(validation_batches(flat_kinds, "generator", config, 1), 99)
+    config = dataclasses.replace(FLAT, graphics_share=0.409, patches_per_photo=100, batch_size=100)
+    [(_, clean)] = take(validation_batches(flat_kinds, "generator", config, 1), 40)
     assert ((clean[:, 0, 0, 0] * 255).round() % 2).tolist() == [0] + [1] * 63
