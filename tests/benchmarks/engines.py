@@ -24,12 +24,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from artifact_remover.model_folder import PUBLISHED
+from artifact_remover.model_folder import PUBLISHED, choose_exports
+from artifact_remover.openvino_engine import INT8
 from artifact_remover.restoration import Restorer
 from data_prep.quiet import quiet_tensorflow
 from tests.benchmarks.restoring import write_jpeg
 
-ENGINES = (("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("openvino", "float32"), ("openvino", "bfloat16"))
+ENGINES = (
+    ("tensorflow", "float32"),
+    ("tensorflow", "bfloat16"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("openvino", "int8"),  # of the published models
+)
 
 
 def main():
@@ -67,7 +74,8 @@ def main():
 
 def take_turns(rounds, measure, *arguments):
     """Yields each engine and precision with what is measured of it, each time in a process of its own."""
-    measured = {how: [] for how in ENGINES}
+    quantized = (choose_exports(arguments[0], None)[0] / INT8).exists()
+    measured = {how: [] for how in ENGINES if quantized or how[1] != "int8"}
     spawn = multiprocessing.get_context("spawn")
     for _ in range(rounds):
         for how, results in measured.items():
