@@ -60,17 +60,35 @@ def crop_and_add_grain(patches: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
     keeps: clean values are multiples of 1/255, and smooth places have grain. The generator would imitate both with a
     pattern of dots (instance noise: Soenderby et al., "Amortised MAP Inference for Image Super-resolution", ICLR 2017).
 
+    Where several devices share a batch, a patch gets the grain that it would get on one.
+
     Args:
-        patches: float32 [N, H, W, 3], about [0, 1], H and W above 8.
+        patches: float32 [N, H, W, 3], about [0, 1], H and W above 8; of `n` devices the `k`-th has every `n`-th patch of
+            the batch, from the `k`-th on.
         seed: int [], from which sides and grain are drawn.
 
     Returns:
         float32 [N, H - 8, W - 8, 3].
     """
-    _, height, width, _ = tf.unstack(tf.shape(patches))
+    context = tf.distribute.get_replica_context()
+    devices, device = context.num_replicas_in_sync, context.replica_id_in_sync_group
+    count, height, width, channels = tf.unstack(tf.shape(patches))
     top, left = tf.unstack(tf.random.stateless_uniform([2], [seed, 1], 0, 9, tf.int32))
-    patches = patches[:, top : top + height - 8, left : left + width - 8]
-    return patches + tf.random.stateless_normal(tf.shape(patches), [seed, 0], stddev=_GRAIN)
+    size = [count * devices, height - 8, width - 8, channels]
+    grain = tf.random.stateless_normal(size, [seed, 0], stddev=_GRAIN)[device::devices]
+    return patches[:, top : top + height - 8, left : left + width - 8] + grain
+
+
+def normalize_kernels(discriminator: keras.Model) -> None:
+    """Brings the norms of the kernels one step of spectral normalization nearer to one.
+
+    A training step begins with it. It is what calling the discriminator with `training=True` does too, but where
+    several devices train, weights can be changed by all together alone, outside of what each runs for itself.
+
+    Args:
+        discriminator: From `build_discriminator`; changed in place.
+    """
+    discriminator(tf.zeros([1, 8, 8, 3]), training=True)
 
 
 def recover_spectral_vectors(discriminator: keras.Model) -> None:

@@ -17,6 +17,8 @@ from data_prep.splits import Part, Role
 # So many bytes of encoded photographs are shuffled among each other, which takes 2.5 times as much memory. A smaller
 # data set is kept in memory whole; TFDS shuffled all of a larger one when preparing it.
 _SHUFFLED_BYTES = 2**28
+# One device, in one process.
+_ALONE = tf.distribute.InputContext()
 # Patches that are validated on.
 _VALIDATION_PATCHES = 64
 _JPEG = r"(?s).*\.jpe?g"
@@ -25,7 +27,12 @@ _MILLION = 10**6
 
 
 def training_batches(
-    photographs: Photographs, role: Role, config: DataConfig, seed: int, start_step: int = 0
+    photographs: Photographs,
+    role: Role,
+    config: DataConfig,
+    seed: int,
+    start_step: int = 0,
+    context: tf.distribute.InputContext = _ALONE,
 ) -> tf.data.Dataset:
     """Makes endless batches for training.
 
@@ -34,18 +41,24 @@ def training_batches(
     the patches cut from it are spread over as many batches, so that a batch shows different photographs.
     Graphics take the place of photographs at even distances, in epochs of their own.
 
+    Where several devices share the work, device `k` of `n` trains on every `n`-th patch of each batch, from the `k`-th
+    on. A process cuts and degrades patches for its own devices alone.
+
     Args:
         photographs: Opened photographs, with their graphics.
         role: `generator` (also for the GAN) or `discriminator`.
         config: Patches, degradation and batch size (B).
         seed: Number from 0 up; another number gives other batches.
         start_step: Number (from 0) of the first batch.
+        context: How many devices (n) share a batch in how many processes, and which of these this one is.
 
     Returns:
-        Dataset of (degraded, clean), each `float32 [B, p, p, 3]`, RGB, 0..1.
+        Dataset of (degraded, clean), each `float32 [B / n, p, p, 3]`, RGB, 0..1: for each batch the part of each of
+        the process's devices, one after the other.
 
     Raises:
-        InputError: Every photograph is smaller than a patch, or an epoch does not fill one batch.
+        InputError: Every photograph is smaller than a patch, an epoch does not fill one batch, or a batch cannot be
+            divided among the devices.
     """
     count = _count_usable(_describe_kinds(photographs, config)[0], role, "train", config)
     per_photo, batch_size = config.patches_per_photo, config.batch_size
@@ -55,16 +68,32 @@ def training_batches(
             Option("batch_size"),
             f": {batch_size}",
         )
+    devices = context.num_replicas_in_sync
+    if batch_size % devices:
+        raise InputError(
+            f"{devices} devices cannot share a batch of {batch_size} patches, choose a multiple of {devices} as ",
+            Option("batch_size"),
+        )
+    devices_here = devices // context.num_input_pipelines
+
+    def is_ours(picture):
+        return picture % devices // devices_here == context.input_pipeline_id
+
+    def spread(*pair):
+        return tuple(_spread_over_batches(patches, devices_here) for patches in pair)
+
     # Every `batch_size` pictures make `per_photo` batches.
     first = start_step // per_photo * batch_size
     return (
-        _mix_pictures(photographs, role, config, seed, first)
-        .batch(batch_size, drop_remainder=True)
-        .map(_spread_over_batches)
+        _mix_pictures(photographs, role, config, seed, first, is_ours)
+        .batch(batch_size // context.num_input_pipelines, drop_remainder=True)
+        .map(spread)
         .unbatch()
-        .skip(start_step % per_photo)
+        .skip(start_step % per_photo * devices_here)
         .map(_to_float)
-        .prefetch(2)
+        .prefetch(2 * devices_here)
+        # Else several processes would ask each other before each batch whether there is one.
+        .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     )
 
 
@@ -154,29 +183,53 @@ def _count_usable(kind: _Kind, role: Role, part: Part, config: DataConfig) -> in
     return count
 
 
-def _mix_pictures(photographs: Photographs, role: Role, config: DataConfig, seed: int, first: int) -> tf.data.Dataset:
-    """Makes (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of endless pictures from the `first`-th on."""
+def _mix_pictures(
+    photographs: Photographs,
+    role: Role,
+    config: DataConfig,
+    seed: int,
+    first: int,
+    is_wanted: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.data.Dataset:
+    """Makes (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of endless pictures from the `first`-th on.
+
+    `is_wanted` tells by the number of a picture, `int64 []`, whether it is among them, before it is decoded.
+    """
     photograph, graphic = _describe_kinds(photographs, config)
+    pictures = tf.data.Dataset.range(first, tf.int64.max)
     if not graphic:
-        return _training_pairs(photograph, role, config, seed, first)
+        return _training_pairs(photograph, role, config, seed, first, pictures.map(is_wanted))
     share = round(config.graphics_share * _MILLION)
 
     def count_graphics(pictures):
         """Counts the graphics among so many first pictures: the share of them, at even distances."""
         return pictures * share // _MILLION
 
+    def is_graphic(picture):
+        return count_graphics(picture + 1) > count_graphics(picture)
+
+    def is_photograph(picture):
+        return ~is_graphic(picture)
+
     graphics_before = count_graphics(first)
-    return tf.data.Dataset.choose_from_datasets(
-        [
-            _training_pairs(photograph, role, config, seed, first - graphics_before),
-            _training_pairs(graphic, role, config, seed, graphics_before),
-        ],
-        tf.data.Dataset.range(first, tf.int64.max).map(lambda n: count_graphics(n + 1) - count_graphics(n)),
-    )
+    pairs = [
+        _training_pairs(kind, role, config, seed, before, pictures.filter(is_of_kind).map(is_wanted))
+        for kind, is_of_kind, before in (
+            (photograph, is_photograph, first - graphics_before),
+            (graphic, is_graphic, graphics_before),
+        )
+    ]
+    choice = pictures.filter(is_wanted).map(lambda picture: tf.cast(is_graphic(picture), tf.int64))
+    return tf.data.Dataset.choose_from_datasets(pairs, choice)
 
 
-def _training_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, first: int) -> tf.data.Dataset:
-    """Makes (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of one kind from its `first`-th picture on."""
+def _training_pairs(
+    kind: _Kind, role: Role, config: DataConfig, seed: int, first: int, wanted: tf.data.Dataset
+) -> tf.data.Dataset:
+    """Makes (degraded, clean) patches, each `uint8 [n, p, p, 3]`, of one kind from its `first`-th picture on.
+
+    `wanted` says of each picture, `bool []`, whether it is to be decoded or passed over.
+    """
     first_epoch, pictures_before = divmod(first, _count_usable(kind, role, "train", config))
 
     def cut(picture: np.ndarray, picture_seed: np.ndarray) -> np.ndarray:
@@ -188,11 +241,11 @@ def _training_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, firs
         clean = tf.ensure_shape(clean, [config.patches_per_photo, config.patch_size, config.patch_size, 3])
         return kind.degrade(clean, picture_seed, example["name"]), clean
 
+    numbered = _shuffled_epochs(kind, role, config, seed, first_epoch).skip(pictures_before).enumerate(first)
     return (
-        _shuffled_epochs(kind, role, config, seed, first_epoch)
-        .skip(pictures_before)  # before anything is decoded
-        .enumerate(first)
-        .map(cut_and_degrade, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        tf.data.Dataset.zip(wanted, numbered)
+        .filter(lambda wanted, _: wanted)  # before anything is decoded
+        .map(lambda _, numbered: cut_and_degrade(*numbered), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     )
 
 
@@ -246,9 +299,19 @@ def _shuffled_epochs(kind: _Kind, role: Role, config: DataConfig, seed: int, fir
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(shuffle_epoch)
 
 
-def _spread_over_batches(*pair: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Turns B photographs of n patches into n batches of B patches, each from another photograph."""
-    return tuple(tf.transpose(patches, [1, 0, 2, 3, 4]) for patches in pair)
+def _spread_over_batches(patches: tf.Tensor, devices: int) -> tf.Tensor:
+    """Turns B photographs of n patches into n batches of B patches, each from another photograph.
+
+    Args:
+        patches: `[B, n, p, p, 3]`.
+        devices: How many parts (d) a batch is divided into; each begins one patch after the one before it.
+
+    Returns:
+        `[n * d, B / d, p, p, 3]`.
+    """
+    count, per_photo, *picture = patches.shape
+    parts = tf.reshape(patches, [count // devices, devices, per_photo, *picture])
+    return tf.reshape(tf.transpose(parts, [2, 1, 0, 3, 4, 5]), [-1, count // devices, *picture])
 
 
 def _to_float(*pair: tf.Tensor) -> tuple[tf.Tensor, ...]:

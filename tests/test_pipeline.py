@@ -113,6 +113,46 @@ def test_batch_may_hold_every_patch_of_an_epoch(flat_photographs):
     assert len(levels(flat_photographs, config, 1)) == 14
 
 
+@pytest.mark.parametrize(("processes", "devices", "graphics"), [(1, 2, False), (2, 4, True)])
+def test_devices_share_the_batches_of_one(photographs, processes, devices, graphics):
+    kinds = dataclasses.replace(photographs, graphics=photographs if graphics else None)
+    config = DataConfig(patch_size=32, patches_per_photo=3, batch_size=12, graphics_share=0.3)
+    whole = take(training_batches(kinds, "generator", config, 3, 4), 3)
+    of_devices = []
+    for process in range(processes):
+        context = tf.distribute.InputContext(processes, process, devices)
+        of_process = take(training_batches(kinds, "generator", config, 3, 4, context), 3 * devices // processes)
+        of_devices += [of_process[device :: devices // processes] for device in range(devices // processes)]
+    for device, parts in enumerate(of_devices):
+        for pair, part in zip(whole, parts, strict=True):
+            np.testing.assert_array_equal([each[device::devices] for each in pair], part)
+
+
+def test_a_process_decodes_the_pictures_of_its_own_devices_alone(photographs, monkeypatch):
+    decoded = []
+
+    def note(image):
+        tf.py_function(lambda: decoded.append(1), [], [])
+        return decode(image)
+
+    decode = pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", note)
+    counts = []
+    for context in (tf.distribute.InputContext(), tf.distribute.InputContext(4, 1, 4)):
+        decoded.clear()
+        take(
+            training_batches(photographs, "generator", dataclasses.replace(CONFIG, patches_per_photo=1), 3, 0, context),
+            40,
+        )
+        counts.append(len(decoded))
+    assert counts[0] >= 4 * 40 and counts[1] < 0.4 * counts[0]  # some are decoded ahead
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(photographs):
+    with pytest.raises(InputError, match="3 devices cannot share a batch of 4 patches, choose a multiple of 3 as"):
+        training_batches(photographs, "generator", CONFIG, 1, context=tf.distribute.InputContext(1, 0, 3))
+
+
 @pytest.mark.parametrize("make", [training_batches, validation_batches])
 def test_patch_larger_than_every_photograph_is_refused(flat_photographs, make):
     with pytest.raises(InputError, match="a patch of 80 pixels is larger than every photograph"):

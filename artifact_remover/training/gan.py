@@ -4,6 +4,11 @@ NoGAN (Antic, Howard and Uri, "Decrappification, DeOldification, and Super Resol
 happens in the two calm stages, so that the GAN stage can be short and stopped before it does harm. Each class is a
 `keras.Model` whose `train_step` takes a batch `(degraded, clean)`, both float32 [N, H, W, 3] in [0, 1], and returns
 every loss term, the gradients' norm and what else is worth a curve, as float32 scalars.
+
+A model that is made, and whose `train_step` is called, in the scope of a `tf.distribute.Strategy` divides each batch
+among several devices: of `n` devices the `k`-th has every `n`-th patch, from the `k`-th on. It then takes the steps that one device would take, but for
+rounding. What changes weights other than through an optimizer, and what is decided, stands outside of what each device
+runs for itself: there each would decide alone, and wait for ever for one that decided otherwise.
 """
 
 import functools
@@ -14,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover.config import GanLossConfig, LossConfig
-from artifact_remover.discriminator import crop_and_add_grain
+from artifact_remover.discriminator import crop_and_add_grain, normalize_kernels
 from artifact_remover.judging.metrics import discriminator_accuracy
 from artifact_remover.training import losses
 from artifact_remover.training.perceptual import Distance, cut_alike
@@ -46,7 +51,9 @@ class GeneratorPretraining(keras.Model):
 
     def train_step(self, batch):
         """One step of the generator; see the module."""
-        degraded, clean = batch
+        return run_on_devices(self._step, batch)
+
+    def _step(self, degraded, clean):
         with tf.GradientTape() as tape:
             restored = self.generator(degraded, training=True)
             terms = self.objective(clean, restored, self.optimizer.iterations.value)
@@ -73,7 +80,10 @@ class DiscriminatorPretraining(keras.Model):
 
     def train_step(self, batch):
         """One step of the discriminator; see the module."""
-        degraded, clean = batch
+        normalize_kernels(self.discriminator)
+        return run_on_devices(self._step, batch)
+
+    def _step(self, degraded, clean):
         return discriminator_step(self.discriminator, self.optimizer, clean, self.generator(degraded, training=False))
 
 
@@ -121,22 +131,27 @@ class ArtifactRemovalGAN(keras.Model):
 
     def train_step(self, batch):
         """One step of the discriminator and, where it is due, one of the generator; see the module."""
-        degraded, clean = batch
-        judged = discriminator_step(
-            self.discriminator, self.discriminator_optimizer, clean, self.generator(degraded, training=False)
-        )
+        normalize_kernels(self.discriminator)
+        judged = run_on_devices(self._discriminator_step, batch)
         due = judged["discriminator_loss"] < GATE
-        terms = tf.cond(due, lambda: self._generator_step(degraded, clean), self._skipped_step)
+        terms = tf.cond(due, lambda: self._due_step(batch), self._skipped_step)
         return {**terms, **judged, "generator_steps": tf.cast(due, tf.float32)}
+
+    def _discriminator_step(self, degraded, clean):
+        restored = self.generator(degraded, training=False)
+        return discriminator_step(self.discriminator, self.discriminator_optimizer, clean, restored)
+
+    def _due_step(self, batch):
+        terms = run_on_devices(self._generator_step, batch)
+        self._average_weights()
+        return terms
 
     def _generator_step(self, degraded, clean):
         with tf.GradientTape() as tape:
             step, restored = self.optimizer.iterations.value, self.generator(degraded, training=True)
-            # Not in training mode, in which spectral normalization would change the discriminator's weights.
             logits = self.discriminator(crop_and_add_grain(restored, step), training=False)
             terms = self.objective(clean, restored, step, logits)
         norm = descend(tape, terms["loss"], self.optimizer, self.generator.trainable_variables)
-        self._average_weights()
         return {**terms, "gradient_norm": norm}
 
     def _skipped_step(self):
@@ -198,7 +213,7 @@ class GeneratorObjective:
     def __call__(
         self, clean: tf.Tensor, restored: tf.Tensor, step: tf.Tensor | int, restored_logits: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """Computes every term of a batch.
+        """Computes every term of a batch, or of a device's part of it.
 
         Args:
             clean: float32 [N, H, W, 3] in [0, 1].
@@ -207,7 +222,8 @@ class GeneratorObjective:
             restored_logits: The discriminator's float32 logits of `restored`, in the GAN stage.
 
         Returns:
-            `loss`, the weighted sum, and its terms unweighted: float32 scalars.
+            `loss`, the weighted sum, and its terms unweighted: float32 scalars, whose means over all devices are those
+            of the batch.
         """
         patches = _Patches(clean, restored, step, restored_logits)
         terms = {name: measure(patches) for name, measure in self._measures.items()}
@@ -215,7 +231,11 @@ class GeneratorObjective:
         return {"loss": loss, **terms}
 
     def _measure_perceptual(self, distance: Distance, patches: "_Patches") -> tf.Tensor:
-        share, side = slice(self.weights.perceptual_patches), self.weights.perceptual_crop
+        context = tf.distribute.get_replica_context()
+        devices, device = context.num_replicas_in_sync, context.replica_id_in_sync_group
+        # Those of the batch's first patches that this device has.
+        share = slice((self.weights.perceptual_patches - device + devices - 1) // devices)
+        side = self.weights.perceptual_crop
         return distance(*cut_alike(patches.clean[share], patches.restored[share], side, patches.step))
 
 
@@ -228,12 +248,35 @@ class _Patches(NamedTuple):
     restored_logits: tf.Tensor | None
 
 
+def run_on_devices(step: Callable[..., dict[str, tf.Tensor]], batch) -> dict[str, tf.Tensor]:
+    """Runs a step on each device of the strategy whose scope this is; outside of any, on the one device.
+
+    Args:
+        step: From a device's part of the batch, degraded and clean, to float32 scalars.
+        batch: `(degraded, clean)`, divided among the devices.
+
+    Returns:
+        The means of the scalars over all devices.
+    """
+    if not tf.distribute.has_strategy():
+        return step(*batch)
+
+    def run(*part):
+        return tf.distribute.get_replica_context().all_reduce("MEAN", step(*part))
+
+    strategy = tf.distribute.get_strategy()
+    return {name: strategy.experimental_local_results(value)[0] for name, value in strategy.run(run, batch).items()}
+
+
 def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, tf.Tensor]:
-    """Trains the discriminator one step on clean against restored patches, float32 [N, H, W, 3] in [0, 1]."""
+    """Trains the discriminator one step on clean against restored patches, float32 [N, H, W, 3] in [0, 1].
+
+    `normalize_kernels` comes before it.
+    """
     # Drawn from the step's number, so that a resumed run goes on as it would have gone.
     patches = crop_and_add_grain(tf.concat([clean, restored], axis=0), optimizer.iterations.value)
     with tf.GradientTape() as tape:
-        logits = discriminator(patches, training=True)
+        logits = discriminator(patches, training=False)
         clean_logits, restored_logits = tf.split(logits, 2)
         loss = losses.discriminator_loss(clean_logits, restored_logits)
     norm = descend(tape, loss, optimizer, discriminator.trainable_variables)
@@ -247,6 +290,6 @@ def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, t
 
 def descend(tape, loss, optimizer, variables) -> tf.Tensor:
     """Takes one optimizer step down the loss and returns the gradients' joint norm before clipping, float32 []."""
-    gradients = tape.gradient(loss, variables)
+    gradients = tf.distribute.get_replica_context().all_reduce("MEAN", tape.gradient(loss, variables))
     optimizer.apply(gradients, variables)
     return tf.linalg.global_norm(gradients)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from artifact_remover.config import Schedule
 from artifact_remover.training.checkpoints import Checkpoints
 from artifact_remover.training.monitoring import Monitor
-from artifact_remover.training.optimizers import Muon
+from artifact_remover.training.optimizers import Adam, Muon
 from data_prep.errors import InputError, Option
 
 
@@ -36,7 +36,7 @@ def make_optimizer(schedule: Schedule) -> keras.optimizers.Optimizer:
         warmup_steps=schedule.warmup_steps,
     )
     # A shorter memory of squared gradients than Adam's usual one, as in GAN training (Karras et al., 2018).
-    optimizer = {"adam": keras.optimizers.Adam, "muon": Muon}[schedule.optimizer]
+    optimizer = {"adam": Adam, "muon": Muon}[schedule.optimizer]
     return optimizer(rate, beta_2=0.99, global_clipnorm=schedule.clip_norm)
 
 

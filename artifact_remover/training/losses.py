@@ -194,6 +194,9 @@ def perceptual_loss(clean_features: tf.Tensor, restored_features: tf.Tensor) -> 
     equal, 1 is as wrong as features that are all zero, at any layer. No gradient passes through the
     denominator; where that is zero, so is the loss.
 
+    Where several devices share a batch, numerator and denominator are the whole batch's. The mean of what the devices
+    return is the loss; a device may have no picture.
+
     >>> float(perceptual_loss(tf.fill([1, 4, 4, 8], 300.0), tf.fill([1, 4, 4, 8], 150.0)))
     0.25
 
@@ -207,8 +210,10 @@ def perceptual_loss(clean_features: tf.Tensor, restored_features: tf.Tensor) -> 
     Raises:
         ValueError: If the shapes differ.
     """
-    size = tf.stop_gradient(_mean_square(tf.cast(clean_features, tf.float32)))
-    return tf.math.divide_no_nan(_mean_square(_difference(clean_features, restored_features)), size)
+    context = tf.distribute.get_replica_context()
+    size = tf.stop_gradient(tf.reduce_sum(tf.square(tf.cast(clean_features, tf.float32))))
+    error = tf.reduce_sum(tf.square(_difference(clean_features, restored_features)))
+    return context.num_replicas_in_sync * tf.math.divide_no_nan(error, context.all_reduce("SUM", size))
 
 
 def discriminator_loss(clean_logits: tf.Tensor, restored_logits: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
-"""Muon: steps of equal size in every direction of a convolution's kernel, which get further than Adam's.
+"""Adam, and Muon: steps of equal size in every direction of a convolution's kernel, which get further than Adam's.
 
-Keras's own `Muon` takes matrices alone and leaves kernels of convolutions, all that our networks have, to Adam.
+Both are given gradients that are those of the whole batch already, where several devices share it. Keras's optimizers
+would clip each device's own, and add them up then. Keras's own `Muon` takes matrices alone and leaves kernels of convolutions, all that our networks have, to Adam.
 """
 
 import math
@@ -15,7 +16,15 @@ _NEWTON_SCHULZ_STEPS = 5
 
 
 @keras.saving.register_keras_serializable("artifact_remover")
-class Muon(keras.optimizers.Adam):
+class Adam(keras.optimizers.Adam):
+    """Adam, for gradients that are the same on all devices. Arguments are Keras's."""
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars
+
+
+@keras.saving.register_keras_serializable("artifact_remover")
+class Muon(Adam):
     """Muon for kernels of convolutions, Adam for the generator's first and last, and for all biases.
 
     A kernel [h, w, in, out] is a matrix [h * w * in, out]. Its averaged gradient is replaced by the nearest

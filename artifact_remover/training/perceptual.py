@@ -12,7 +12,10 @@ from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vg
 from data_prep.errors import InputError, Option
 
 Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""From clean and restored patches, float32 [N, H, W, 3] in [0, 1], to a loss, float32 []; 0 for equal ones."""
+"""From clean and restored patches, float32 [N, H, W, 3] in [0, 1], to a loss, float32 []; 0 for equal ones.
+
+Where several devices share the patches, of which one may have none, the mean of what they return is the loss.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,9 @@ def _load_lpips(config, dtype):
 
     def distance(clean, restored):
         # Out of range is cut off in what is shown, too.
-        return tf.reduce_mean(lpips(clean, tf.clip_by_value(restored, 0.0, 1.0)))
+        distances = lpips(clean, tf.clip_by_value(restored, 0.0, 1.0))
+        context = tf.distribute.get_replica_context()
+        count = context.all_reduce("SUM", tf.cast(tf.size(distances), tf.float32))
+        return context.num_replicas_in_sync * tf.reduce_sum(distances) / count
 
     return PerceptualLoss(distance, {"network": "lpips v0.1, vgg16", "source": str(source)})
