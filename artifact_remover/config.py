@@ -225,6 +225,8 @@ class FitConfig:
         workdir: Folder of the run; the same command goes on from where it was stopped. `runs/PRESET` when not given.
         init: Export or checkpoint folder of an earlier run whose generator is trained on. The generator may have more
             residual blocks than the export: they do nothing at first.
+        devices: GPUs to train on, `all` or how many; each batch is divided among them. Several machines share a batch
+            where the environment variable `TF_CONFIG` names them; it is how many of each machine then.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it; weights are float32 always.
         seed: Every random choice follows from it.
         data: Photographs and patches.
@@ -246,6 +248,7 @@ class FitConfig:
     stage: Literal["all", "pretrain_generator", "pretrain_discriminator", "train_gan"] = "all"
     workdir: Annotated[Path | None, optional("DIR")] = None
     init: Annotated[Path | None, optional("DIR")] = None
+    devices: Annotated[int | Literal["all"], tyro.conf.arg(metavar="INT|all")] = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     data: Annotated[DataConfig, _Plain] = DataConfig()
@@ -263,6 +266,8 @@ class FitConfig:
     train_gan: GanSchedule = GanSchedule(steps=3_000, learning_rate=1e-4, warmup_steps=100, validate_every=100)
 
     def __post_init__(self):
+        if self.devices != "all":
+            require_positive(self, "devices")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must lie in 0..{2**31 - 1}: {self.seed}")
 

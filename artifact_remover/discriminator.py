@@ -63,8 +63,8 @@ def crop_and_add_grain(patches: tf.Tensor, seed: tf.Tensor | int) -> tf.Tensor:
     Where several devices share a batch, a patch gets the grain that it would get on one.
 
     Args:
-        patches: float32 [N, H, W, 3], about [0, 1], H and W above 8; of `n` devices the `k`-th has every `n`-th patch of
-            the batch, from the `k`-th on.
+        patches: float32 [N, H, W, 3], about [0, 1], H and W above 8; of `n` devices the `k`-th has every `n`-th patch
+            of the batch, from the `k`-th on.
         seed: int [], from which sides and grain are drawn.
 
     Returns:

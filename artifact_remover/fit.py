@@ -50,9 +50,13 @@ def _fit_or_explain(config, folder):
     with quiet_keras():
         import tensorflow as tf
 
+        from artifact_remover.training.devices import LOST_ERRORS
         from artifact_remover.training.loop import Interrupted
     try:
         fit(config, folder)
+    except LOST_ERRORS:
+        complain("another worker has ended, or cannot be reached; the same commands go on from the last checkpoint")
+        return 1
     except Interrupted as interruption:
         complain(str(interruption))
         return 130
@@ -79,38 +83,57 @@ def fit(config: FitConfig, folder: Path) -> None:
         InputError: For a mistake of the user's, or if another process is at work in the folder.
         Interrupted: If the user stopped it.
     """
+    from artifact_remover.training.devices import is_chief, open_devices
+
+    strategy = open_devices(config.devices)
+    if not is_chief(strategy):
+        _fit(config, folder, strategy)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with hold(folder / ".lock"):
-            _fit(config, folder)
+            _fit(config, folder, strategy)
     except HeldError as holder:
         raise InputError(
             f"{holder} is at work in {folder}: let it end, or choose another ", Option("workdir")
         ) from holder
 
 
-def _fit(config, folder):
+def _fit(config, folder, strategy):
     # Imported here and below, not at the top, so that `--help` answers at once.
     import tensorflow as tf
     from rich.console import Console
 
-    from artifact_remover.judging import scoring
     from artifact_remover.precision import choose_dtype
-    from artifact_remover.restoration import Restorer
-    from artifact_remover.training.run import Run, find_result
+    from artifact_remover.training.run import Run, require_one_run
     from data_prep.sources import open_photographs
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)
-    run = Run(config, folder, photographs, _load_perceptual_loss(config, folder, dtype, console), dtype, console)
+    perceptual = _load_perceptual_loss(config, folder, dtype, console, strategy)
+    run = Run(config, folder, photographs, perceptual, dtype, console, strategy)
+    require_one_run(run)
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "processor"
+    count = strategy.num_replicas_in_sync
     console.print(
         f"{photographs.count('generator', 'train')} photographs of {photographs.name} to train on, "
-        f"computing in {dtype} on the {'GPU' if tf.config.list_physical_devices('GPU') else 'processor'}\n"
-        f"watch it: tensorboard --logdir {folder / 'tensorboard'}",
+        f"computing in {dtype} on {'the' if count == 1 else f'{count} devices, each a'} {kind}",
         highlight=False,
     )
+    if run.is_chief:
+        console.print(f"watch it: tensorboard --logdir {folder / 'tensorboard'}", highlight=False)
     _run_stages(run)
+    if run.is_chief:
+        _judge(run)
+
+
+def _judge(run):
+    from artifact_remover.judging import scoring
+    from artifact_remover.restoration import Restorer
+    from artifact_remover.training.run import find_result
+
+    config, folder, photographs, console = run.config, run.folder, run.photographs, run.console
     results = {
         name: result
         for name, stage in (("stage 1", "pretrain_generator"), ("stage 3", "train_gan"))
@@ -166,9 +189,9 @@ def _run_stages(run):
 
 
 def _finished(run, stage):
-    from artifact_remover.training.run import find_result
+    from artifact_remover.training.run import find_result, name_result
 
-    result = find_result(run.folder, stage)
+    result = find_result(run.folder, stage) if run.is_chief else name_result(run.folder, stage)
     if not result:
         raise InputError(
             f"{run.config.stage} needs {stage}, which {run.folder} does not hold: run --stage {stage} first"
@@ -176,7 +199,27 @@ def _finished(run, stage):
     return result.export
 
 
-def _load_perceptual_loss(config, folder, dtype, console):
+def _load_perceptual_loss(config, folder, dtype, console, strategy):
+    """Loads the perceptual loss on each worker, if the chief has it, or tells why there is none."""
+    import tensorflow as tf
+
+    from artifact_remover.training.devices import is_chief, name_worker, tell_all
+    from artifact_remover.training.perceptual import load_perceptual_loss
+    from artifact_remover.training.vgg import PretrainedFeaturesUnavailable
+
+    loss = _try_perceptual_loss(config, folder, dtype, console) if is_chief(strategy) else "the first worker has none"
+    [has_one] = tell_all(strategy, [tf.constant(int(not isinstance(loss, str)))])
+    if is_chief(strategy) or not has_one:
+        return loss
+    try:
+        return load_perceptual_loss(config, dtype)
+    except PretrainedFeaturesUnavailable as error:
+        raise InputError(
+            f"{name_worker(strategy)} has no perceptual loss, but the first worker has: {error}"
+        ) from error
+
+
+def _try_perceptual_loss(config, folder, dtype, console):
     """Loads the perceptual loss, or tells why there is none; loudly, because the result is another."""
     from artifact_remover.training.perceptual import load_perceptual_loss
     from artifact_remover.training.run import began_without_features, find_result

@@ -22,7 +22,7 @@ SIX = Schedule(steps=6, learning_rate=1e-2, warmup_steps=2, validate_every=2)
 FOURS = dataclasses.replace(SIX, validate_every=4)  # validates after the last step too
 
 
-def batches(step):
+def batches(step, _context=None):
     """Batches that depend on their number alone."""
 
     def make(number):
@@ -95,7 +95,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
 def test_a_signal_in_the_last_step_stops_before_the_next_stage(tmp_path):
     with pytest.raises(Interrupted, match="step 6 of 6, saved"):
         Stage(tmp_path, FOURS).train(at=signal_at(6))
-    history = Stage(tmp_path, FOURS).train(batches=lambda step: pytest.fail("asked for batches"))  # all steps are done
+    history = Stage(tmp_path, FOURS).train(batches=lambda *_: pytest.fail("asked for batches"))  # all steps are done
     assert [entry["step"] for entry in history] == [0, 4, 6]
     assert all(a["seconds"] < b["seconds"] for a, b in zip(history, history[1:], strict=False))
 
@@ -118,7 +118,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, optimizer):
 
 
 def test_divergence_is_reported_and_never_saved(tmp_path):
-    def spoilt(step):
+    def spoilt(step, _context):
         numbers = tf.data.Dataset.range(step, 1000)
         poison = numbers.map(lambda number: tf.where(number == 3, math.nan, 0.0))
         return tf.data.Dataset.zip(batches(step), poison).map(lambda batch, nan: (batch[0] + nan, batch[1]))

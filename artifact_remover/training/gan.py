@@ -6,9 +6,10 @@ happens in the two calm stages, so that the GAN stage can be short and stopped b
 every loss term, the gradients' norm and what else is worth a curve, as float32 scalars.
 
 A model that is made, and whose `train_step` is called, in the scope of a `tf.distribute.Strategy` divides each batch
-among several devices: of `n` devices the `k`-th has every `n`-th patch, from the `k`-th on. It then takes the steps that one device would take, but for
-rounding. What changes weights other than through an optimizer, and what is decided, stands outside of what each device
-runs for itself: there each would decide alone, and wait for ever for one that decided otherwise.
+among several devices: of `n` devices the `k`-th has every `n`-th patch, from the `k`-th on. It then takes the steps
+that one device would take, but for rounding. What changes weights other than through an optimizer, and what is decided,
+stands outside of what each device runs for itself: there each would decide alone, and wait for ever for one that
+decided otherwise.
 """
 
 import functools

@@ -11,9 +11,16 @@ import tensorflow as tf
 
 from artifact_remover.config import Schedule
 from artifact_remover.training.checkpoints import Checkpoints
+from artifact_remover.training.devices import ask_all, share_state
 from artifact_remover.training.monitoring import Monitor
 from artifact_remover.training.optimizers import Adam, Muon
 from data_prep.errors import InputError, Option
+
+Batches = Callable[[int, tf.distribute.InputContext], tf.data.Dataset]
+"""Gives the batches from a step on, endless: `(degraded, clean)`, float32 [N, H, W, 3] in [0, 1].
+
+The context says among how many devices each is divided: the parts for those of this process, one after the other.
+"""
 
 
 class Interrupted(Exception):
@@ -42,7 +49,7 @@ def make_optimizer(schedule: Schedule) -> keras.optimizers.Optimizer:
 
 def train(
     trainer: keras.Model,
-    batches: Callable[[int], tf.data.Dataset],
+    batches: Batches,
     schedule: Schedule,
     checkpoints: Checkpoints,
     open_monitor: Callable[[int], Monitor],
@@ -51,8 +58,8 @@ def train(
     """Trains to the end of the schedule, from the last checkpoint if there is one.
 
     Args:
-        trainer: A compiled model from `artifact_remover.training.gan`.
-        batches: Gives the batches from a step on, endless: `(degraded, clean)`, float32 [N, H, W, 3] in [0, 1].
+        trainer: A compiled model from `artifact_remover.training.gan`, made in the scope of the devices' strategy.
+        batches: Gives the batches.
         schedule: How many steps, and how often to validate.
         checkpoints: Keeps the state.
         open_monitor: Gives the monitor of a stage that goes on from a step.
@@ -66,10 +73,10 @@ def train(
         InputError: If the training diverged; the last checkpoint is from before.
     """
     step, history = checkpoints.restore()
+    share_state(trainer.distribute_strategy, _list_state(trainer), step)
     if step == schedule.steps:
         return history
-    train_step = tf.function(trainer.train_step, reduce_retracing=True)
-    incoming = iter(batches(step))
+    take_step = _prepare_step(trainer, batches, step)
     seconds_before = history[-1]["seconds"] if history else 0.0
     started = time.perf_counter()
 
@@ -85,31 +92,83 @@ def train(
         else:
             history.append(validated())
         while step < schedule.steps:
-            start = time.perf_counter()
-            batch = next(incoming)
-            received = time.perf_counter()
-            scalars = {name: float(value) for name, value in train_step(batch).items()}
+            scalars, seconds, seconds_waiting = take_step()
             step += 1
-            end = time.perf_counter()
             _stop_on_nan(scalars, step)
-            rates = _learning_rates(trainer)
-            monitor.training(step, {**scalars, **rates}, end - start, received - start)
+            monitor.training(step, {**scalars, **_learning_rates(trainer)}, seconds, seconds_waiting)
             if step % schedule.validate_every == 0 or step == schedule.steps:
                 history.append(validated())
-            if stopped_by or step == schedule.steps:
+            stopped = ask_all(trainer.distribute_strategy, bool(stopped_by))
+            if stopped or step == schedule.steps:
                 checkpoints.save(step, history)
             else:
                 checkpoints.save_when_due(step, history)
-            if stopped_by:
-                raise Interrupted(
-                    f"stopped at step {step} of {schedule.steps}, saved; the same command goes on from there"
-                )
+            if stopped:
+                raise _interrupted(step, schedule)
     return history
 
 
-def _learning_rates(trainer):
+def follow(trainer: keras.Model, batches: Batches, schedule: Schedule) -> None:
+    """Takes the steps that `train` takes on the chief, on a worker that is not.
+
+    Args:
+        trainer: Compiled as the chief's; the chief's weights are taken over.
+        batches: As for `train`.
+        schedule: As for `train`.
+
+    Raises:
+        Interrupted: After SIGINT or SIGTERM to any worker; the chief saves the state.
+        InputError: If the training diverged.
+    """
+    strategy = trainer.distribute_strategy
+    step = share_state(strategy, _list_state(trainer), 0)
+    if step == schedule.steps:
+        return
+    take_step = _prepare_step(trainer, batches, step)
+    with _noticing_signals() as stopped_by:
+        while step < schedule.steps:
+            scalars, _, _ = take_step()
+            step += 1
+            _stop_on_nan(scalars, step)
+            if ask_all(strategy, bool(stopped_by)):
+                raise _interrupted(step, schedule)
+
+
+def _prepare_step(trainer, batches, first):
+    """Makes a function that takes the next step; it returns its scalars, what it took, and the wait in it, in s."""
+    strategy = trainer.distribute_strategy
+    train_step = tf.function(trainer.train_step, reduce_retracing=True)
+    incoming = iter(strategy.distribute_datasets_from_function(lambda context: batches(first, context)))
+
+    def take_step():
+        start = time.perf_counter()
+        batch = next(incoming)
+        received = time.perf_counter()
+        with strategy.scope():
+            scalars = {name: float(value) for name, value in train_step(batch).items()}
+        return scalars, time.perf_counter() - start, received - start
+
+    return take_step
+
+
+def _interrupted(step, schedule):
+    return Interrupted(f"stopped at step {step} of {schedule.steps}, saved; the same command goes on from there")
+
+
+def _optimizers(trainer):
     names = [name for name in ("optimizer", "discriminator_optimizer") if hasattr(trainer, name)]
-    return {name.replace("optimizer", "learning_rate"): float(getattr(trainer, name).learning_rate) for name in names}
+    return {name: getattr(trainer, name) for name in names}
+
+
+def _list_state(trainer):
+    return [variable for each in (trainer, *_optimizers(trainer).values()) for variable in each.variables]
+
+
+def _learning_rates(trainer):
+    return {
+        name.replace("optimizer", "learning_rate"): float(optimizer.learning_rate)
+        for name, optimizer in _optimizers(trainer).items()
+    }
 
 
 def _stop_on_nan(scalars, step):

@@ -1,7 +1,9 @@
 """Adam, and Muon: steps of equal size in every direction of a convolution's kernel, which get further than Adam's.
 
 Both are given gradients that are those of the whole batch already, where several devices share it. Keras's optimizers
-would clip each device's own, and add them up then. Keras's own `Muon` takes matrices alone and leaves kernels of convolutions, all that our networks have, to Adam.
+would clip each device's own, and add them up then.
+
+Keras's own `Muon` takes matrices alone and leaves kernels of convolutions, all that our networks have, to Adam.
 """
 
 import math

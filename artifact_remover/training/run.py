@@ -19,10 +19,12 @@ from artifact_remover.config import (
     DISCRIMINATOR_CLIP_NORM,
     DISCRIMINATOR_LEARNING_RATE,
     MAX_COLOR_SHIFT,
+    STAGES,
     FitConfig,
     LossConfig,
 )
 from artifact_remover.model_folder import name_export, read_manifest, rename_old_keys
+from artifact_remover.training.devices import is_chief, require_the_chiefs, tell_all
 from artifact_remover.training.gan import AVERAGE_DECAY, GATE
 from artifact_remover.training.perceptual import Distance, PerceptualLoss
 from data_prep.errors import InputError, Option
@@ -60,6 +62,7 @@ class Run:
             out.
         dtype: Keras dtype policy of the networks, `float32` or `mixed_bfloat16`.
         console: Where progress goes.
+        strategy: The devices that share each batch, from `open_devices`.
     """
 
     config: FitConfig
@@ -68,6 +71,12 @@ class Run:
     perceptual: PerceptualLoss | str
     dtype: str
     console: Console
+    strategy: tf.distribute.Strategy = dataclasses.field(default_factory=tf.distribute.get_strategy)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that reads and writes the folder."""
+        return is_chief(self.strategy)
 
     @property
     def perceptual_distance(self) -> Distance | None:
@@ -82,7 +91,7 @@ class StageResult:
     Attributes:
         stage: Its name.
         export: Folder of its SavedModel.
-        manifest: How it came about, as in `manifest.json`.
+        manifest: How it came about, as in `manifest.json`; empty on a worker that is not the chief.
     """
 
     stage: str
@@ -91,7 +100,7 @@ class StageResult:
 
 
 def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult | None:
-    """Makes a stage's folders, or finds its result if it is finished.
+    """Makes a stage's folders, or finds its result if it is finished; the chief does, and tells the other workers.
 
     Args:
         run: The run.
@@ -104,6 +113,12 @@ def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult |
     Raises:
         InputError: If the run's folder holds this stage with other settings.
     """
+    finished = _begin_in_folder(run, stage, parents) if run.is_chief else None
+    [is_finished] = tell_all(run.strategy, [tf.constant(int(finished is not None))])
+    return finished or (name_result(run.folder, stage) if is_finished else None)
+
+
+def _begin_in_folder(run, stage, parents):
     folder = checkpoint_folder(run, stage)
     excluded = "".join(sorted(run.photographs.excluded)).encode()
     settings = _settings(run.config, stage) | {
@@ -129,6 +144,24 @@ def begin_stage(run: Run, stage: str, parents: dict[str, Path]) -> StageResult |
     return finished
 
 
+def require_one_run(run: Run) -> None:
+    """Makes sure that all workers train the same on the same photographs.
+
+    Raises:
+        InputError: On a worker that was started otherwise than the chief.
+    """
+    settings = [_settings(run.config, stage) for stage in STAGES]
+    for each in settings:
+        del each["data"]["data"], each["data"]["graphics"]  # folders may lie elsewhere
+    facts = {
+        "options": [settings, run.config.stage],
+        "photographs": [run.photographs.content, sorted(run.photographs.excluded)],
+        "precision": run.dtype,
+        "versions": describe_making()["versions"],
+    }
+    require_the_chiefs(run.strategy, facts)
+
+
 def checkpoint_folder(run: Run, stage: str) -> Path:
     """Names the folder that holds what a stage needs to go on after a kill."""
     return run.folder / "checkpoints" / stage
@@ -143,6 +176,11 @@ def read_result(folder: Path, stage: str) -> StageResult:
     """Reads what a finished stage of a run has exported."""
     exported = name_export(folder, stage)
     return StageResult(stage, exported, read_manifest(exported))
+
+
+def name_result(folder: Path, stage: str) -> StageResult:
+    """Names a finished stage, for a worker that is not to read the folder."""
+    return StageResult(stage, name_export(folder, stage), {})
 
 
 def wants_features(settings: dict) -> bool:
@@ -193,6 +231,7 @@ def describe_stage(
         if isinstance(run.perceptual, str)
         else run.perceptual.description,
         "compute_dtype": run.dtype,
+        "devices": run.strategy.num_replicas_in_sync,
         "validation": chosen,
         "validation_of_the_jpeg_itself": jpeg,
         "curve": history,

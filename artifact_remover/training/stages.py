@@ -3,7 +3,7 @@
 Start here. Each stage takes the result of the one before it, trains, and leaves a SavedModel with a manifest under
 `<run>/saved_models/<stage>/1`, the last one under `gan/1`; a stage whose SavedModel is there is finished and is not run
 again. What a stage needs to go on after a kill lies under `<run>/checkpoints/<stage>`, its curves under
-`<run>/tensorboard/<stage>`.
+`<run>/tensorboard/<stage>`. Of several workers only the chief does more than take the steps.
 """
 
 from pathlib import Path
@@ -19,9 +19,17 @@ from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
 from artifact_remover.training.checkpoints import Checkpoints
 from artifact_remover.training.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
-from artifact_remover.training.loop import make_optimizer, train
+from artifact_remover.training.loop import Batches, follow, make_optimizer, train
 from artifact_remover.training.monitoring import Monitor
-from artifact_remover.training.run import Run, StageResult, begin_stage, checkpoint_folder, describe_stage, read_result
+from artifact_remover.training.run import (
+    Run,
+    StageResult,
+    begin_stage,
+    checkpoint_folder,
+    describe_stage,
+    name_result,
+    read_result,
+)
 from artifact_remover.training.validation import CHANNELS, Validation
 from data_prep.errors import InputError
 from data_prep.pipeline import training_batches, validation_batches
@@ -46,12 +54,15 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     if finished := begin_stage(run, stage, parents):
         return finished
     keras.utils.set_random_seed(run.config.seed)
-    generator = build_generator(run.config.generator, run.dtype)
+    with run.strategy.scope():
+        generator = build_generator(run.config.generator, run.dtype)
+        trainer = GeneratorPretraining(generator, run.config.generator_loss, run.perceptual_distance)
+        trainer.compile(optimizer=make_optimizer(schedule))
+        trainer.optimizer.build(generator.trainable_variables)
+    if not run.is_chief:
+        return _follow(run, stage, "generator", trainer)
     if init:
         saved_model.load_weights(generator, init)
-    trainer = GeneratorPretraining(generator, run.config.generator_loss, run.perceptual_distance)
-    trainer.compile(optimizer=make_optimizer(schedule))
-    trainer.optimizer.build(generator.trainable_variables)
     validation = _open_validation(run, "generator", run.perceptual_distance)
 
     def validate(step, monitor):
@@ -85,12 +96,15 @@ def pretrain_discriminator(run: Run, generator_export: Path) -> StageResult:
     if finished := begin_stage(run, stage, parents):
         return finished
     keras.utils.set_random_seed(run.config.seed + 1)
-    generator = build_generator(run.config.generator, run.dtype)
+    with run.strategy.scope():
+        generator = build_generator(run.config.generator, run.dtype)
+        discriminator = build_discriminator(run.config.discriminator, run.dtype)
+        trainer = DiscriminatorPretraining(discriminator, generator)
+        trainer.compile(optimizer=make_optimizer(schedule))
+        trainer.optimizer.build(discriminator.trainable_variables)
+    if not run.is_chief:
+        return _follow(run, stage, "discriminator", trainer)
     saved_model.load_weights(generator, generator_export)
-    discriminator = build_discriminator(run.config.discriminator, run.dtype)
-    trainer = DiscriminatorPretraining(discriminator, generator)
-    trainer.compile(optimizer=make_optimizer(schedule))
-    trainer.optimizer.build(discriminator.trainable_variables)
     validation = _open_validation(run, "discriminator", run.perceptual_distance)
     generator_scores, pictures = validation.score(generator)
 
@@ -128,18 +142,21 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
     if finished := begin_stage(run, stage, parents):
         return finished
     keras.utils.set_random_seed(run.config.seed + 2)
-    generator = build_generator(run.config.generator, run.dtype)
-    averaged_generator = build_generator(run.config.generator)
-    discriminator = build_discriminator(run.config.discriminator, run.dtype)
+    with run.strategy.scope():
+        generator = build_generator(run.config.generator, run.dtype)
+        averaged_generator = build_generator(run.config.generator)
+        discriminator = build_discriminator(run.config.discriminator, run.dtype)
+        loss = run.config.gan_loss
+        trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, loss, run.perceptual_distance)
+        trainer.compile(
+            generator_optimizer=make_optimizer(schedule),
+            discriminator_optimizer=make_optimizer(schedule.of_discriminator),
+        )
+    if not run.is_chief:
+        return _follow(run, stage, "generator", trainer)
     saved_model.load_weights(generator, generator_export)
     averaged_generator.set_weights(generator.get_weights())
     saved_model.load_weights(discriminator, discriminator_export)
-    loss = run.config.gan_loss
-    trainer = ArtifactRemovalGAN(generator, averaged_generator, discriminator, loss, run.perceptual_distance)
-    trainer.compile(
-        generator_optimizer=make_optimizer(schedule),
-        discriminator_optimizer=make_optimizer(schedule.of_discriminator),
-    )
     validation = _open_validation(run, "generator", trainer.objective.distance)
     candidates = checkpoint_folder(run, stage) / "candidates"
     candidates.mkdir(exist_ok=True)
@@ -212,16 +229,25 @@ def _open_validation(run, role, distance) -> Validation:
 
 def _train(run, stage, role, trainer, state, validate) -> list[dict]:
     schedule = getattr(run.config, stage)
-    # Each stage has batches of its own: the GAN is not to see the very patches that the generator was pretrained on.
-    seed = run.config.seed + STAGES.index(stage)
     return train(
         trainer,
-        batches=lambda step: training_batches(run.photographs, role, run.config.data, seed, step),
+        batches=_batches(run, stage, role),
         schedule=schedule,
         checkpoints=Checkpoints(state, checkpoint_folder(run, stage)),
         open_monitor=lambda step: Monitor(stage, run.folder / "tensorboard", schedule.steps, step, run.console),
         validate=validate,
     )
+
+
+def _follow(run, stage, role, trainer) -> StageResult:
+    follow(trainer, _batches(run, stage, role), getattr(run.config, stage))
+    return name_result(run.folder, stage)
+
+
+def _batches(run, stage, role) -> Batches:
+    # Each stage has batches of its own: the GAN is not to see the very patches that the generator was pretrained on.
+    seed = run.config.seed + STAGES.index(stage)
+    return lambda step, context: training_batches(run.photographs, role, run.config.data, seed, step, context)
 
 
 def _candidate(folder, step):
