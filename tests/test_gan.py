@@ -14,6 +14,7 @@ from artifact_remover.training.gan import (
     GeneratorPretraining,
 )
 from artifact_remover.training.losses import perceptual_loss
+from tests.tiny_models import make_stand_in
 
 TINY = GeneratorConfig(features=8, growth=4, blocks=1)
 TINY_DISCRIMINATOR = DiscriminatorConfig(features=4)
@@ -40,15 +41,7 @@ def features():
 
 @pytest.fixture
 def distance(features):
-    return lambda clean, restored: perceptual_loss(features(clean), features(restored))
-
-
-def make_generator():
-    """A stand-in for the generator, which is slow to trace: as untrained, its output is its input."""
-    degraded = keras.Input([None, None, 3])
-    grown = keras.layers.Conv2D(4, 3, padding="same", activation="leaky_relu")(degraded)
-    correction = keras.layers.Conv2D(3, 3, padding="same", kernel_initializer="zeros", name="correction")(grown)
-    return keras.Model(degraded, keras.layers.Add()([degraded, correction]), name="generator")
+    return lambda clean, restored, counts=1.0: perceptual_loss(features(clean), features(restored), counts)
 
 
 def adam(rate=1e-3):
@@ -56,14 +49,14 @@ def adam(rate=1e-3):
 
 
 def make_pretraining(loss=LossConfig(), distance=None):  # noqa: B008
-    trainer = GeneratorPretraining(make_generator(), loss, distance)
+    trainer = GeneratorPretraining(make_stand_in(), loss, distance)
     trainer.compile(optimizer=adam())
     trainer.optimizer.build(trainer.generator.trainable_variables)
     return trainer
 
 
 def make_gan(distance=None, loss=LOSS, optimizers=None):
-    generator, averaged = make_generator(), make_generator()
+    generator, averaged = make_stand_in(), make_stand_in()
     averaged.set_weights(generator.get_weights())
     discriminator = build_discriminator(TINY_DISCRIMINATOR)
     gan = ArtifactRemovalGAN(generator, averaged, discriminator, loss, distance)
@@ -106,7 +99,7 @@ def test_pretraining_without_features_has_no_perceptual_term(batch):
 
 
 def test_features_that_weigh_nothing_are_not_computed(batch):
-    def distance(clean, restored):
+    def distance(clean, restored, counts):
         pytest.fail("VGG19 was run")
 
     terms = make_pretraining(LossConfig(perceptual=0.0), distance).train_step(batch)
@@ -130,7 +123,7 @@ def test_perceptual_term_looks_at_the_same_crop_of_both_and_at_another_each_step
     image = np.random.default_rng(0).random((2, 48, 40, 3), np.float32)
     seen = []
 
-    def distance(clean, restored):
+    def distance(clean, restored, counts):
         np.testing.assert_array_equal(clean, restored)
         seen.append(clean.numpy())
         return tf.reduce_mean(clean)
@@ -237,7 +230,7 @@ def test_adversarial_term_pulls_restored_patches_towards_clean(batch):
 
 
 def test_discriminator_learns_to_tell_another_generator_apart(batch):
-    discriminator, generator = build_discriminator(TINY_DISCRIMINATOR), make_generator()
+    discriminator, generator = build_discriminator(TINY_DISCRIMINATOR), make_stand_in()
     generator.get_layer("correction").bias.assign(3 * [0.5])  # restores everything half the range too bright
     before = weights(generator)
     trainer = DiscriminatorPretraining(discriminator, generator)
@@ -253,7 +246,7 @@ def test_discriminator_learns_to_tell_another_generator_apart(batch):
 
 def test_discriminator_is_trained_on_noisy_patches(batch):
     """Else that clean values are multiples of 1/255 would give restored ones away."""
-    trainer = DiscriminatorPretraining(build_discriminator(TINY_DISCRIMINATOR), make_generator())
+    trainer = DiscriminatorPretraining(build_discriminator(TINY_DISCRIMINATOR), make_stand_in())
     trainer.compile(optimizer=keras.optimizers.SGD(1e-12))
     settle(trainer.discriminator)
     assert trainer.train_step(batch)["discriminator_loss"] != trainer.train_step(batch)["discriminator_loss"]

@@ -37,7 +37,7 @@ def open_devices(wanted: int | Literal["all"]) -> tf.distribute.Strategy:
         InputError: If there are not as many, or `TF_CONFIG` cannot be used.
     """
     workers = _list_workers()
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if len(workers) > 1:
         tf.config.set_visible_devices(gpus[: _count(wanted, gpus)], "GPU")
         say(f"waiting for the workers of TF_CONFIG: {' '.join(workers)}", "stderr")
@@ -66,20 +66,14 @@ def tell_all(strategy: tf.distribute.Strategy, values: list[tf.Tensor]) -> list[
 
     Args:
         strategy: The devices.
-        values: Tensors of numbers, which all workers have in the same shapes.
+        values: Tensors of numbers that a float64 holds, which all workers have in the same shapes.
 
     Returns:
         The chief's.
     """
     if not _has_several_workers(strategy):
         return values
-
-    def add_up():
-        context = tf.distribute.get_replica_context()
-        first = context.replica_id_in_sync_group == 0  # the chief's first device
-        return context.all_reduce("SUM", [tf.where(first, value, tf.zeros_like(value)) for value in values])
-
-    return [strategy.experimental_local_results(value)[0] for value in strategy.run(add_up)]
+    return _add_up(strategy, values, of_chief=True)
 
 
 def share_state(strategy: tf.distribute.Strategy, variables: list, step: int) -> int:
@@ -96,11 +90,8 @@ def ask_all(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Tells whether any worker says yes; every worker must call it at the same point."""
     if not _has_several_workers(strategy):
         return flag
-
-    def add_up():
-        return tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(float(flag)))
-
-    return bool(strategy.experimental_local_results(strategy.run(add_up))[0] > 0)
+    [votes] = _add_up(strategy, [tf.constant(float(flag))], of_chief=False)
+    return bool(votes > 0)
 
 
 def require_the_chiefs(strategy: tf.distribute.Strategy, facts: Mapping[str, object]) -> None:
@@ -121,6 +112,21 @@ def require_the_chiefs(strategy: tf.distribute.Strategy, facts: Mapping[str, obj
     different = [name for name, same in zip(facts, np.all(ours == chiefs, axis=1), strict=True) if not same]
     if different:
         raise InputError(f"{name_worker(strategy)} has other {' and '.join(different)} than the first worker")
+
+
+@tf.function
+def _add_up(strategy, values, of_chief):
+    """Adds up the values of all devices, or takes those of the chief's first."""
+
+    def add_up():
+        context = tf.distribute.get_replica_context()
+        counts = not of_chief or context.replica_id_in_sync_group == 0
+        # As numbers of one type, which holds all of them and which GPUs can add up.
+        ours = [tf.cast(value, tf.float64) for value in values]
+        sums = context.all_reduce("SUM", [tf.where(counts, value, tf.zeros_like(value)) for value in ours])
+        return [tf.cast(total, value.dtype) for total, value in zip(sums, values, strict=True)]
+
+    return [strategy.experimental_local_results(value)[0] for value in strategy.run(add_up)]
 
 
 def _has_several_workers(strategy):

@@ -234,10 +234,12 @@ class GeneratorObjective:
     def _measure_perceptual(self, distance: Distance, patches: "_Patches") -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         devices, device = context.num_replicas_in_sync, context.replica_id_in_sync_group
-        # Those of the batch's first patches that this device has.
-        share = slice((self.weights.perceptual_patches - device + devices - 1) // devices)
-        side = self.weights.perceptual_crop
-        return distance(*cut_alike(patches.clean[share], patches.restored[share], side, patches.step))
+        # Of the batch's first patches this device has so many. Where it has none, one is shown, which does not count:
+        # convolutions fail on none.
+        count = (self.weights.perceptual_patches - device + devices - 1) // devices
+        share, side = slice(tf.maximum(count, 1)), self.weights.perceptual_crop
+        pictures = cut_alike(patches.clean[share], patches.restored[share], side, patches.step)
+        return distance(*pictures, tf.cast(count > 0, tf.float32))
 
 
 class _Patches(NamedTuple):

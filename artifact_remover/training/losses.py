@@ -184,7 +184,9 @@ def blocking_loss(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     return (_steps_between_columns(error) + _steps_between_columns(tf.transpose(error, [0, 2, 1, 3]))) / 2
 
 
-def perceptual_loss(clean_features: tf.Tensor, restored_features: tf.Tensor) -> tf.Tensor:
+def perceptual_loss(
+    clean_features: tf.Tensor, restored_features: tf.Tensor, counts: tf.Tensor | float = 1.0
+) -> tf.Tensor:
     """Error of VGG19 features, relative to the clean picture's: `mean((c - r)^2) / mean(c^2)`.
 
     A plain squared error of features (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and
@@ -195,7 +197,7 @@ def perceptual_loss(clean_features: tf.Tensor, restored_features: tf.Tensor) -> 
     denominator; where that is zero, so is the loss.
 
     Where several devices share a batch, numerator and denominator are the whole batch's. The mean of what the devices
-    return is the loss; a device may have no picture.
+    return is the loss.
 
     >>> float(perceptual_loss(tf.fill([1, 4, 4, 8], 300.0), tf.fill([1, 4, 4, 8], 150.0)))
     0.25
@@ -203,6 +205,7 @@ def perceptual_loss(clean_features: tf.Tensor, restored_features: tf.Tensor) -> 
     Args:
         clean_features: Features of the originals, float `[N, h, w, C]`, of any scale.
         restored_features: Features of the generator's output from the same layer, likewise.
+        counts: 0 on a device that has no picture of its own, and is shown some for nothing.
 
     Returns:
         The loss, `float32 []`.
@@ -211,8 +214,8 @@ def perceptual_loss(clean_features: tf.Tensor, restored_features: tf.Tensor) -> 
         ValueError: If the shapes differ.
     """
     context = tf.distribute.get_replica_context()
-    size = tf.stop_gradient(tf.reduce_sum(tf.square(tf.cast(clean_features, tf.float32))))
-    error = tf.reduce_sum(tf.square(_difference(clean_features, restored_features)))
+    size = counts * tf.stop_gradient(tf.reduce_sum(tf.square(tf.cast(clean_features, tf.float32))))
+    error = counts * tf.reduce_sum(tf.square(_difference(clean_features, restored_features)))
     return context.num_replicas_in_sync * tf.math.divide_no_nan(error, context.all_reduce("SUM", size))
 
 

