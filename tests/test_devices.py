@@ -86,7 +86,7 @@ def test_a_run_on_two_devices_ends_as_on_one(tiny_options, finished_run, make_ru
     options = [*tiny_options, "--workdir", tmp_path / "run", "--devices", "2"]
     code, printed, error = end(start("-m", "tests.fit_on_processors", 2, *options))
     assert code == 0, error
-    assert "computing in float32 on 2 devices, each a processor" in printed
+    assert "computing in float32 on 2 devices, each a processor" in " ".join(printed.split())
     assert (tmp_path / "run" / "report.json").exists()
     for stage in STAGES:
         one, two = (find_result(folder, stage) for folder in (finished_run.folder, tmp_path / "run"))
