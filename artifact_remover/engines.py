@@ -10,14 +10,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from artifact_remover.precision import find_gpus
+from artifact_remover.precision import Precision, find_gpus
 from data_prep.errors import InputError, Option
 
 Name = Literal["auto", "tensorflow", "openvino"]
 """The values of `--engine`."""
-
-Precision = Literal["auto", "float32", "bfloat16", "int8"]
-"""The values of `--precision`."""
 
 
 class Engine(Protocol):

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import openvino
 
-from artifact_remover.engines import Precision
 from artifact_remover.model_folder import read_manifest
-from artifact_remover.precision import has_fast_int8
+from artifact_remover.precision import Precision, has_fast_int8
 from data_prep.errors import InputError, Option
 
 INT8 = "openvino_int8.xml"

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+"""The values of `--precision` where a model runs."""
+
 # Instructions for products of bfloat16, as Linux names them: Intel's and AMD's, Intel's matrix unit, ARM's.
 _FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 # For products of 8-bit integers: Intel's and AMD's, with and without AVX-512.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from artifact_remover.engines import Engine, Name, Precision, choose_engine, load_engine
+from artifact_remover.engines import Engine, Name, choose_engine, load_engine
 from artifact_remover.model_folder import (
     MEMORY_PER_PIXEL,
     choose_exports,
@@ -21,6 +21,7 @@ from artifact_remover.model_folder import (
 )
 from artifact_remover.options import SMALLEST_TILE
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
+from artifact_remover.precision import Precision
 from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA
