@@ -4,7 +4,6 @@ Both read the same SavedModel, and in float32 give the same to one 8-bit level.
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -55,7 +54,7 @@ def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorf
     Raises:
         InputError: If it is not installed.
     """
-    installed = find_spec("openvino") is not None
+    installed = engine != "tensorflow" and _has_openvino()
     if engine == "openvino" and not installed:
         raise InputError(Option("engine"), " openvino needs another package: pip install 'artifact-remover[fast]'")
     if engine != "auto":
@@ -63,6 +62,14 @@ def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorf
     if installed and has_gpu is None:
         has_gpu = bool(find_gpus())
     return "openvino" if installed and not has_gpu else "tensorflow"
+
+
+def _has_openvino():
+    try:
+        import openvino
+    except ImportError:  # also where a library of the system is missing
+        return False
+    return hasattr(openvino, "Core")  # no mere folder of this name
 
 
 def load_engine(

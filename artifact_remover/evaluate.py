@@ -250,9 +250,9 @@ def _describe_machine(restorers):
         "processor": model[1] if model else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
-        # All are loaded alike; none where only other people's are judged.
+        # None where only other people's are judged; not all models have been quantized.
         "engine": restorers[0].engine if restorers else None,
-        "precision": restorers[0].precision if restorers else None,
+        "precision": ", ".join(dict.fromkeys(each.precision for each in restorers)) or None,
     }
 
 

@@ -163,9 +163,9 @@ def load_export(kind: ExportFormat, contents: list[bytes]) -> Callable[[np.ndarr
         restore = Interpreter(model_content=contents[0]).get_signature_runner()
         return lambda pictures: restore(input=pictures)["output"]
     if kind == "openvino":
-        import openvino
+        from artifact_remover.openvino_engine import open_core
 
-        core = openvino.Core()
+        core = open_core()
         # Or it would compute in bfloat16 on a processor that is fast at it.
         in_float32 = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(contents[1], contents[0]), "CPU", in_float32)
@@ -231,7 +231,9 @@ def _to_openvino(onnx_model, about, in_float16):
     """OpenVINO's two files, weights and graph, of float32 [N, 3, H, W] to the same, of any size."""
     import openvino
 
-    model = openvino.Core().read_model(onnx_model)
+    from artifact_remover.openvino_engine import open_core
+
+    model = open_core().read_model(onnx_model)
     for name, text in about.items():
         model.set_rt_info(text, ["artifact_remover", name])
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """The models in a folder; plain Python, so that a wrong folder is told before TensorFlow is loaded."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from data_prep.config import GRID, DegradationConfig
 from data_prep.errors import InputError, Option
 
 MANIFEST = "manifest.json"
+SUMS = "sha256"
+"""The manifest's key for the checksums of the files with weights, by their names in the folder."""
+
 MEMORY_PER_PIXEL = 960
 """Bytes that a pixel of a tile takes in float32 where nobody says; no preset takes more."""
 
@@ -37,6 +41,16 @@ def read_manifest(folder: Path) -> dict:
             f"{folder} is not an export of this project, its {MANIFEST} is missing or damaged: give a folder such as "
             "runs/quick/saved_models/pretrain_generator/1"
         ) from error
+
+
+def sum_up(file: Path) -> str:
+    """Computes a file's SHA-256, in hexadecimal digits.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def rename_old_keys(tree: Any) -> Any:

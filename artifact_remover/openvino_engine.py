@@ -4,6 +4,7 @@ OpenVINO reads SavedModels itself.
 """
 
 import contextlib
+import functools
 import os
 import re
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import openvino
 
-from artifact_remover.model_folder import read_manifest
+from artifact_remover.model_folder import SUMS, read_manifest, sum_up
 from artifact_remover.precision import Precision, has_fast_int8
 from data_prep.errors import InputError, Option
 
@@ -22,19 +23,29 @@ INT8 = "openvino_int8.xml"
 """The quantized model in an export's folder, whose weights are in a `.bin`; `saved_models/quantize.py` makes it."""
 
 _MEMORY_FACTORS = {"float32": 0.75, "bfloat16": 0.45, "int8": 0.5}  # measured
-_WORTH_COMPILING = 1_000_000
-"""Pixels of one shape, as of tiles or of pictures in a folder, from which on compiling for that shape pays."""
+_WORTH_COMPILING = 400_000
+"""Pixels from which on compiling for a shape pays. The shape alone decides, as in int8 the two differ by a level."""
 
 _NO_MEMORY = re.compile(
     "bad_alloc|Failed to allocate|not allocate memory|can't alloc|could not create a (primitive|memory)|failed to map"
 )
 
 
+@functools.cache
+def open_core() -> openvino.Core:
+    """Opens OpenVINO, once in a process.
+
+    Each `Core` puts a stack for signals in the place of the one before. Of two that end in the order in which they
+    began, the second brings the first one's back, which is gone: the next Ctrl-C crashes the process (2026.4).
+    """
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """A generator that OpenVINO runs; see `engines.Engine`.
 
-    A model that is compiled for one shape is a tenth faster than one for any shape, and takes half of its memory, but
-    compiling takes as long as restoring 0.1 megapixels. Both give the same, bit for bit.
+    A model that is compiled for one shape is a tenth to a fifth faster than one for any shape, and takes half of its
+    memory, but compiling takes as long as restoring 0.1 megapixels.
     """
 
     name = "openvino"
@@ -50,18 +61,21 @@ class OpenVinoEngine:
         Raises:
             InputError: If the folder holds no export, a damaged one, that of a discriminator, or none in int8.
         """
-        read_manifest(export)
-        self._core = openvino.Core()
+        sums = read_manifest(export).get(SUMS, {})
+        self._core = open_core()
         in_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         quantized = export / INT8
         if precision == "auto":
-            in_int8 = has_fast_int8() and quantized.exists() and not to_blend
+            in_int8 = has_fast_int8() and INT8 in sums and not to_blend
             precision = "int8" if in_int8 else "bfloat16" if in_bfloat16 else "float32"
-        if precision == "int8" and not quantized.exists():
+        if precision == "int8" and INT8 not in sums:
             raise InputError(f"{export} has no model in int8: choose another ", Option("precision"))
         try:
+            for file, told in sums.items():
+                if (Path(file).stem == quantized.stem) == (precision == "int8") and sum_up(export / file) != told:
+                    raise RuntimeError(f"{file} was changed")  # OpenVINO would not notice
             self._model = self._core.read_model(quantized if precision == "int8" else export)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             what = INT8 if precision == "int8" else "SavedModel"
             raise InputError(f"{export} is damaged, its {what} cannot be read: use another export") from error
         if "restored" not in self._model.outputs[0].names:
@@ -74,7 +88,6 @@ class OpenVinoEngine:
         self._shape: tuple[int, ...] | None
         self._for_shape: openvino.CompiledModel | None
         self._for_any: openvino.CompiledModel | None
-        self._seen: tuple[tuple[int, ...] | None, int]
         self._forget()
 
     def __call__(self, degraded: np.ndarray) -> np.ndarray:
@@ -103,9 +116,7 @@ class OpenVinoEngine:
         """Returns the model for this shape or for any."""
         if shape == self._shape:
             return self._for_shape
-        pixels = shape[0] * shape[1] * shape[2]
-        self._seen = shape, pixels + (self._seen[1] if self._seen[0] == shape else 0)
-        if self._shape and self._seen[1] < _WORTH_COMPILING:
+        if shape[0] * shape[1] * shape[2] < _WORTH_COMPILING:
             self._for_any = self._for_any or self._compile(self._model)
             return self._for_any
         self._shape = self._for_shape = None  # what it held is free for the next
@@ -127,7 +138,6 @@ class OpenVinoEngine:
     def _forget(self):
         """Frees what was compiled."""
         self._shape = self._for_shape = self._for_any = None
-        self._seen = None, 0
 
     @contextlib.contextmanager
     def _telling_of_memory(self) -> Iterator[None]:

@@ -263,8 +263,7 @@ class ServeConfig:
             given.
         engine: What runs the model: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow
             can use.
-        precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
-            quantized and is not blended, or else bfloat16.
+        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
     """
 
     host: str = "127.0.0.1"
@@ -278,7 +277,7 @@ class ServeConfig:
     time_limit: float = 300
     tile: Annotated[int | None, optional("INT")] = None
     engine: Literal["auto", "tensorflow", "openvino"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
         if not 0 <= self.port <= 65535:

@@ -23,7 +23,7 @@ from artifact_remover.generator import (
     read_size,
     receptive_field,
 )
-from artifact_remover.model_folder import MANIFEST, read_manifest
+from artifact_remover.model_folder import MANIFEST, SUMS, read_manifest, sum_up
 from artifact_remover.saved_model_jpeg_graph import restore_jpegs
 from artifact_remover.saved_model_warm_up import make_discriminator_requests, make_generator_requests, write_warm_up
 from artifact_remover.tensorflow_engine import load_saved_model
@@ -162,7 +162,8 @@ def _write(folder, manifest, signatures, warm_up):
     try:
         archive.write_out(str(partial), verbose=False)
         write_warm_up(warm_up, folder.parent.name, partial)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        sums = {f"variables/{file.name}": sum_up(file) for file in sorted(partial.glob("variables/*"))}
+        (partial / MANIFEST).write_text(json.dumps(manifest | {SUMS: sums}, indent=2) + "\n")
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would take what room is left

@@ -165,6 +165,7 @@ def test_more_devices_than_there_are_is_told():
             "is task 2 of worker, which",
         ),
         ('{"cluster": {"worker": ["a:1", "b:1"]}}', "is task None of None, which its cluster lacks"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker"}}', "is task None of worker, which"),
     ],
 )
 def test_a_wrong_tf_config_is_told(monkeypatch, setting, said):

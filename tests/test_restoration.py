@@ -319,7 +319,7 @@ def test_models_of_two_sizes_are_not_blended(monkeypatch, tmp_path):
         (folder / "manifest.json").write_text("{}")
         channels[folder] = count
 
-    def load_engine(_, folder, __):  # a real one would take half a minute to make and load
+    def load_engine(_, folder, __, to_blend):  # a real one would take half a minute to make and load
         return types.SimpleNamespace(
             memory_factor=1, read_weights=lambda: {"shallow/kernel": np.zeros([3, 3, 12, channels[folder]])}
         )

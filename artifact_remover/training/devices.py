@@ -7,6 +7,7 @@ others learn from it what they need to know.
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Mapping
 from typing import Literal
@@ -18,7 +19,7 @@ from data_prep.command_line import say
 from data_prep.errors import InputError, Option, to_one_line
 
 LOST_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
-"""What TensorFlow raises where another worker has ended, or cannot be reached."""
+"""The errors that TensorFlow raises where another worker has ended, or cannot be reached."""
 
 
 def open_devices(wanted: int | Literal["all"]) -> tf.distribute.Strategy:
@@ -135,6 +136,8 @@ def _has_several_workers(strategy):
 
 def _list_workers() -> list[str]:
     """Lists the addresses of the workers that TF_CONFIG names, if any."""
+    if not os.environ.get("TF_CONFIG"):
+        return []
     try:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster, task, index = resolver.cluster_spec().as_dict(), resolver.task_type, resolver.task_id
@@ -144,7 +147,7 @@ def _list_workers() -> list[str]:
         ) from error
     if other := cluster.keys() - {"chief", "worker"}:
         raise InputError(f"TF_CONFIG in the environment names a {min(other)}, only chief and worker can train together")
-    if cluster and not (task in cluster and 0 <= index < len(cluster[task])):
+    if cluster and not (task in cluster and index is not None and 0 <= index < len(cluster[task])):
         raise InputError(
             f"TF_CONFIG in the environment says that this is task {index} of {task}, which its cluster lacks"
         )

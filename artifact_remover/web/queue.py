@@ -284,7 +284,7 @@ class RestoreQueue:
 
 
 def _restore(restorer, place, content, wanted, config) -> Answer:
-    """Restores a picture as the command `restore` does, with the same bytes as the result."""
+    """Restores a picture as the command `restore` does; in int8, which that may take, values differ by a few levels."""
     picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=wanted.allow_truncated)
     place.total = picture.pixels.shape[0] * picture.pixels.shape[1]
     if restorer.blends:
