@@ -75,7 +75,7 @@ class Run:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that reads and writes the folder."""
+        """True in the process that reads and writes the folder."""
         return is_chief(self.strategy)
 
     @property
