@@ -17,7 +17,7 @@ from artifact_remover import model_folder
 from artifact_remover.config import PRESETS, DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
-from artifact_remover.model_folder import FAITHFUL, find_exports, read_manifest
+from artifact_remover.model_folder import FAITHFUL, find_exports, read_manifest, sum_up
 from artifact_remover.saved_model import (
     export_discriminator,
     export_generator,
@@ -178,6 +178,7 @@ def test_manifest_lies_beside_the_model(exported):
         "stage": "pretrain_generator",
         "overlap": 16,
         "memory_per_pixel": 120,
+        "sha256": {f"variables/{file.name}": sum_up(file) for file in (exported / "variables").iterdir()},
     }
     assert {path.name for path in exported.iterdir()} >= {"saved_model.pb", "variables", "manifest.json"}
 
