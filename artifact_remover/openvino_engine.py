@@ -51,7 +51,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, export: Path, precision: Precision, to_blend: bool = False):
-        """Reads a SavedModel, or in int8 the quantized model beside it; it is compiled for what is restored first.
+        """Reads a SavedModel, or in int8 the quantized model beside it; it is compiled when it first restores.
 
         Args:
             export: Folder of the SavedModel.
@@ -64,25 +64,26 @@ class OpenVinoEngine:
         sums = read_manifest(export).get(SUMS, {})
         self._core = open_core()
         in_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        quantized = export / INT8
         if precision == "auto":
-            in_int8 = has_fast_int8() and INT8 in sums and not to_blend
-            precision = "int8" if in_int8 else "bfloat16" if in_bfloat16 else "float32"
-        if precision == "int8" and INT8 not in sums:
+            is_best = has_fast_int8() and INT8 in sums and not to_blend
+            precision = "int8" if is_best else "bfloat16" if in_bfloat16 else "float32"
+        in_int8 = precision == "int8"
+        if in_int8 and INT8 not in sums:
             raise InputError(f"{export} has no model in int8: choose another ", Option("precision"))
         try:
             for file, told in sums.items():
-                if (Path(file).stem == quantized.stem) == (precision == "int8") and sum_up(export / file) != told:
+                is_read = file.startswith(Path(INT8).stem) == in_int8
+                if is_read and sum_up(export / file) != told:
                     raise RuntimeError(f"{file} was changed")  # OpenVINO would not notice
-            self._model = self._core.read_model(quantized if precision == "int8" else export)
+            self._model = self._core.read_model(export / INT8 if in_int8 else export)
         except (OSError, RuntimeError) as error:
-            what = INT8 if precision == "int8" else "SavedModel"
+            what = INT8 if in_int8 else "SavedModel"
             raise InputError(f"{export} is damaged, its {what} cannot be read: use another export") from error
         if "restored" not in self._model.outputs[0].names:
             raise InputError(f"{export} restores nothing, it is a discriminator: give a generator's export")
         self.precision: str = precision
         # Of the layers that stay float in int8.
-        self._float = "bf16" if precision == "bfloat16" or (precision == "int8" and in_bfloat16) else "f32"
+        self._float = "bf16" if precision == "bfloat16" or (in_int8 and in_bfloat16) else "f32"
         self.memory_factor = _MEMORY_FACTORS[precision]
         self._lock = threading.Lock()
         self._shape: tuple[int, ...] | None
