@@ -2,8 +2,10 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,7 +27,7 @@ PHOTO = skimage_data.astronaut()
 SAME = ["--precision", "float32", "--tile", "64"]
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 STORE = {"object_store_memory": 200_000_000}
-PICTURES, BAD = 96, 3
+PICTURES, BAD = 500, 3
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +36,10 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     (folder / "sub").mkdir()
     for number in range(PICTURES):
-        row, column = divmod(number, 16)
-        crop = Image.fromarray(PHOTO[20 * row : 20 * row + 90, 20 * column : 20 * column + 100])
+        row, column = divmod(number, 25)
+        crop = Image.fromarray(PHOTO[21 * row : 21 * row + 90, 17 * column : 17 * column + 100])
         name = f"sub/{number}.jpg" if number % 2 else f"{number // 4}{'.jpg' if number % 4 else '.png'}"
-        crop.save(folder / name, quality=10 + number // 3)
+        crop.save(folder / name, quality=10 + number % 32)
     for number in range(BAD):
         (folder / f"sub/bad{number}.jpg").write_bytes((folder / "sub/1.jpg").read_bytes()[: 300 * (number + 1)])
     (folder / "notes.txt").write_text("none")
@@ -192,17 +194,85 @@ def test_a_picture_that_kills_its_workers_is_a_row_and_the_others_are_restored(p
     assert list(failed) == [f"{folder}/poison.jpg"]
 
 
+class Faults:
+    """An S3 whose requests fail, the first of each kind and object in one of four ways, others for as long as told.
+
+    Attributes:
+        begun: Whether requests fail.
+        count: How many failed in each way.
+        broken: Words of the requests that fail each time.
+    """
+
+    def __init__(self, application):
+        self.begun, self.count, self.broken = False, Counter(), ()
+        self._application, self._seen = application, set()
+
+    def __call__(self, environ, start_response):
+        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}?{environ['QUERY_STRING']}"
+        if not self.begun:
+            return self._application(environ, start_response)
+        if any(word in request for word in self.broken):
+            return self._refuse(environ, start_response)
+        if request in self._seen:
+            return self._application(environ, start_response)
+        self._seen.add(request)
+        ways = (self._refuse, self._slow_down, self._hang_up, self._cut_off)
+        return ways[len(self._seen) % len(ways)](environ, start_response)
+
+    def _refuse(self, environ, start_response):
+        self.count["refused"] += 1
+        start_response("500 Internal Server Error", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"]
+
+    def _slow_down(self, environ, start_response):
+        self.count["slowed down"] += 1
+        start_response("503 Slow Down", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+
+    def _hang_up(self, environ, start_response):
+        self.count["hung up"] += 1
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        raise ConnectionResetError
+
+    def _cut_off(self, environ, start_response):
+        self.count["cut off"] += 1
+        body = b"".join(self._application(environ, start_response))
+        yield body[: len(body) // 2]
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        raise ConnectionResetError
+
+
 @pytest.fixture
-def store(monkeypatch):
-    """An S3 of its own on this machine, with a bucket."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
+def server(monkeypatch):
+    """An S3 of its own on this machine, with a bucket, and what makes it fail."""
+    moto = pytest.importorskip("moto.server")
+    from werkzeug.serving import make_server
+
+    faults = Faults(moto.DomainDispatcherApplication(moto.create_backend_app))
+    server = make_server("127.0.0.1", 0, faults, threaded=True, request_handler=moto.MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    requests.put(f"http://{host}:{port}/bucket", timeout=10).raise_for_status()
-    yield f"{host}:{port}"
-    server.stop()
+    store = f"127.0.0.1:{server.server_port}"
+    requests.post(f"http://{store}/moto-api/reset", timeout=10).raise_for_status()
+    requests.put(f"http://{store}/bucket", timeout=10).raise_for_status()
+    yield store, faults
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def store(server):
+    """The S3's address."""
+    return server[0]
+
+
+def read_objects(files, folder):
+    """The contents of all objects below a folder of a store, but for the manifest's."""
+    found = files.get_file_info(fs.FileSelector(folder, recursive=True))
+    objects = [each.path for each in found if each.is_file and "/manifest/" not in each.path]
+    return {path.removeprefix(f"{folder}/"): files.open_input_stream(path).read() for path in objects}
 
 
 def test_pictures_of_a_store_are_restored_into_it(photos, saved_models, plain, store, tmp_path, monkeypatch):
@@ -212,18 +282,12 @@ def test_pictures_of_a_store_are_restored_into_it(photos, saved_models, plain, s
     for place in [*places, odd]:
         with files.open_output_stream(f"bucket/photos/{place}") as stream:
             stream.write((photos / ("sub/1.jpg" if place == odd else place)).read_bytes())
-
-    def read(folder):
-        found = files.get_file_info(fs.FileSelector(folder, recursive=True))
-        objects = [each.path for each in found if each.is_file and "/manifest/" not in each.path]
-        return {path.removeprefix(f"{folder}/"): files.open_input_stream(path).read() for path in objects}
-
     settings = f"?endpoint_override={store}&scheme=http&region=us-east-1"
     arguments = (f"s3://bucket/photos{settings}", "-o", f"s3://bucket/out{settings}", "--cluster")
     code, printed, errors = run(saved_models, *arguments)
     assert code == 1, errors
     expected = {name: plain[0][name] for name in ("sub/1.png", "sub/3.png", "0_jpg.png", "0_png.png")}
-    assert read("bucket/out") == {**expected, "sub/ü %20 #1?.png": expected["sub/1.png"]}
+    assert read_objects(files, "bucket/out") == {**expected, "sub/ü %20 #1?.png": expected["sub/1.png"]}
     assert errors.startswith("error: s3://bucket/photos/sub/bad0.jpg ") and errors.count("\n") == 1
     assert f"s3://bucket/photos/{odd} -> s3://bucket/out/sub/ü %20 #1?.png\n" in printed
     rows = pq.read_table("bucket/out/manifest", filesystem=files).to_pylist()
@@ -238,8 +302,38 @@ def test_pictures_of_a_store_are_restored_into_it(photos, saved_models, plain, s
     code, printed, errors = run(saved_models, tmp_path / "list.txt", "-o", "s3://bucket/listed", "--cluster")
     assert (code, summary(printed)) == (1, "restored 2, failed 1"), errors
     local = f"{str(photos).lstrip('/')}/0.png"
-    assert read("bucket/listed") == {
+    assert read_objects(files, "bucket/listed") == {
         "bucket/photos/sub/ü %20 #1?.png": expected["sub/1.png"],
         local: expected["0_jpg.png"],
     }
     assert "error: s3://bucket/photos/none.jpg cannot be read: " in errors
+
+
+def test_a_store_that_fails_loses_nothing(photos, saved_models, plain, server, tmp_path):
+    store, faults = server
+    files = fs.S3FileSystem(endpoint_override=store, scheme="http", region="us-east-1")
+    numbers = range(1, 40, 2)
+    for number in numbers:
+        with files.open_output_stream(f"bucket/photos/sub/{number}.jpg") as stream:
+            stream.write((photos / f"sub/{number}.jpg").read_bytes())
+    expected = {f"sub/{number}.png": plain[0][f"sub/{number}.png"] for number in numbers}
+    settings = f"?endpoint_override={store}&scheme=http&region=us-east-1"
+    arguments = (f"s3://bucket/photos{settings}", "-o", f"s3://bucket/out{settings}", "--cluster")
+
+    faults.begun = True
+    faults.broken = ("GET /bucket/photos/sub/5.jpg", "PUT /bucket/out/sub/9.png", "POST /bucket/out/sub/9.png")
+    code, printed, errors = run(saved_models, *arguments)
+    assert (code, summary(printed)) == (1, f"restored {len(numbers) - 2}, failed 2"), errors
+    assert min(faults.count[way] for way in ("refused", "slowed down", "hung up", "cut off")) > 5, faults.count
+    assert re.search(r"^error: s3://bucket/photos/sub/5.jpg cannot be read: ", errors, re.MULTILINE)
+    assert re.search(r"^error: cannot write s3://bucket/out/sub/9.png: ", errors, re.MULTILINE)
+    assert errors.count("\n") == 2
+    faults.begun = False
+    there = read_objects(files, "bucket/out")
+    assert there == {name: content for name, content in expected.items() if name not in ("sub/5.png", "sub/9.png")}
+
+    faults.begun, faults.broken = True, ()
+    code, printed, errors = run(saved_models, *arguments, "--resume")
+    assert (code, summary(printed)) == (0, f"restored 2, skipped {len(numbers) - 2}"), errors
+    faults.begun = False
+    assert read_objects(files, "bucket/out") == expected
