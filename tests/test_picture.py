@@ -3,6 +3,7 @@ import os
 import random
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -865,6 +866,19 @@ def test_graphics_of_many_colors_stay_small():
         assert len(content) < pixels.nbytes / 20
     photo = data.astronaut()
     assert len(encoded(picture_of(photo))[0]) < 0.6 * photo.nbytes  # without a filter 0.8
+
+
+def test_bands_of_a_png_are_parts_of_one_stream(monkeypatch):
+    graphic = np.tile(noise(8, 40, 3), (40, 2, 1))
+    for pixels, allowed in ((data.astronaut(), 1.01), (graphic, 3)):
+        whole = encoded(picture_of(pixels))[0]
+        monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 4000)
+        content = encoded(picture_of(pixels))[0]
+        monkeypatch.undo()
+        parts = [part for name, part in png_chunks(content) if name == b"IDAT"]
+        assert len(parts) > 5 and len(content) < allowed * len(whole)
+        zlib.decompress(b"".join(parts))  # which checks the checksum, as few readers of PNGs do
+        assert np.array_equal(opened(content), pixels)
 
 
 # --- several pictures

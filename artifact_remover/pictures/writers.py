@@ -1,10 +1,13 @@
 """Writers of image files; each converts the picture in bands, so that the memory never holds it twice."""
 
 import io
+import os
 import struct
 import textwrap
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -34,6 +37,7 @@ LONGEST_JPEG_XMP = 65504
 """Bytes of XMP that a JPEG's segment holds."""
 
 _STRIP = 2**18  # pixels of a TIFF's strip
+_WINDOW = 2**15  # bytes that deflate looks back
 
 
 def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, metadata: Metadata) -> None:
@@ -80,15 +84,16 @@ def write_png(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, meta
         if alpha is not None:
             _write_chunk(file, b"tRNS", colors[:, 3].tobytes())
     graphic = colors is not None or _is_graphic(pixels)
-    compressor = _png_compressor(graphic)
-    above = None
-    for _, band in _interleaved(pixels, alpha):
-        rows = _as_bytes(band, ">") if colors is None else _pack(band, colors, depth)
-        filtered = _unfiltered(rows) if graphic else _average_filtered(rows, above, pixels.itemsize * band.shape[2])
-        above = rows[-1:]
-        if compressed := compressor.compress(filtered.data):
-            _write_chunk(file, b"IDAT", compressed)
-    _write_chunk(file, b"IDAT", compressor.flush())
+
+    def filtered_bands():
+        above = None
+        for _, band in _interleaved(pixels, alpha):
+            rows = _as_bytes(band, ">") if colors is None else _pack(band, colors, depth)
+            yield _unfiltered(rows) if graphic else _average_filtered(rows, above, pixels.itemsize * band.shape[2])
+            above = rows[-1:]
+
+    for part in _zlib_stream(filtered_bands(), graphic):
+        _write_chunk(file, b"IDAT", part)
     _write_chunk(file, b"IEND", b"")
 
 
@@ -115,9 +120,8 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     file.write(exif or b"II*\0" + bytes(4))
     rows_per_strip = max(1, _STRIP // width)
     offsets, sizes = [], []
-    for _, band in _interleaved(pixels, alpha, rows_per_strip):
-        differences = np.concatenate([band[:, :1], band[:, 1:] - band[:, :-1]], axis=1)
-        strip = zlib.compress(_as_bytes(differences, order).data, 1)
+    strips = ((order, band) for _, band in _interleaved(pixels, alpha, rows_per_strip))
+    for strip in _in_turn(_compress_strip, strips):
         offsets.append(file.tell())
         sizes.append(len(strip))
         file.write(strip)
@@ -167,6 +171,11 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     file.write(struct.pack(f"{order}I", start))
     file.seek(0, io.SEEK_END)
     return tuple(lost)
+
+
+def _compress_strip(order, band) -> bytes:
+    differences = np.concatenate([band[:, :1], band[:, 1:] - band[:, :-1]], axis=1)
+    return zlib.compress(_as_bytes(differences, order).data, 1)
 
 
 def write_with_pillow(
@@ -284,15 +293,46 @@ def _is_graphic(pixels) -> bool:
     sizes = []
     for graphic in (False, True):
         filtered = _unfiltered(rows) if graphic else _average_filtered(rows, None, pixels.itemsize * pixels.shape[2])
-        compressor = _png_compressor(graphic)
-        sizes.append(len(compressor.compress(filtered.data) + compressor.flush()))
+        sizes.append(len(_deflate(graphic, filtered.data)))
     return sizes[1] < sizes[0]
 
 
-def _png_compressor(graphic):
+def _deflate(graphic, content, before=b"") -> bytes:
+    """Compresses a part of a deflate stream, which may repeat what stands before it."""
     # Graphics repeat what they hold. On filtered photographs compressing only runs is a third faster than searching
     # matches, and no larger.
-    return zlib.compressobj() if graphic else zlib.compressobj(1, strategy=zlib.Z_RLE)
+    level, strategy = (-1, zlib.Z_DEFAULT_STRATEGY) if graphic else (1, zlib.Z_RLE)
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy, before)
+    return compressor.compress(content) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _zlib_stream(bands, graphic) -> Iterator[bytes]:
+    """Compresses bands on all processors to the parts of one stream (RFC 1950), as pigz does."""
+    checksum = 1
+
+    def with_histories():
+        nonlocal checksum
+        before = b""
+        for band in bands:
+            checksum = zlib.adler32(band.data, checksum)
+            yield graphic, band.data, before
+            before = band.tobytes()[-_WINDOW:] if graphic else b""
+
+    yield b"\x78\x01"
+    yield from _in_turn(_deflate, with_histories())
+    yield b"\x03\0" + struct.pack(">I", checksum)  # an empty last block
+
+
+def _in_turn(task: Callable, calls: Iterable[tuple]) -> Iterator:
+    """Yields the results of calls in their order, which run on all processors, a few at a time to save memory."""
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for arguments in calls:
+            waiting.append(pool.submit(task, *arguments))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _unfiltered(rows) -> np.ndarray:
