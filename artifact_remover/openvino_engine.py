@@ -85,6 +85,7 @@ class OpenVinoEngine:
         # Of the layers that stay float in int8.
         self._float = "bf16" if precision == "bfloat16" or (in_int8 and in_bfloat16) else "f32"
         self.memory_factor = _MEMORY_FACTORS[precision]
+        self._is_short = False  # of memory: then each shape gets the model that takes less
         self._lock = threading.Lock()
         self._shape: tuple[int, ...] | None
         self._for_shape: openvino.CompiledModel | None
@@ -117,7 +118,7 @@ class OpenVinoEngine:
         """Returns the model for this shape or for any."""
         if shape == self._shape:
             return self._for_shape
-        if shape[0] * shape[1] * shape[2] < _WORTH_COMPILING:
+        if shape[0] * shape[1] * shape[2] < _WORTH_COMPILING and not self._is_short:
             self._for_any = self._for_any or self._compile(self._model)
             return self._for_any
         self._shape = self._for_shape = None  # what it held is free for the next
@@ -148,5 +149,6 @@ class OpenVinoEngine:
         except RuntimeError as error:
             if not _NO_MEMORY.search(str(error)):
                 raise
+            self._is_short = True
             self._forget()  # what has failed once fails from then on, whatever it is given
             raise MemoryError(str(error)) from error

@@ -180,7 +180,7 @@ restorer = Restorer.load(engine="openvino", precision="float32", tile=tile)
 pixels = np.random.default_rng(0).integers(0, 255, (1280, 1280, 3), np.uint8)
 restorer.restore(pixels[:640, :640])
 used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 250_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000,) * 2)
 steps = []
 restorer.restore(pixels, progress=steps.append)
 assert sum(steps) == 1280 * 1280 and len(steps) > 1 and restorer._tile < 1280, steps
