@@ -5,7 +5,7 @@ python -m tests.benchmarks.engines --megapixels 0.25 1 12 48 --data DIR/live1
 Each figure is of a process of its own, the median of several rounds, in which all take turns. Speed and memory are of
 a JPEG's bytes restored to a PNG's; it was restored once before, if it has at most two megapixels. The first picture is
 that of the command `restore`, from its start to its end. The JPEG's own PSNR stands beside the restored one's, both the
-mean over the pictures.
+mean over the pictures. Debian's jpegqs, if it is installed, is measured beside, from file to file.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import io
 import json
 import multiprocessing
 import re
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,7 +38,9 @@ ENGINES = (
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
     ("openvino", "int8"),  # of the published models
+    ("jpegqs", ""),
 )
+JPEGQS = ("jpegqs", "--quality", "5")
 
 
 def main():
@@ -75,7 +79,8 @@ def main():
 def take_turns(rounds, measure, *arguments):
     """Yields each engine and precision with what is measured of it, each time in a process of its own."""
     quantized = (choose_exports(arguments[0], None)[0] / INT8).exists()
-    measured = {how: [] for how in ENGINES if quantized or how[1] != "int8"}
+    others = {engine for engine in ("jpegqs",) if not shutil.which(engine)}
+    measured = {how: [] for how in ENGINES if (quantized or how[1] != "int8") and how[0] not in others}
     spawn = multiprocessing.get_context("spawn")
     for _ in range(rounds):
         for how, results in measured.items():
@@ -86,17 +91,25 @@ def take_turns(rounds, measure, *arguments):
 
 def time_first_picture(engine, precision, model, file):
     """Returns seconds."""
-    command = [sys.executable, "-m", "artifact_remover.restore", str(file), "--overwrite", "--model", str(model)]
+    command = [sys.executable, "-m", "artifact_remover.restore", file, "--overwrite", "--model", model]
+    command += ["--engine", engine, "--precision", precision]
+    if engine == "jpegqs":
+        command = [*JPEGQS, file, file.with_suffix(".smooth.jpg")]
     began = time.perf_counter()
-    subprocess.run([*command, "--engine", engine, "--precision", precision], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
 def measure(engine, precision, model, file):
     """Returns seconds and the processor's seconds, each a megapixel, and the most memory in megabytes."""
+    width, height = Image.open(file).size
+    if engine == "jpegqs":
+        seconds = time_first_picture(engine, precision, model, file)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        millions = width * height / 1e6
+        return seconds / millions, (used.ru_utime + used.ru_stime) / millions, used.ru_maxrss * 1024 / 1e6
     restorer = load(engine, precision, model)
     content = file.read_bytes()
-    width, height = Image.open(file).size
     if width * height > 2e6:
         restorer.restore(np.zeros([512, 512, 3], np.uint8) + np.arange(3, dtype=np.uint8))
     else:
@@ -111,14 +124,25 @@ def measure(engine, precision, model, file):
 
 def score(engine, precision, model, folder, quality):
     """Returns the PSNR of JPEGs and of what is restored of them, in dB, of RGB, the mean over a folder's pictures."""
-    restorer, scores = load(engine, precision, model), []
+    restore = smooth if engine == "jpegqs" else load(engine, precision, model).restore_bytes
+    scores = []
     for file in sorted(each for each in folder.iterdir() if each.suffix.lower() in (".png", ".bmp")):
         clean, compressed = np.asarray(Image.open(file).convert("RGB")), io.BytesIO()
         Image.fromarray(clean).save(compressed, "JPEG", quality=quality)
-        degraded = np.asarray(Image.open(compressed))
-        errors = (np.mean((each.astype(float) - clean) ** 2) for each in (degraded, restorer.restore(degraded)))
+        jpeg = compressed.getvalue()
+        pictures = (np.asarray(Image.open(io.BytesIO(each))) for each in (jpeg, restore(jpeg)))
+        errors = (np.mean((each.astype(float) - clean) ** 2) for each in pictures)
         scores.append([10 * np.log10(255**2 / error) for error in errors])
     return np.mean(scores, axis=0).tolist()
+
+
+def smooth(jpeg):
+    """Returns what jpegqs makes of a JPEG's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in.jpg"), Path(folder, "out.jpg")
+        source.write_bytes(jpeg)
+        subprocess.run([*JPEGQS, source, target], check=True, capture_output=True)
+        return target.read_bytes()
 
 
 def load(engine, precision, model):
