@@ -52,7 +52,7 @@ ROWS = pa.schema(
 # Pictures that a worker gets at once, and does again where it dies over them. After many they are more, a thousandth of
 # what was listed up to then: Ray keeps some kB of each task, and so few still keep all workers busy to the end.
 _TOGETHER, _MOST_TOGETHER = 16, 128
-_TILE = 1024  # the same for all workers, as results may differ by a level with the tiles
+_TILE = 2048  # the same for all workers, as results may differ by a level with the tiles
 _TRIES = 3  # again, after a worker's or machine's death
 _AT_ONCE = 8  # copies between a worker and a store
 _PART_ROWS, _PART_SECONDS = 10_000, 30  # after which a part of the manifest is written
