@@ -124,5 +124,7 @@ def _silence(stream):
 def _unbox(message):
     """Takes the error itself out of tyro's frame, which holds a title, the error, a rule, and hints."""
     lines = [line.strip("╭╮╰╯│─ ") for line in message.splitlines()[1:]]
-    message = " ".join(lines[: lines.index("")] if "" in lines else lines).removesuffix(".")
+    # Where the terminal lacks these signs, rules are of hyphens, and one stands under the title.
+    lines = ["" if set(line) == {"-"} else line for line in lines]
+    message = "\n".join(lines).strip("\n").partition("\n\n")[0].replace("\n", " ").removesuffix(".")
     return re.sub(r"^Error parsing \w+: ", "", message)  # the name of a class says nothing to a user

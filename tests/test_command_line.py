@@ -1,6 +1,9 @@
 import dataclasses
+import io
 import os
+import re
 import signal
+import sys
 import time
 from typing import Literal
 
@@ -32,12 +35,15 @@ def test_options_are_parsed():
         (["--unheard-of", "1"], "--unheard-of"),
     ],
 )
-def test_a_wrong_option_is_answered_in_one_line(arguments, said, capsys):
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_wrong_option_is_answered_in_one_line(arguments, said, encoding, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))  # tyro draws frames that it can show
     with pytest.raises(SystemExit) as leaving:
         parse_options(Options, arguments)
     line = capsys.readouterr().err
     assert leaving.value.code == 2
     assert line.startswith("error: ") and line.count("\n") == 1 and said in line
+    assert re.match(r"error: \w", line) and "Value error" not in line
 
 
 def test_a_refused_value_is_explained_in_one_line(capsys):
