@@ -98,7 +98,7 @@ def read_trained_quality(manifest: dict) -> tuple[int, int] | None:
     try:
         degradation = manifest["settings"]["data"]["degradation"]
         return DegradationConfig(quality=degradation["quality"]).quality_range
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, InputError):
         return None
 
 
@@ -157,9 +157,7 @@ def find_exports(folder: Path) -> dict[str, Path]:
         if folder == PUBLISHED:
             raise InputError(
                 "no model is published with this version: train one with python -m artifact_remover.fit and give its "
-                "folder, ",
-                Option("model"),
-                " runs/quick",
+                "folder, such as runs/quick"
             )
         raise InputError(
             f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "
