@@ -71,7 +71,7 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
 
     Args:
         command: Does the work; returns the exit code, or `None` for 0.
-        stopped: What is said when the user stops it.
+        stopped: What is said when the user stops it, unless the `KeyboardInterrupt` says more.
 
     Returns:
         Exit code: the command's own, 2 after an `InputError`, 130 if the user stopped it.
@@ -82,8 +82,8 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
     except InputError as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
-        complain(stopped)
+    except KeyboardInterrupt as stop:
+        complain(str(stop) or stopped)
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
