@@ -390,8 +390,8 @@ def measure(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Out
                 job.source, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
             )
             job = dataclasses.replace(job, summary=summary, stat=stat)
-            if is_fine_enough(summary, config.only_below):
-                others.append(Outcome(job, "passed over", why=f"no JPEG of a quality below {config.only_below}"))
+            if why := explain_fine_enough(summary, config.only_below):
+                others.append(Outcome(job, "passed over", why=why))
             elif job.backup and (decision := decide_by_mark(summary, config.force)):
                 # Nothing will be written, so that nothing need be decoded.
                 others.append(Outcome(job, "left alone", decision.notes, why=decision.why))
@@ -402,14 +402,16 @@ def measure(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Out
     return measured, others
 
 
-def is_fine_enough(summary: Summary, only_below: int | None) -> bool:
-    """Tells whether a picture is none of the JPEGs that `only_below` asks for.
+def explain_fine_enough(summary: Summary, only_below: int | None) -> str:
+    """Tells why a picture is none of the JPEGs that `only_below` asks for; empty if it is one.
 
     Args:
         summary: The picture's.
         only_below: Quality, 1..100; None asks for all pictures.
     """
-    return only_below is not None and (summary.header is None or summary.header.quality >= only_below)
+    if only_below is None or (summary.header and summary.header.quality < only_below):
+        return ""
+    return f"no JPEG of a quality below {only_below}"
 
 
 def _in_its_format(job):

@@ -10,22 +10,16 @@ from typing import Annotated, Literal
 import tyro
 
 from data_prep.command_line import optional
-from data_prep.config import GRID, DataConfig, DegradationConfig
+from data_prep.config import GRID, DataConfig, DegradationConfig, require_between, require_positive
+from data_prep.errors import InputError, Option
 
 STAGES = ("pretrain_generator", "pretrain_discriminator", "train_gan")
-
-
-def require_positive(config: object, *fields: str) -> None:
-    """Raises a `ValueError` that names the first of these fields that is not above zero."""
-    for field in fields:
-        if not getattr(config, field) > 0:  # which NaN is not either
-            raise ValueError(f"{field} must be above zero: {getattr(config, field)}")
 
 
 def _require_not_negative(config, *fields):
     for field in fields:
         if not getattr(config, field) >= 0:
-            raise ValueError(f"{field} must not be negative: {getattr(config, field)}")
+            raise InputError(Option(field), f" must not be negative: {getattr(config, field)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +49,19 @@ class GeneratorConfig:
         for field in ("finer", "residual_blocks"):
             numbers = getattr(self, field)
             if not all(number > 0 for number in numbers):
-                raise ValueError(f"{field} must be above zero: {' '.join(map(str, numbers))}")
+                raise InputError(Option(field), f" must be above zero: {' '.join(map(str, numbers))}")
         if len(self.residual_blocks) not in (1, len(self.finer)):
-            raise ValueError(
-                "residual_blocks must be one number, or one for each of finer: "
-                f"{' '.join(map(str, self.residual_blocks))}"
+            raise InputError(
+                Option("residual_blocks"),
+                " must be one number, or one for each of ",
+                Option("finer"),
+                f": {' '.join(map(str, self.residual_blocks))}",
             )
-        # Tiles start at multiples of 16, and are to be halved as the whole picture is.
+        # Tiles start on the grid, and are to be halved as the whole picture is.
         if self.finer and GRID % self.coarsest_scale:
-            raise ValueError(
-                f"finer has too many levels, scale times two for each must divide 16: {' '.join(map(str, self.finer))}"
+            raise InputError(
+                Option("finer"),
+                f" has too many levels, scale times two for each must divide {GRID}: {' '.join(map(str, self.finer))}",
             )
 
     @property
@@ -121,8 +118,9 @@ class LossConfig:
         _require_not_negative(self, "pixel", "perceptual")
         require_positive(self, "floor", "perceptual_patches")
         if self.perceptual_crop < 16:
-            raise ValueError(
-                f"perceptual_crop must be at least 16, less is nothing to the network: {self.perceptual_crop}"
+            raise InputError(
+                Option("perceptual_crop"),
+                f" must be at least 16, less is nothing to the network: {self.perceptual_crop}",
             )
 
 
@@ -174,7 +172,12 @@ class Schedule:
     def __post_init__(self):
         require_positive(self, "steps", "learning_rate", "clip_norm", "validate_every")
         if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(f"warmup_steps must be fewer than steps ({self.steps}): {self.warmup_steps}")
+            raise InputError(
+                Option("warmup_steps"),
+                " must be fewer than ",
+                Option("steps"),
+                f" ({self.steps}): {self.warmup_steps}",
+            )
 
 
 DISCRIMINATOR_LEARNING_RATE = 2e-4
@@ -268,8 +271,7 @@ class FitConfig:
     def __post_init__(self):
         if self.devices != "all":
             require_positive(self, "devices")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must lie in 0..{2**31 - 1}: {self.seed}")
+        require_between("seed", self.seed, 0, 2**31 - 1)
 
 
 PRESETS = {

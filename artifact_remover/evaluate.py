@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from artifact_remover.model_folder import FAITHFUL, PERCEPTUAL, PUBLISHED, find_exports, read_manifest
+from artifact_remover.model_folder import KINDS, PUBLISHED, find_exports, read_manifest
 from artifact_remover.options import EvaluateConfig
 from data_prep import __version__
 from data_prep.command_line import parse_options, run_command, word_for_terminal
@@ -22,7 +22,6 @@ from data_prep.quiet import quiet_keras
 _WIDTH_OF_LOGS = 120
 _JPEG = "JPEG itself"  # as `scoring.JPEG`, which takes loading TensorFlow
 _SMALLEST_SIDE = 32  # pixels: PSNR-B needs two blocks, the network of LPIPS 31
-_KINDS = {FAITHFUL: "faithful", PERCEPTUAL: "perceptual"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,13 +157,13 @@ def name_models(folders: tuple[Path, ...], can_do_without: bool = False) -> dict
         except OSError as error:
             raise InputError(f"cannot read the model folder, check its permissions: {error.filename}") from error
     exports: dict[str, Path] = {}
-    short = [f"{_name_run(folder)} {_KINDS[model]}" for folder, model, _ in found]
+    short = [f"{_name_run(folder)} {KINDS[model]}" for folder, model, _ in found]
     for name, (folder, model, export) in zip(short, found, strict=True):
         read_manifest(export)
         if export.resolve() in [other.resolve() for other in exports.values()]:
             raise InputError(f"--model names the same model twice, leave one out: {export}")
         # The whole path where the name of the folder does not tell two apart.
-        name = name if short.count(name) == 1 else f"{folder} {_KINDS[model]}"
+        name = name if short.count(name) == 1 else f"{folder} {KINDS[model]}"
         exports[to_one_line(name)] = export
     return exports
 
@@ -173,7 +172,7 @@ def _name_run(folder):
     if folder == PUBLISHED:
         return "published"
     parts = folder.resolve().parts
-    within = {*_KINDS, "saved_models"}
+    within = {*KINDS, "saved_models"}
     return next((part for part in reversed(parts) if part not in within and not part.isdecimal()), str(folder))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from artifact_remover.engines import load_engine
-from artifact_remover.model_folder import choose_exports, read_manifest
+from artifact_remover.model_folder import KINDS, choose_exports, read_manifest, read_model
 from artifact_remover.options import SUFFIXES, ExportConfig, ExportFormat
 from data_prep.command_line import parse_options, run_command, say
 from data_prep.errors import InputError, Option
@@ -95,7 +95,7 @@ def describe(manifests: list[dict], blend: float | None = None) -> dict[str, str
     Returns:
         Texts by name; what no manifest says is missing.
     """
-    kind = "perceptual" if manifests[0].get("stage") == "train_gan" else "faithful"
+    kind = KINDS[read_model(manifests[0])]
     about = {
         "name": f"JPEG artifact remover, {kind if blend is None else f'blend {blend:g}'}",
         "description": "Restores pictures that were JPEGs. RGB in [0, 1] in and out, of the same size; "

@@ -46,7 +46,7 @@ def _rename_old_option(argument):
 
 
 def _fit_or_explain(config, folder):
-    """Fits, and explains what the system refuses; returns an exit code if it was stopped."""
+    """Fits, and explains what the system refuses; returns an exit code if another worker is lost."""
     with quiet_keras():
         import tensorflow as tf
 
@@ -58,8 +58,7 @@ def _fit_or_explain(config, folder):
         complain("another worker has ended, or cannot be reached; the same commands go on from the last checkpoint")
         return 1
     except Interrupted as interruption:
-        complain(str(interruption))
-        return 130
+        raise KeyboardInterrupt(str(interruption)) from interruption
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise InputError(

@@ -87,6 +87,7 @@ def read_size(shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
 
     Raises:
         LookupError: If a weight that every generator has is missing.
+        InputError: If the size is none that a generator has.
     """
 
     def count(pattern):

@@ -18,6 +18,9 @@ MEMORY_PER_PIXEL = 960
 FAITHFUL, PERCEPTUAL = "pretrain_generator", "gan"
 """The models that restore pictures, named after the stages that train them: `pretrain_generator`, `train_gan`."""
 
+KINDS = {FAITHFUL: "faithful", PERCEPTUAL: "perceptual"}
+"""The names that readers know these models by."""
+
 _FALLBACK_OVERLAP = 160  # more than was measured for any preset
 
 _INSTALLED = Path(__file__).parent / "saved_models"
@@ -98,7 +101,7 @@ def read_trained_quality(manifest: dict) -> tuple[int, int] | None:
     try:
         degradation = manifest["settings"]["data"]["degradation"]
         return DegradationConfig(quality=degradation["quality"]).quality_range
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, InputError):
         return None
 
 
@@ -157,15 +160,18 @@ def find_exports(folder: Path) -> dict[str, Path]:
         if folder == PUBLISHED:
             raise InputError(
                 "no model is published with this version: train one with python -m artifact_remover.fit and give its "
-                "folder, ",
-                Option("model"),
-                " runs/quick",
+                "folder, such as runs/quick"
             )
         raise InputError(
             f"{folder} holds no model: give the folder of a finished run such as runs/quick, or an export such as "
             "runs/quick/saved_models/pretrain_generator/1"
         )
-    return {PERCEPTUAL if read_manifest(export).get("stage") == "train_gan" else FAITHFUL: export}
+    return {read_model(read_manifest(export)): export}
+
+
+def read_model(manifest: dict) -> str:
+    """Tells which of the two models an export is, `FAITHFUL` or `PERCEPTUAL`."""
+    return PERCEPTUAL if manifest.get("stage") == "train_gan" else FAITHFUL
 
 
 def name_export(folder: Path, stage: str) -> Path:

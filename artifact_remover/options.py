@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from artifact_remover.config import require_positive
 from data_prep.command_line import optional
+from data_prep.config import require_between, require_positive
+from data_prep.errors import InputError, Option
 
 SMALLEST_TILE = 64
 """Pixels in height and width of the smallest tiles in which pictures are restored."""
@@ -27,9 +28,14 @@ SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "litert": ".tflite", "open
 _Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
-def _require_tile(tile):
+def require_tile(tile: int | None) -> None:
+    """Raises an `InputError` if tiles of this side, in pixels, would be too small."""
     if tile is not None and tile < SMALLEST_TILE:
-        raise ValueError(f"tile must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {tile}")
+        raise InputError(Option("tile"), f" must be at least {SMALLEST_TILE}, smaller ones are mostly overlap: {tile}")
+
+
+def _exclude(name, other, why):
+    return InputError(Option(name), " and ", Option(other), f" exclude each other: {why}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,60 +120,64 @@ class RestoreConfig:
 
     def __post_init__(self):
         if not self.inputs:
-            raise ValueError("no pictures: give files or folders")
+            raise InputError("no pictures: give files or folders")
         if self.overwrite and self.resume:
-            raise ValueError("overwrite and resume exclude each other: the one replaces what the other passes over")
+            raise _exclude("overwrite", "resume", "the one replaces what the other passes over")
         self._check_place()
         self._check_cluster()
         if self.report and self.report.suffix.lower() not in (".csv", ".json"):
-            raise ValueError(f"report must end in .csv or .json: {self.report}")
+            raise InputError(Option("report"), f" must end in .csv or .json: {self.report}")
         if self.info and self.watch:
-            raise ValueError("info and watch exclude each other: the one only prints what is there")
+            raise _exclude("info", "watch", "the one only prints what is there")
         ranges = {"strength": (0, 1), "blend": (0, 1), "quality": (1, 100), "only_below": (1, 100)}
         for field, (low, high) in ranges.items():
-            value = getattr(self, field)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{field} must lie in {low}..{high}: {value}")
+            require_between(field, getattr(self, field), low, high)
         require_positive(self, "max_megapixels")
-        _require_tile(self.tile)
+        require_tile(self.tile)
         local = [name for name in ("model", "blend", "tile") if getattr(self, name) is not None]
         local += [name for name in ("engine", "precision") if getattr(self, name) != "auto"]
         if self.server and local:
-            raise ValueError(
-                f"server and {local[0]} exclude each other: the server has its own; another model is "
-                "chosen in the URL, http://HOST:8501/v1/models/gan"
-            )
+            why = "the server has its own; another model is chosen in the URL, http://HOST:8501/v1/models/gan"
+            raise _exclude("server", local[0], why)
 
     def _check_place(self):
         if self.in_place and not self.backup:
-            raise ValueError("in_place needs a backup, the folder that the originals are moved to")
+            raise InputError(
+                Option("in_place"), " needs a ", Option("backup"), ", the folder that the originals are moved to"
+            )
         if self.backup and not self.in_place:
-            raise ValueError("backup goes with in_place, as elsewhere the originals stay where they are")
+            raise InputError(
+                Option("backup"), " goes with ", Option("in_place"), ", as elsewhere the originals stay where they are"
+            )
         for name in ("output", "format", "compare", "overwrite", "resume"):
             if self.in_place and getattr(self, name):
-                raise ValueError(
-                    f"in_place and {name} exclude each other: a picture keeps its name and format, and is done once"
-                )
+                raise _exclude("in_place", name, "a picture keeps its name and format, and is done once")
 
     def _check_cluster(self):
         if not self.cluster:
             for place in (*self.inputs, self.output):
                 if "://" in str(place):
-                    raise ValueError(f"{place} is a URI, which only cluster reads and writes")
+                    raise InputError(f"{place} is a URI, which only ", Option("cluster"), " reads and writes")
             for name in ("ray_address", "workers", "cpus_per_worker", "gpus_per_worker"):
                 if getattr(self, name) != getattr(type(self), name):
-                    raise ValueError(f"{name} goes with cluster alone")
+                    raise InputError(Option(name), " goes with ", Option("cluster"), " alone")
             return
         for name in ("in_place", "compare", "info", "report", "watch", "server"):
             if getattr(self, name):
-                raise ValueError(f"cluster and {name} exclude each other; its report is the manifest in the output")
+                raise _exclude("cluster", name, "its report is the manifest in the output")
         if len(self.inputs) > 1 or not self.output:
-            raise ValueError("cluster takes one input, a folder or list, and needs an output, the folder of results")
+            raise InputError(
+                Option("cluster"),
+                " takes one input, a folder or list, and needs an ",
+                Option("output"),
+                ", the folder of results",
+            )
         if self.workers and not 1 <= self.workers[0] <= self.workers[1]:
-            raise ValueError(f"workers must be two numbers, 1 or above and rising: {self.workers[0]} {self.workers[1]}")
+            workers = " ".join(map(str, self.workers))
+            raise InputError(Option("workers"), f" must be two numbers, 1 or above and rising: {workers}")
         require_positive(self, "cpus_per_worker")
         if self.gpus_per_worker < 0:
-            raise ValueError(f"gpus_per_worker must not be below zero: {self.gpus_per_worker}")
+            raise InputError(Option("gpus_per_worker"), f" must not be below zero: {self.gpus_per_worker}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,34 +223,34 @@ class EvaluateConfig:
 
     def __post_init__(self):
         if not self.quality:
-            raise ValueError("no quality: give one or more, such as 10 20 30 40")
+            raise InputError("no ", Option("quality"), ": give one or more, such as 10 20 30 40")
         if len(set(self.quality)) < len(self.quality):
-            raise ValueError(f"a quality is given twice: {' '.join(map(str, self.quality))}")
+            raise InputError("a ", Option("quality"), f" is given twice: {' '.join(map(str, self.quality))}")
         for quality in self.quality:
-            if not 1 <= quality <= 100:
-                raise ValueError(f"quality must lie in 1..100: {quality}")
-        if self.resave is not None and not 1 <= self.resave <= 100:
-            raise ValueError(f"resave must lie in 1..100: {self.resave}")
+            require_between("quality", quality, 1, 100)
+        require_between("resave", self.resave, 1, 100)
         if not all(0 <= start <= 15 for start in self.offset):
             start = " ".join(map(str, self.offset))
-            raise ValueError(f"offset must lie in 0..15, as the blocks of a JPEG repeat after 16 pixels: {start}")
+            raise InputError(
+                Option("offset"), f" must lie in 0..15, as the blocks of a JPEG repeat after 16 pixels: {start}"
+            )
         for external in self.external:
             name, _, command = external.partition("=")
             if not name.strip() or not command.strip():
-                raise ValueError(f"external must be NAME='command {{input}} {{output}}': {external}")
+                raise InputError(Option("external"), f" must be NAME='command {{input}} {{output}}': {external}")
         if self.protocol == "gray" and self.subsampling != "4:2:0":
-            raise ValueError("the gray protocol has no chroma to subsample: leave subsampling out")
+            raise InputError("the gray protocol has no chroma to subsample: leave ", Option("subsampling"), " out")
         if self.clean:
             self._refuse_compression()
         if any(self.offset) and self.external:
-            raise ValueError("offset and external exclude each other: what is cut out of a JPEG is no JPEG any more")
+            raise _exclude("offset", "external", "what is cut out of a JPEG is no JPEG any more")
 
     def _refuse_compression(self):
         for name in ("quality", "resave", "offset", "subsampling"):
             if getattr(self, name) != getattr(type(self), name):
-                raise ValueError(f"clean and {name} exclude each other: with clean, nothing is compressed")
+                raise _exclude("clean", name, "what is clean is not compressed")
         if self.external:
-            raise ValueError("clean and external exclude each other: another restorer reads JPEGs")
+            raise _exclude("clean", "external", "another restorer reads JPEGs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,12 +290,13 @@ class ServeConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self):
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must lie in 0..65535: {self.port}")
+        require_between("port", self.port, 0, 65535)
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
-            raise ValueError(f"root_path must begin with a slash and end without one, such as /jpeg: {self.root_path}")
+            raise InputError(
+                Option("root_path"), f" must begin with a slash and end without one, such as /jpeg: {self.root_path}"
+            )
         require_positive(self, "places", "max_megabytes", "max_megapixels", "time_limit")
-        _require_tile(self.tile)
+        require_tile(self.tile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,14 +324,13 @@ class ExportConfig:
     def __post_init__(self):
         suffixes = SUFFIXES.values() if self.format is None else [SUFFIXES[self.format]]
         if self.output.suffix not in suffixes:
-            raise ValueError(f"output must end in {' or '.join(suffixes)}: {self.output}")
+            raise InputError(Option("output"), f" must end in {' or '.join(suffixes)}: {self.output}")
         if self.precision == "float16" and self.kind not in ("litert", "openvino"):
-            raise ValueError(f"float16 goes with litert and openvino: {self.kind}")
-        if self.blend is not None and not 0 <= self.blend <= 1:
-            raise ValueError(f"blend must lie in 0..1: {self.blend}")
+            raise InputError(Option("precision"), f" float16 goes with litert and openvino: {self.kind}")
+        require_between("blend", self.blend, 0, 1)
         # darktable makes a folder of this name.
         if self.kind == "dtmodel" and (self.output.stem in (".", "..") or "\\" in self.output.stem):
-            raise ValueError(f"darktable takes the file's name for the model's, which this cannot be: {self.output}")
+            raise InputError(f"darktable takes the file's name for the model's, which this cannot be: {self.output}")
 
     @property
     def kind(self) -> ExportFormat:

@@ -19,12 +19,12 @@ from artifact_remover.model_folder import (
     read_overlap,
     read_trained_quality,
 )
-from artifact_remover.options import SMALLEST_TILE
+from artifact_remover.options import SMALLEST_TILE, require_tile
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import Precision
 from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
 from artifact_remover.tiling import choose_side, plan_tiles
-from data_prep.config import LUMA
+from data_prep.config import LUMA, require_between
 from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
@@ -108,13 +108,11 @@ class Restorer:
             tile: Most pixels a tile has in height or width; chosen from the free memory when not given.
 
         Raises:
-            ValueError: If `blend` or `tile` is out of range.
-            InputError: If there is no such model, `blend` needs one that is missing, or the engine is not installed.
+            InputError: If `blend` or `tile` is out of range, there is no such model, `blend` needs one that is missing,
+                or the engine is not installed.
         """
-        if blend is not None and not 0 <= blend <= 1:
-            raise ValueError(f"blend must lie in 0..1: {blend}")
-        if tile is not None and tile < SMALLEST_TILE:
-            raise ValueError(f"tile must be at least {SMALLEST_TILE}: {tile}")
+        require_between("blend", blend, 0, 1)
+        require_tile(tile)
         export, perceptual = choose_exports(Path(model) if model else None, blend)
         chosen = choose_engine(engine)
         network = load_engine(chosen, export, precision, to_blend=bool(perceptual))
@@ -149,12 +147,12 @@ class Restorer:
             blend: As in `load`, which must have been given one.
 
         Raises:
-            ValueError: If it is out of range, or `load` was given none.
+            InputError: If it is out of range.
+            ValueError: If `load` was given none.
         """
         if self._mixture is None:
             raise ValueError("loaded without a blend, so there is one model only")
-        if not 0 <= blend <= 1:
-            raise ValueError(f"blend must lie in 0..1: {blend}")
+        require_between("blend", blend, 0, 1)
         self.description = self._mixture.mix(blend)
 
     def restore(
@@ -173,8 +171,9 @@ class Restorer:
             channels.
 
         Raises:
-            ValueError: If the array or the strength is none of these.
-            InputError: If there is not enough memory for the smallest tile, or the model gives no numbers.
+            ValueError: If the array is none of these.
+            InputError: If the strength is out of range, there is not enough memory for the smallest tile, or the model
+                gives no numbers.
         """
         pixels = np.asarray(pixels)
         _check(pixels, strength)
@@ -374,8 +373,7 @@ class Mixture:
 def _check(pixels, strength):
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"pixels must be uint8 or uint16 [H, W, 3] or [H, W, 1]: {pixels.dtype} {pixels.shape}")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength must lie in 0..1: {strength}")
+    require_between("strength", strength, 0, 1)
 
 
 def _is_neutral(pixels):

@@ -40,7 +40,7 @@ def inspect(config: RestoreConfig) -> int:
         Exit code, as of `main`.
     """
     # Imported here and below, not at the top, so that `--help` answers at once.
-    from artifact_remover.batch_plan import Output, find_sources, is_fine_enough
+    from artifact_remover.batch_plan import Output, explain_fine_enough, find_sources
     from artifact_remover.batch_report import check_report, lay_out, make_row, write_report
     from artifact_remover.decision import decide_from_file
     from artifact_remover.pictures.picture import inspect_picture
@@ -56,8 +56,7 @@ def inspect(config: RestoreConfig) -> int:
                 summary = inspect_picture(
                     source.file, max_megapixels=config.max_megapixels, allow_truncated=config.allow_truncated
                 )
-                if is_fine_enough(summary, config.only_below):
-                    why = f"no JPEG of a quality below {config.only_below}"
+                if why := explain_fine_enough(summary, config.only_below):
                     rows.append(make_row(source.file, summary, "passed over", why=why))
                     continue
                 decision = decide_from_file(
@@ -98,6 +97,7 @@ def restore(config: RestoreConfig) -> int:
 
     Raises:
         InputError: For a mistake of the user's that concerns all pictures.
+        KeyboardInterrupt: When the user stops it; the message tells how far it is.
     """
     from artifact_remover import batch_plan, batch_report
 
@@ -114,9 +114,8 @@ def restore(config: RestoreConfig) -> int:
                     run.do(batch_plan.plan(config, output, pictures))
         else:
             run.do(batch_plan.plan(config, output))
-    except KeyboardInterrupt:
-        complain(run.describe_stop())
-        return 130
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(run.describe_stop()) from stop
     finally:
         if config.report and run.rows:
             batch_report.write_report(config.report, run.rows)
@@ -135,9 +134,8 @@ def _restore_on_cluster(config):
         with contextlib.closing(restore_on_cluster(config, others)) as outcomes:
             for outcome in outcomes:
                 run.finish(outcome)
-    except KeyboardInterrupt:
-        complain(run.describe_stop())
-        return 130
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(run.describe_stop()) from stop
     _tell_others(others)
     say(run.describe())
     return _choose_code(run.counts["failed"], run.counts.total())

@@ -125,7 +125,7 @@ def rebuild_generator(weights: Mapping[str, np.ndarray]) -> keras.Model:
         network = build_generator(read_size({path: tuple(value.shape) for path, value in values.items()}))
         for weight in network.weights:
             weight.assign(values.pop(weight.path))
-    except (LookupError, ValueError) as error:
+    except (LookupError, ValueError, InputError) as error:
         raise InputError(_UNKNOWN_NETWORK) from error
     if values:
         raise InputError(_UNKNOWN_NETWORK)

@@ -10,7 +10,7 @@ import socket
 import sys
 
 from artifact_remover.options import ServeConfig
-from data_prep.command_line import parse_options, run_command
+from data_prep.command_line import parse_options, run_command, say
 from data_prep.errors import InputError
 from data_prep.quiet import quiet_tensorflow
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve_until_stopped(config):
     with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
         serve(config)
-    print("stopped", flush=True)
+    say("stopped")
 
 
 def serve(config: ServeConfig) -> None:
@@ -66,8 +66,8 @@ def serve(config: ServeConfig) -> None:
                 tile=config.tile,
             )
         app = create_app(restorer, config)
-        print(f"model: {restorer.description}")
-        print(f"ready: {_name(listening)}  (Ctrl-C stops it)", flush=True)
+        say(f"model: {restorer.description}")
+        say(f"ready: {_name(listening)}  (Ctrl-C stops it)")
         Server(app).run(sockets=[listening])
 
 

@@ -1,13 +1,13 @@
 """The common parts of all commands: options from a dataclass, errors in one line, and exit codes."""
 
 import contextlib
+import dataclasses
 import io
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -54,6 +54,9 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
         if leaving.code:
             complain(f"{_unbox(errors.getvalue())}; --help lists all options")
         raise
+    except InputError as error:
+        complain(f"{word(error, _name_options(kind, arguments))}; --help lists all options")
+        sys.exit(2)
 
 
 def print_version() -> None:
@@ -68,7 +71,7 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
 
     Args:
         command: Does the work; returns the exit code, or `None` for 0.
-        stopped: What is said when the user stops it.
+        stopped: What is said when the user stops it, unless the `KeyboardInterrupt` says more.
 
     Returns:
         Exit code: the command's own, 2 after an `InputError`, 130 if the user stopped it.
@@ -79,8 +82,8 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
     except InputError as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
-        complain(stopped)
+    except KeyboardInterrupt as stop:
+        complain(str(stop) or stopped)
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -103,7 +106,70 @@ def say(said: str, stream: Literal["stdout", "stderr"] = "stdout") -> None:
 
 def word_for_terminal(said: str | InputError) -> str:
     """Names the options of a message as the command line has them, such as `--allow-truncated`."""
-    return word(said, lambda name: f"--{name.replace('_', '-')}")
+    return word(said, lambda name: f"--{_hyphenate(name)}")
+
+
+class ListedOption(NamedTuple):
+    """An option that a command line has of a dataclass.
+
+    Attributes:
+        name: Such as `--train-gan.steps`; without dashes before it where it is given by its position.
+        path: Field that holds it, and before it those that hold that field's dataclass.
+        owner: Dataclass of the field.
+        type: Of the field.
+        marks: What tyro is told of it.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    owner: type
+    type: Any
+    marks: list[Any]
+
+
+def list_options(kind: Any, prefix: str = "", path: tuple[str, ...] = ()) -> Iterator[ListedOption]:
+    """Lists the options of a dataclass and of those nested in it, named as tyro names them.
+
+    Args:
+        kind: Dataclass of the options.
+        prefix: What stands before the names.
+        path: Fields that hold the dataclass.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        type, *marks = get_args(hint) if get_origin(hint) is Annotated else [hint]
+        name, here = f"{prefix}{_hyphenate(field.name)}", (*path, field.name)
+        if dataclasses.is_dataclass(type):
+            # What is under a field without prefix has none either.
+            plain = tyro.conf.OmitArgPrefixes in marks or (path and not prefix)
+            yield from list_options(type, "" if plain else f"{name}.", here)
+        elif tyro.conf.Suppress not in marks:
+            dashes = "" if tyro.conf.Positional in marks else "--"
+            yield ListedOption(f"{dashes}{name}", here, kind, type, marks)
+
+
+def _name_options(kind, arguments):
+    """Returns what names a field as an option of this command line.
+
+    Several nested dataclasses may have the field. If but one of them was given anything, it is the wrong one: the
+    defaults of the others are right. Where that does not tell, the field is named alone, without dashes before it.
+    """
+    names = [option.name for option in list_options(kind)]
+    given = {_hyphenate(argument.partition("=")[0]).rpartition(".")[0] for argument in arguments}
+
+    def name_option(field):
+        plain = _hyphenate(field)
+        found = [name for name in names if name.removeprefix("--").rpartition(".")[2] == plain]
+        if len(found) > 1:
+            found = [name for name in found if name.rpartition(".")[0] in given]
+        return found[0] if len(found) == 1 else plain
+
+    return name_option
+
+
+def _hyphenate(name):
+    return name.replace("_", "-")
 
 
 def _open_closed_streams():
@@ -124,5 +190,6 @@ def _silence(stream):
 def _unbox(message):
     """Takes the error itself out of tyro's frame, which holds a title, the error, a rule, and hints."""
     lines = [line.strip("╭╮╰╯│─ ") for line in message.splitlines()[1:]]
-    message = " ".join(lines[: lines.index("")] if "" in lines else lines).removesuffix(".")
-    return re.sub(r"^Error parsing \w+: ", "", message)  # the name of a class says nothing to a user
+    # Where the terminal lacks these signs, rules are of hyphens, and one stands under the title.
+    lines = ["" if set(line) == {"-"} else line for line in lines]
+    return "\n".join(lines).strip("\n").partition("\n\n")[0].replace("\n", " ").removesuffix(".")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from data_prep.command_line import optional
+from data_prep.errors import InputError, Option
 
 GRID = 16
 """Side in pixels of the smallest unit of a 4:2:0 JPEG: 8x8 blocks of chroma cover 16x16 pixels."""
@@ -17,6 +18,19 @@ LUMA = (0.299, 0.587, 0.114)
 """The weights of R, G and B in luma, of ITU-R BT.601, as JPEG's own gray has them (JFIF)."""
 
 _SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
+
+
+def require_positive(config: object, *fields: str) -> None:
+    """Raises an `InputError` that names the first of these fields that is not above zero."""
+    for field in fields:
+        if not getattr(config, field) > 0:  # which NaN is not either
+            raise InputError(Option(field), f" must be above zero: {getattr(config, field)}")
+
+
+def require_between(name: str, value: float | None, low: float, high: float) -> None:
+    """Raises an `InputError` that names an option if its value, where there is one, lies outside its range."""
+    if value is not None and not low <= value <= high:
+        raise InputError(Option(name), f" must lie in {low}..{high}: {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +66,18 @@ class DegradationConfig:
         """Refuses numbers outside their range.
 
         Raises:
-            ValueError: A number is outside its range, or `quality`, `first_quality` or `chroma_subsampling` is none.
+            InputError: A number is outside its range, or `quality`, `first_quality` or `chroma_subsampling` is none.
         """
         for text in ("quality_ranges", "first_quality_ranges", "subsamplings"):
             getattr(self, text)  # reads it, or raises
-        _require_shares(self, "clean_share", "double_share", "shifted_share")
+        for field in ("clean_share", "double_share", "shifted_share"):
+            require_between(field, getattr(self, field), 0, 1)
         if self.double_share + self.shifted_share > 1:
-            raise ValueError(
-                f"double_share and shifted_share must add up to 1 at most: {self.double_share}, {self.shifted_share}"
+            raise InputError(
+                Option("double_share"),
+                " and ",
+                Option("shifted_share"),
+                f" must add up to 1 at most: {self.double_share}, {self.shifted_share}",
             )
 
     @property
@@ -102,9 +120,9 @@ class DegradationConfig:
         subsamplings = "4:2:0,4:4:4" if self.chroma_subsampling == "both" else self.chroma_subsampling
         parts = [part.strip() for part in subsamplings.split(",")]
         if not set(parts) <= set(_SUBSAMPLINGS):
-            raise ValueError(
-                f"chroma_subsampling must be {', '.join(_SUBSAMPLINGS)}, both, or several with commas between: "
-                f"{self.chroma_subsampling}"
+            raise InputError(
+                Option("chroma_subsampling"),
+                f" must be {', '.join(_SUBSAMPLINGS)}, both, or several with commas between: {self.chroma_subsampling}",
             )
         return parts
 
@@ -114,25 +132,19 @@ def _parse_quality(field: str, text: str) -> list[tuple[int, int]]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if not match:
-            raise ValueError(
-                f"{field} must be a number such as 10, a range such as 5-95, or several of these with commas between: "
-                f"{text}"
+            raise InputError(
+                Option(field),
+                f" must be a number such as 10, a range such as 5-95, or several of these with commas between: {text}",
             )
         ranges.append((int(match[1]), int(match[2] or match[1])))
     if not all(1 <= low <= high <= 100 for low, high in ranges):
-        raise ValueError(f"{field} must lie in 1..100, the lower end first: {text}")
+        raise InputError(Option(field), f" must lie in 1..100, the lower end first: {text}")
     return ranges
 
 
 def _span(ranges: list[tuple[int, int]]) -> tuple[int, int]:
     lows, highs = zip(*ranges, strict=True)
     return min(lows), max(highs)
-
-
-def _require_shares(config: object, *fields: str) -> None:
-    for field in fields:
-        if not 0 <= getattr(config, field) <= 1:
-            raise ValueError(f"{field} must lie in 0..1: {getattr(config, field)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,18 +194,16 @@ class DataConfig:
         """Refuses numbers outside their range.
 
         Raises:
-            ValueError: A number is outside its range.
+            InputError: A number is outside its range.
         """
-        if self.patch_size < 16 or self.patch_size % 16:
-            raise ValueError(f"patch_size must be a positive multiple of 16: {self.patch_size}")
-        for field in ("patches_per_photo", "batch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1: {getattr(self, field)}")
-        _require_shares(self, "graphics_clean_share", "color_augmentation", "complementary_share", "gray_share")
+        if self.patch_size < GRID or self.patch_size % GRID:
+            raise InputError(Option("patch_size"), f" must be a positive multiple of {GRID}: {self.patch_size}")
+        require_positive(self, "patches_per_photo", "batch_size")
+        for field in ("graphics_clean_share", "color_augmentation", "complementary_share", "gray_share"):
+            require_between(field, getattr(self, field), 0, 1)
         if not 0 < self.graphics_share < 1:
-            raise ValueError(f"graphics_share must lie in 0..1, both excluded: {self.graphics_share}")
-        if not 1 <= self.jpeg_photograph_quality <= 100:
-            raise ValueError(f"jpeg_photograph_quality must lie in 1..100: {self.jpeg_photograph_quality}")
+            raise InputError(Option("graphics_share"), f" must lie in 0..1, both excluded: {self.graphics_share}")
+        require_between("jpeg_photograph_quality", self.jpeg_photograph_quality, 1, 100)
 
     @property
     def graphics_degradation(self) -> DegradationConfig:

@@ -13,7 +13,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from data_prep.config import LUMA, DataConfig
+from data_prep.config import GRID, LUMA, DataConfig
 
 # 2 Y - C in each channel C, with JPEG's luma Y (ITU-R BT.601): both chroma components change their sign.
 _COMPLEMENT = 2 * np.array([LUMA] * 3) - np.eye(3)
@@ -76,7 +76,7 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
 
     def cut() -> np.ndarray:
         corner = rng.integers(0, np.array(picture.shape[:2]) - size + 1)
-        top, left = corner // 16 * 16 if rng.random() < 0.5 else corner
+        top, left = corner // GRID * GRID if rng.random() < 0.5 else corner
         patch = np.rot90(picture[top : top + size, left : left + size], int(rng.integers(4)))
         return patch[:, ::-1] if rng.random() < 0.5 else patch
 

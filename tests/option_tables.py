@@ -4,12 +4,10 @@ Each list stands between `<!-- options: COMMAND -->` and `<!-- end -->`, and is 
 command line is made, so that no option is forgotten and every default is right.
 """
 
-import dataclasses
 import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 
 import docstring_parser
@@ -17,6 +15,7 @@ import tyro
 
 from artifact_remover.config import PRESETS, FitConfig
 from artifact_remover.options import EvaluateConfig, ExportConfig, RestoreConfig, ServeConfig
+from data_prep import command_line
 from data_prep.__main__ import Options
 
 COMMANDS = {
@@ -40,39 +39,22 @@ def write_lists(text: str) -> str:
 def list_options(command: str) -> str:
     """Returns a Markdown list of a command's options: name, values, meaning and default."""
     defaults = PRESETS if command == "fit" else {"": COMMANDS[command]}
-    entries = [
-        f"- `{name}`: {meaning}{_tell_default([_look_up(default, path) for default in defaults.values()], defaults)}"
-        for name, path, meaning in _walk(COMMANDS[command])
-    ]
+    entries = []
+    for option in command_line.list_options(COMMANDS[command]):
+        values = [_look_up(default, option.path) for default in defaults.values()]
+        entries.append(f"- `{_name(option)}`: {_explain(option)}{_tell_default(values, defaults)}")
     wrap = textwrap.TextWrapper(_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "".join(f"{wrap.fill(entry)}\n" for entry in entries)
 
 
-def _walk(config: type, prefix: str = "", path: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Yields name with values, path of fields, and meaning of each option, those of nested dataclasses too."""
-    hints = typing.get_type_hints(config, include_extras=True)
-    for field in dataclasses.fields(config):
-        kind, *marks = typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else [hints[field.name]]
-        if tyro.conf.Suppress in marks:
-            continue
-        here = (*path, field.name)
-        if dataclasses.is_dataclass(kind):
-            # What is under a field without prefix has none either.
-            plain = tyro.conf.OmitArgPrefixes in marks or (path and not prefix)
-            yield from _walk(kind, "" if plain else f"{prefix}{_kebab(field.name)}.", here)
-        else:
-            meaning = _explain(config, field.name)
-            if tyro.conf.UseAppendAction in marks and "repeatable" not in meaning:
-                meaning += " Repeatable."
-            yield _name(f"{prefix}{_kebab(field.name)}", kind, marks), here, meaning
-
-
-def _name(option, kind, marks):
-    settings = next((mark for mark in marks if getattr(mark, "metavar", None) or getattr(mark, "aliases", None)), None)
-    values = (settings and settings.metavar) or _values(kind)
-    if tyro.conf.Positional in marks:
+def _name(option):
+    settings = next(
+        (mark for mark in option.marks if getattr(mark, "metavar", None) or getattr(mark, "aliases", None)), None
+    )
+    values = (settings and settings.metavar) or _values(option.type)
+    if tyro.conf.Positional in option.marks:
         return values
-    names = ", ".join([*((settings and settings.aliases) or ()), f"--{option}"])
+    names = ", ".join([*((settings and settings.aliases) or ()), option.name])
     return f"{names} {values}".strip()
 
 
@@ -87,13 +69,16 @@ def _values(kind):
     return "" if kind is bool else kind.__name__.upper()
 
 
-def _explain(config, field):
+def _explain(option):
     """The field's line in the docstring of the class that defines it."""
-    for owner in config.__mro__:
+    for owner in option.owner.__mro__:
         for entry in docstring_parser.parse(owner.__doc__ or "").params:
-            if entry.arg_name == field:
-                return " ".join(entry.description.split())
-    raise ValueError(f"{config.__name__}.{field} is not explained in a docstring")
+            if entry.arg_name == option.path[-1]:
+                meaning = " ".join(entry.description.split())
+                if tyro.conf.UseAppendAction in option.marks and "repeatable" not in meaning:
+                    meaning += " Repeatable."
+                return meaning
+    raise ValueError(f"{option.name} is not explained in a docstring of {option.owner.__name__}")
 
 
 def _look_up(config, path):
@@ -115,14 +100,6 @@ def _show(value):
     if value is None or value is False or value == ():
         return ""
     return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
-
-
-def _kebab(name):
-    return name.replace("_", "-")
-
-
-def _is_annotated(hint):
-    return typing.get_origin(hint) is typing.Annotated
 
 
 def main() -> None:

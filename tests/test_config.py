@@ -21,6 +21,7 @@ from artifact_remover.config import (
     LossConfig,
     Schedule,
 )
+from data_prep.errors import InputError
 
 OLD_OPTIONS = ["--colour-augmentation", "--colour_augmentation"]  # old spelling
 
@@ -50,18 +51,18 @@ OLD_OPTIONS = ["--colour-augmentation", "--colour_augmentation"]  # old spelling
     ],
 )
 def test_wrong_value_is_refused_by_name_and_value(config, field, value):
-    with pytest.raises(ValueError, match=rf"^{field} must .*: {value}$"):
+    with pytest.raises(InputError, match=rf"^{field} must .*: {value}$"):
         dataclasses.replace(config, **{field: value})
 
 
 def test_levels_without_channels_are_refused():
-    with pytest.raises(ValueError, match=r"^finer must be above zero: 48 0$"):
+    with pytest.raises(InputError, match=r"^finer must be above zero: 48 0$"):
         GeneratorConfig(finer=(48, 0))
 
 
 @pytest.mark.parametrize("blocks", [(), (2, 0), (1, 2, 3)], ids=str)
 def test_residual_blocks_are_one_number_or_one_for_each_level(blocks):
-    with pytest.raises(ValueError, match=r"^residual_blocks must be "):
+    with pytest.raises(InputError, match=r"^residual_blocks must be "):
         GeneratorConfig(finer=(48, 96), residual_blocks=blocks)
     assert GeneratorConfig(finer=(48, 96), residual_blocks=(3,)).residual_blocks_of_levels == (3, 3)
     assert GeneratorConfig(finer=(48, 96), residual_blocks=(4, 3)).residual_blocks_of_levels == (4, 3)
@@ -70,7 +71,7 @@ def test_residual_blocks_are_one_number_or_one_for_each_level(blocks):
 
 @pytest.mark.parametrize(("scale", "finer"), [(2, (8, 8, 8, 8)), (4, (8, 8, 8)), (3, (8,))])
 def test_levels_that_do_not_fit_the_grid_of_tiles_are_refused(scale, finer):
-    with pytest.raises(ValueError, match=r"^finer has too many levels, .*: 8"):
+    with pytest.raises(InputError, match=r"^finer has too many levels, .*: 8"):
         GeneratorConfig(scale=scale, finer=finer)
     GeneratorConfig(scale=2, finer=(8, 8, 8))
 

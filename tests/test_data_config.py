@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from data_prep.config import DataConfig, DegradationConfig
+from data_prep.errors import InputError
 
 
 @pytest.mark.parametrize(("quality", "ends"), [("10", (10, 10)), ("5-95", (5, 95)), (" 1-100 ", (1, 100))])
@@ -20,7 +21,7 @@ def test_several_qualities_are_drawn_from():
 
 @pytest.mark.parametrize("quality", ["0", "101", "95-5", "5-95,", "5-95,40-5", "ten", "10-", "-10", "", "10.5"])
 def test_wrong_quality_is_refused_by_its_value(quality):
-    with pytest.raises(ValueError, match="quality must") as error:
+    with pytest.raises(InputError, match="quality must") as error:
         DegradationConfig(quality)
     assert str(error.value).endswith(quality)
 
@@ -33,7 +34,7 @@ def test_first_quality_is_that_of_quality_when_not_given():
         (20, 95),
         (5, 95),
     )
-    with pytest.raises(ValueError, match="first_quality must lie in 1..100, the lower end first: 80-5"):
+    with pytest.raises(InputError, match="first_quality must lie in 1..100, the lower end first: 80-5"):
         DegradationConfig(first_quality="80-5")
 
 
@@ -44,18 +45,18 @@ def test_several_subsamplings_are_drawn_from():
 
 @pytest.mark.parametrize("text", ["4:1:1", "both,4:4:4", "", "4:2:0,"])
 def test_unknown_subsampling_is_refused(text):
-    with pytest.raises(ValueError, match=f"chroma_subsampling must be .*: {text}$"):
+    with pytest.raises(InputError, match=f"chroma_subsampling must be .*: {text}$"):
         DegradationConfig(chroma_subsampling=text)
 
 
 def test_shares_of_one_draw_do_not_exceed_1():
-    with pytest.raises(ValueError, match="must add up to 1 at most: 0.6, 0.5"):
+    with pytest.raises(InputError, match="must add up to 1 at most: 0.6, 0.5"):
         DegradationConfig(double_share=0.6, shifted_share=0.5)
 
 
 @pytest.mark.parametrize("field", ["clean_share", "double_share", "shifted_share"])
 def test_share_outside_its_range_is_refused(field):
-    with pytest.raises(ValueError, match=f"{field} must lie in 0..1: 1.5"):
+    with pytest.raises(InputError, match=f"{field} must lie in 0..1: 1.5"):
         DegradationConfig(**{field: 1.5})
 
 
@@ -64,24 +65,24 @@ def test_share_outside_its_range_is_refused(field):
     [("patch_size", 0), ("patch_size", 100), ("batch_size", 0), ("patches_per_photo", 0)],
 )
 def test_wrong_number_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} must be .*: {value}"):
+    with pytest.raises(InputError, match=f"{field} must be .*: {value}"):
         DataConfig(**{field: value})
 
 
 def test_color_augmentation_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match="color_augmentation must lie in 0..1: -0.1"):
+    with pytest.raises(InputError, match="color_augmentation must lie in 0..1: -0.1"):
         DataConfig(color_augmentation=-0.1)
 
 
 @pytest.mark.parametrize("field", ["graphics_clean_share", "complementary_share", "gray_share"])
 def test_share_of_data_outside_its_range_is_refused(field):
-    with pytest.raises(ValueError, match=f"{field} must lie in 0..1: -1"):
+    with pytest.raises(InputError, match=f"{field} must lie in 0..1: -1"):
         DataConfig(**{field: -1})
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
 def test_all_or_nothing_is_no_share_of_graphics(share):
-    with pytest.raises(ValueError, match=f"graphics_share must lie in 0..1, both excluded: {share}"):
+    with pytest.raises(InputError, match=f"graphics_share must lie in 0..1, both excluded: {share}"):
         DataConfig(graphics_share=share)
 
 
@@ -97,7 +98,7 @@ def test_photographs_from_jpeg_files_are_degraded_below_a_quality_and_never_left
     limited = config.limit(75)
     assert limited == DegradationConfig("5-75,5-40", first_quality="5-75")
     assert DegradationConfig("90").limit(75).quality_range == (75, 75)
-    with pytest.raises(ValueError, match="jpeg_photograph_quality must lie in 1..100: 0"):
+    with pytest.raises(InputError, match="jpeg_photograph_quality must lie in 1..100: 0"):
         DataConfig(jpeg_photograph_quality=0)
 
 

@@ -216,10 +216,10 @@ def test_nothing_is_replaced_unasked(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "jpeg.pt"], "output must end in .onnx or .tflite or .xml or .dtmodel: jpeg.pt"),
-        (["-o", "jpeg.onnx", "--format", "litert"], "output must end in .tflite: jpeg.onnx"),
-        (["-o", "jpeg.onnx", "--precision", "float16"], "float16 goes with litert and openvino"),
-        (["-o", "jpeg.onnx", "--blend", "1.5"], "blend must lie in 0..1"),
+        (["-o", "jpeg.pt"], "--output must end in .onnx or .tflite or .xml or .dtmodel: jpeg.pt"),
+        (["-o", "jpeg.onnx", "--format", "litert"], "--output must end in .tflite: jpeg.onnx"),
+        (["-o", "jpeg.onnx", "--precision", "float16"], "--precision float16 goes with litert and openvino"),
+        (["-o", "jpeg.onnx", "--blend", "1.5"], "--blend must lie in 0..1"),
         (["-o", "...dtmodel"], "darktable takes the file's name for the model's"),
         (["-o", "/dev/null/jpeg.onnx"], "cannot write /dev/null/jpeg.onnx: give a file in a folder"),
         (["-o", "jpeg.onnx", "gone"], "gone holds no model"),

@@ -337,13 +337,13 @@ def test_a_full_disk_keeps_the_original_where_it_is(photos, run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--in-place"], "in_place needs a backup, the folder that the originals are moved to"),
-        (["--backup", "kept"], "backup goes with in_place"),
-        ([*IN_PLACE, "-o", "out"], "in_place and output exclude each other"),
-        ([*IN_PLACE, "--format", "png"], "in_place and format exclude each other"),
-        ([*IN_PLACE, "--compare"], "in_place and compare exclude each other"),
-        ([*IN_PLACE, "--overwrite"], "in_place and overwrite exclude each other"),
-        ([*IN_PLACE, "--resume"], "in_place and resume exclude each other"),
+        (["--in-place"], "--in-place needs a --backup, the folder that the originals are moved to"),
+        (["--backup", "kept"], "--backup goes with --in-place"),
+        ([*IN_PLACE, "-o", "out"], "--in-place and --output exclude each other"),
+        ([*IN_PLACE, "--format", "png"], "--in-place and --format exclude each other"),
+        ([*IN_PLACE, "--compare"], "--in-place and --compare exclude each other"),
+        ([*IN_PLACE, "--overwrite"], "--in-place and --overwrite exclude each other"),
+        ([*IN_PLACE, "--resume"], "--in-place and --resume exclude each other"),
     ],
 )
 def test_a_contradiction_is_one_line(photos, capfd, options, message):

@@ -88,7 +88,7 @@ def test_published_models_are_the_default(run_folder, monkeypatch):
 
 def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(model_folder, "PUBLISHED", tmp_path)
-    with pytest.raises(InputError, match=r"no model is published .* model runs/quick"):
+    with pytest.raises(InputError, match=r"no model is published .* folder, such as runs/quick"):
         choose_exports(None, None)
 
 

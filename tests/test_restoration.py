@@ -147,12 +147,12 @@ def test_other_arrays_are_refused(pixels):
 
 @pytest.mark.parametrize("options", [{"blend": -0.1}, {"blend": 1.5}, {"blend": np.nan}, {"tile": 0}, {"tile": 63}])
 def test_options_out_of_range_are_refused(run_folder, options):
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(InputError, match="must"):
         Restorer.load(run_folder, **options)
 
 
 def test_strength_beyond_one_is_refused(photo):
-    with pytest.raises(ValueError, match="strength must lie"):
+    with pytest.raises(InputError, match="strength must lie"):
         Restorer(identity, 16).restore(photo, strength=1.5)
 
 
@@ -301,7 +301,7 @@ def test_blending_anew_is_loading_with_that_blend(load, run_folder, photo, preci
 def test_blending_anew_needs_both_models(load, restorer, run_folder):
     with pytest.raises(ValueError, match="one model only"):
         restorer.reblend(0.5)
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(InputError, match="0..1"):
         load(run_folder, blend=0).reblend(2)
 
 
@@ -343,7 +343,7 @@ def test_discriminator_is_refused(load, run_folder):
 
 def test_without_a_published_model_the_way_to_one_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(model_folder, "PUBLISHED", tmp_path)
-    with pytest.raises(InputError, match=r"no model is published .* model runs/quick"):
+    with pytest.raises(InputError, match=r"no model is published .* folder, such as runs/quick"):
         Restorer.load()
 
 

@@ -287,11 +287,14 @@ def test_a_generator_is_rebuilt_from_its_export(generator, exported):
     np.testing.assert_allclose(np.clip(rebuilt(patches), 0, 1), restore(patches), atol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["more", "less"])
+@pytest.mark.parametrize("change", ["more", "less", "no size"])
 def test_a_network_of_another_version_is_not_rebuilt(exported, change):
     weights = TensorFlowEngine(exported, "float32").read_weights()
     if change == "more":
         weights["attention/kernel:0"] = next(iter(weights.values()))
+    elif change == "no size":
+        shallow = next(name for name in weights if name.startswith("shallow/kernel"))
+        weights[shallow] = weights[shallow][:, :, :1]
     else:
         del weights[next(name for name in weights if name.startswith("trunk/bias"))]
     with pytest.raises(InputError, match="of a network that this version cannot build"):

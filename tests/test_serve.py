@@ -414,10 +414,10 @@ def test_what_is_not_installed_is_one_line():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port", "70000"], "port must lie in 0..65535"),
-        (["--places", "0"], "places must be above zero"),
-        (["--tile", "8"], "tile must be at least 64"),
-        (["--root-path", "jpeg/"], "root_path must begin with a slash"),
+        (["--port", "70000"], "--port must lie in 0..65535"),
+        (["--places", "0"], "--places must be above zero"),
+        (["--tile", "8"], "--tile must be at least 64"),
+        (["--root-path", "jpeg/"], "--root-path must begin with a slash"),
     ],
 )
 def test_a_wrong_option_is_one_line(capfd, arguments, message):
