@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover import saved_model
 from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
@@ -23,12 +22,7 @@ from artifact_remover.training.stages import (
 from data_prep.errors import InputError
 from data_prep.pipeline import training_batches
 from tests.conftest import STAGES, describe
-
-
-def load_generator(run, folder):
-    generator = build_generator(run.config.generator)
-    saved_model.load_weights(generator, folder)
-    return generator
+from tests.tiny_models import load_generator
 
 
 def load_candidate(run, step):
