@@ -11,7 +11,7 @@ from artifact_remover.training.losses import perceptual_loss
 from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vgg19
 from data_prep.errors import InputError, Option
 
-Distance = Callable[..., tf.Tensor]
+MeanDistance = Callable[..., tf.Tensor]
 """From clean and restored patches, float32 [N, H, W, 3] in [0, 1], to a loss, float32 []; 0 for equal ones.
 
 Where several devices share the patches, the mean of what they return is the loss. A third argument is 0 on a device
@@ -29,7 +29,7 @@ class PerceptualLoss:
             the weights, the path of their file.
     """
 
-    distance: Distance
+    distance: MeanDistance
     description: dict[str, str]
 
 

@@ -26,7 +26,7 @@ from artifact_remover.config import (
 from artifact_remover.model_folder import name_export, read_manifest, rename_old_keys
 from artifact_remover.training.devices import is_chief, require_the_chiefs, tell_all
 from artifact_remover.training.gan import AVERAGE_DECAY, GATE
-from artifact_remover.training.perceptual import Distance, PerceptualLoss
+from artifact_remover.training.perceptual import MeanDistance, PerceptualLoss
 from data_prep.errors import InputError, Option
 from data_prep.files import write_whole
 from data_prep.sources import Photographs
@@ -79,7 +79,7 @@ class Run:
         return is_chief(self.strategy)
 
     @property
-    def perceptual_distance(self) -> Distance | None:
+    def perceptual_distance(self) -> MeanDistance | None:
         """The perceptual loss of clean and restored patches, if there are pretrained weights."""
         return self.perceptual.distance if isinstance(self.perceptual, PerceptualLoss) else None
 
