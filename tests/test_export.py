@@ -79,7 +79,7 @@ def make_pictures(height, width, count=1):
 
 
 def differ(one, other):
-    """By how many 8-bit levels two results differ at most."""
+    """The largest difference of two results, in 8-bit levels."""
     assert one.shape == other.shape and one.dtype == other.dtype == np.float32
     return 255 * np.abs(one - other).max()
 

@@ -49,7 +49,7 @@ def read_report(folder):
 
 
 def final_files(folder):
-    """What lies below a folder under a name that promises a whole result."""
+    """The files below a folder under names that promise a whole result."""
     whole = ("*.index", "saved_model.pb", "manifest.json", "report.json", "comparison.png")
     files = (file for name in whole for file in Path(folder).rglob(name))
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
@@ -341,7 +341,7 @@ def check_full(code, capfd):
 
 
 def full_at(*sizes, default):
-    """How many bytes are free; one size is enough by default."""
+    """Numbers of bytes that are free; all but the default one are slow tests."""
     return [size if size == default else pytest.param(size, marks=pytest.mark.slow) for size in sizes]
 
 

@@ -35,7 +35,7 @@ _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 class PretrainedFeaturesUnavailable(Exception):
-    """Keras's VGG19 weights are neither cached nor to be had from the network; the message is one line: why.
+    """A lack of pretrained weights, which are neither here nor to be downloaded; the message is one line: why.
 
     Training can go on without the perceptual loss, as long as it says so.
     """
