@@ -22,6 +22,7 @@ from rich.console import Console
 from artifact_remover import fit
 from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.model_folder import sum_up
 from artifact_remover.training import gan, run, stages, vgg
 from artifact_remover.training.run import StageResult, find_result
 from data_prep.files import hold
@@ -136,24 +137,25 @@ def test_a_stage_that_wants_no_features_is_not_told_that_there_are_none(options,
 
 @pytest.mark.skipif(not (VGG19.is_file() and LPIPS.is_file()), reason=f"no weights in {WEIGHTS}")
 @pytest.mark.parametrize(
-    ("features", "description"),
+    ("features", "description", "file"),
     [
-        (["--vgg-weights", str(VGG19)], {"network": "vgg19", "layer": "block3_conv4", "source": str(VGG19)}),
+        (["--vgg-weights", str(VGG19)], {"network": "vgg19", "layer": "block3_conv4"}, VGG19),
         (
             ["--perceptual-features", "lpips", "--perceptual-weights", str(WEIGHTS)],
-            {"network": "lpips v0.1, vgg16", "source": str(LPIPS)},
+            {"network": "lpips v0.1, vgg16"},
+            LPIPS,
         ),
     ],
     ids=["vgg19", "lpips"],
 )
 def test_with_genuine_weights_the_perceptual_term_is_trained_on_and_logged(
-    options, features, description, tmp_path, capsys
+    options, features, description, file, tmp_path, capsys
 ):
     steps = ["--pretrain-generator.steps", "10", "--pretrain-generator.validate-every", "10"]  # every tenth is logged
     assert fit.main([*options, "--stage", "pretrain_generator", *steps, *PERCEPTUAL, *features]) == 0
     assert "NO PERCEPTUAL LOSS" not in capsys.readouterr().out
     manifest = find_result(tmp_path / "run", "pretrain_generator").manifest
-    assert manifest["perceptual_features"] == description
+    assert manifest["perceptual_features"] == description | {"source": file.name, "sha256": sum_up(file)}
     [events] = (tmp_path / "run" / "tensorboard" / "pretrain_generator" / "train").iterdir()
     values = [value for event in tf.compat.v1.train.summary_iterator(str(events)) for value in event.summary.value]
     logged = {value.tag: float(tf.make_ndarray(value.tensor)) for value in values}

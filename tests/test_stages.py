@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,6 +39,13 @@ def arrays_equal(some, others):
 
 
 # What a stage leaves
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_manifest_names_a_place_on_this_machine(finished_run, photo_folder, stage):
+    manifest = find_result(finished_run.folder, stage).manifest
+    assert manifest["data"]["name"] == manifest["settings"]["data"]["data"] == photo_folder.name
+    assert re.findall(r'"(?:[/~]|\.\./)[^"]*"', json.dumps(manifest)) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
