@@ -8,8 +8,8 @@ from pathlib import Path
 import tensorflow as tf
 
 
-class DamagedError(Exception):
-    """A checkpoint cannot be read."""
+class DamagedCheckpointError(Exception):
+    """A checkpoint that cannot be read."""
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -38,7 +38,7 @@ def read_checkpoint(checkpoint: Path, **state) -> None:
         **state: By name, the networks, optimizers and variables to read; changed in place.
 
     Raises:
-        DamagedError: If it cannot be read; what was to be read may be changed in part.
+        DamagedCheckpointError: If it cannot be read; what was to be read may be changed in part.
         ValueError, AssertionError: If it holds no such state, or of another size.
     """
     try:
@@ -48,7 +48,7 @@ def read_checkpoint(checkpoint: Path, **state) -> None:
     except tf.errors.PermissionDeniedError:
         raise
     except (IndexError, tf.errors.OpError) as error:
-        raise DamagedError(f"{checkpoint} is damaged") from error
+        raise DamagedCheckpointError(f"{checkpoint} is damaged") from error
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ from artifact_remover.storage import Location, deliver, fetch, kind_of, list_fol
 from data_prep.command_line import word_for_terminal
 from data_prep.errors import InputError, Option
 
-MANIFEST = "manifest"
+MANIFEST_FOLDER = "manifest"
 """The folder in the output with a row for each picture, in Parquet files."""
 
 ROWS = pa.schema(
@@ -138,7 +138,7 @@ class Manifest:
             InputError: If it cannot be written.
         """
         self.run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
-        self._folder = target / MANIFEST
+        self._folder = target / MANIFEST_FOLDER
         self._rows: list[dict[str, Any]] = []
         self._part, self._written = 0, time.monotonic()
         if replace and kind_of(self._folder) == fs.FileType.Directory:
@@ -168,7 +168,7 @@ class Manifest:
 
 def _read_targets(target, run=None) -> set[str]:
     """Reads from the manifest which results were written, and, of a run, also which pictures failed."""
-    folder, targets = target / MANIFEST, set()
+    folder, targets = target / MANIFEST_FOLDER, set()
     for name in list_folder(folder)[0] if kind_of(folder) == fs.FileType.Directory else ():
         rows = pq.read_table((folder / name).path, columns=["target", "decision"], filesystem=folder.files)
         if not (run and name.startswith(run)):

@@ -107,9 +107,9 @@ def decide(
     Args:
         picture: From `decode_picture`.
         force: Whether it is to be restored in any case.
-        restore: The model, from uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same. It restores a sample of
-            a picture that would be left alone, as a JPEG that was scaled has no grid any more. Without it such pictures
-            are left alone.
+        restore: The model, from uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 3 (RGB) or 1 (gray), to
+            the same. It restores a sample of a picture that would be left alone, as a JPEG that was scaled has no grid
+            any more. Without it such pictures are left alone.
 
     Returns:
         The decision, and the reason for it.

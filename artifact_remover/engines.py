@@ -20,10 +20,10 @@ class Engine(Protocol):
     """A generator, loaded.
 
     Attributes:
-        name: Of what runs it: `tensorflow` or `openvino`.
+        name: What runs it: `tensorflow` or `openvino`.
         precision: `float32`, `bfloat16` or `int8`.
-        memory_factor: What a pixel of a tile takes in memory, of what the model's manifest says of TensorFlow and
-            float32.
+        memory_factor: Memory that a pixel of a tile takes, as a multiple of the manifest's `memory_per_pixel`, which
+            was found for TensorFlow in float32.
     """
 
     name: str

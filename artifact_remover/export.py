@@ -285,12 +285,9 @@ def _prepare(targets, overwrite):
     for target in targets:
         if os.path.lexists(target) and not overwrite:
             raise InputError(f"{target} exists, ", Option("overwrite"), " replaces it")
-    folder = targets[0].parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
+    # The folder itself is made when there is something to write.
+    existing = next(each for each in targets[0].absolute().parents if os.path.exists(each))
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     if not writable or any(map(os.path.isdir, targets)):
         raise InputError(
             f"cannot write {targets[-1]}: give a file in a folder that may be written to as ", Option("output")
@@ -299,11 +296,12 @@ def _prepare(targets, overwrite):
 
 def _write(targets, contents, overwrite):
     try:
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
         for target, content in zip(targets, contents, strict=True):
             with open_whole(target, replace=overwrite) as writing:
                 writing.write(content)
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}") from error
+        raise InputError(f"cannot write {targets[-1]}: {error.strerror}") from error
 
 
 def _require_packages(kind):

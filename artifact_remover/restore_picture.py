@@ -38,8 +38,10 @@ def restore_parts(
 
     Args:
         picture: From `decode_picture`.
-        restore_colors: From uint8 or uint16 [H, W, C], C 3 (RGB) or 1 (gray), to the same.
-        restore_alpha: From uint8 or uint16 [H, W, 1] to the same.
+        restore_colors: From uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 3 (RGB) or 1 (gray), to the
+            same.
+        restore_alpha: From uint8 [H, W, 1] in 0..255 or uint16 [H, W, 1] in 0..65535 to the same, the largest value
+            opaque.
         restore_sample: As `restore` of `decide`: what `restore_colors` does, in full strength.
         force: As in `decide`.
         notes: What else the user should be told of a picture that is restored.

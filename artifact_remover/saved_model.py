@@ -1,4 +1,4 @@
-"""The writing of networks as SavedModels for TF Serving, and the taking of their weights; no other module does.
+"""The writing of networks as SavedModels for TF Serving, and the loading of an export's weights into a network.
 
 An export is a folder `<stage>/<version>/` with the SavedModel and a `manifest.json` that says how it came about. It
 appears under its name whole or not at all, runs without this project's code, and holds each weight once.
@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from artifact_remover.checkpoint_files import DamagedError, find_checkpoints, read_checkpoint
+from artifact_remover.checkpoint_files import DamagedCheckpointError, find_checkpoints, read_checkpoint
 from artifact_remover.config import DiscriminatorConfig, GeneratorConfig
 from artifact_remover.discriminator import build_discriminator, recover_spectral_vectors
 from artifact_remover.generator import (
@@ -46,9 +46,9 @@ def export_generator(generator: keras.Model, config: GeneratorConfig, folder: Pa
     Its signatures, each for pictures of any size from 1x1 up:
 
     * `serving_default`: `degraded` float32 [N, H, W, 3] in [0, 1] to `restored`, the same shape and range;
-    * `restore`: `degraded` uint8 [N, H, W, 3] RGB to `restored`, the same;
+    * `restore`: `degraded` uint8 [N, H, W, 3] in 0..255, RGB, to `restored`, the same;
     * `restore_jpeg`: `image_bytes` string [B], JPEGs, to `restored_bytes` string [B], PNGs, and their `height` and
-      `width` int32 [B]: in tiles, in steady memory, with the limits that `jpeg_graph.restore_jpegs` states.
+      `width` int32 [B]: in tiles, in steady memory, with the limits that `saved_model_jpeg_graph.restore_jpegs` states.
 
     Args:
         generator: From `build_generator`, of any precision.
@@ -180,7 +180,7 @@ def _load_checkpoint(network, checkpoint):
             read_checkpoint(checkpoint, **{network.name: network})
     except (ValueError, AssertionError) as error:
         raise InputError(_another_size(network, checkpoint)) from error
-    except DamagedError as error:
+    except DamagedCheckpointError as error:
         raise InputError(f"{checkpoint} is damaged, its weights cannot be read: use another checkpoint") from error
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class PrepareConfig:
     """Prepares photographs for training, and shows how many there are, how large, and where they landed.
 
     Attributes:
@@ -40,16 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 when the photographs cannot be used, 130 when the user stopped it.
     """
-    options = parse_options(Options, arguments, prog="python -m data_prep")
-    return run_command(lambda: _show(_open(options)), stopped="stopped; the same command goes on")
+    config = parse_options(PrepareConfig, arguments, prog="python -m data_prep")
+    return run_command(lambda: _show(_open(config)), stopped="stopped; the same command goes on")
 
 
-def _open(options: Options) -> "Photographs":
+def _open(config: PrepareConfig) -> "Photographs":
     """Opens the photographs; TensorFlow is loaded here, so that `--help` answers at once."""
     with quiet_tensorflow():
         from data_prep.sources import open_photographs
 
-    return open_photographs(DataConfig(options.data, options.data_dir, options.exclude))
+    return open_photographs(DataConfig(config.data, config.data_dir, config.exclude))
 
 
 def _show(photographs: "Photographs") -> None:

@@ -35,7 +35,7 @@ class Message(str):
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used; the message says in one line what is wrong, where, and what to do.
+    """A mistake of the user's; the message says in one line what is wrong, where, and what to do.
 
     Command lines print it and exit with code 2; any other exception is a defect of ours.
 

@@ -16,7 +16,7 @@ except ImportError:  # Windows
 
 
 class HeldError(Exception):
-    """Another process holds what is asked for; the message names it, such as `process 1234 on host`."""
+    """A lock that another process holds; the message names that process, such as `process 1234 on host`."""
 
 
 def write_whole(file: Path, content: bytes) -> None:

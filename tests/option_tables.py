@@ -16,10 +16,10 @@ import tyro
 from artifact_remover.config import PRESETS, FitConfig
 from artifact_remover.options import EvaluateConfig, ExportConfig, RestoreConfig, ServeConfig
 from data_prep import command_line
-from data_prep.__main__ import Options
+from data_prep.__main__ import PrepareConfig
 
 COMMANDS = {
-    "data_prep": Options,
+    "data_prep": PrepareConfig,
     "fit": FitConfig,
     "restore": RestoreConfig,
     "evaluate": EvaluateConfig,
@@ -59,7 +59,7 @@ def _name(option):
 
 
 def _values(kind):
-    """What follows an option, such as `INT`, `png|webp` or `INT ...`; nothing after a flag."""
+    """Names what follows an option, such as `INT`, `png|webp` or `INT ...`; nothing after a flag."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return "|".join(_values(each) for each in typing.get_args(kind) if each is not types.NoneType)
     if typing.get_origin(kind) is typing.Literal:

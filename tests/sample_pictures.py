@@ -7,6 +7,9 @@ import zlib
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from skimage import data
+
+PHOTO = data.astronaut()[:96, :100]
 
 
 def to_file(pixels, format="JPEG", **options):
@@ -27,6 +30,25 @@ def to_cmyk_jpeg(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).convert("CMYK").save(file, "JPEG")
     return file.getvalue()
+
+
+def segment(marker, content):
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def with_index(primary, *pictures):
+    """Puts an index (CIPA DC-007) into the first of several JPEGs, each with its type; the others follow."""
+    count = len(pictures) + 1
+    size = len(primary) + 4 + 4 + 50 + 16 * count
+    entries, start = struct.pack("<IIIHH", 0x030000, size, 0, 0, 0), size
+    for kind, content in pictures:
+        entries += struct.pack("<IIIHH", kind, len(content), start - 10, 0, 0)
+        start += len(content)
+    directory = struct.pack("<H", 3) + struct.pack("<HHI4s", 0xB000, 7, 4, b"0100")
+    directory += struct.pack("<HHII", 0xB001, 4, 1, count) + struct.pack("<HHII", 0xB002, 7, len(entries), 50)
+    index = b"MPF\0II*\0" + struct.pack("<I", 8) + directory + bytes(4) + entries
+    return primary[:2] + segment(0xE2, index) + primary[2:] + b"".join(content for _, content in pictures)
 
 
 def levels(one, other):

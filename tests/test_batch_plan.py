@@ -1,4 +1,4 @@
-"""Which pictures are found, and what their results are called."""
+"""The pictures that are found, and the names of their results."""
 
 import os
 from pathlib import Path
@@ -60,7 +60,7 @@ UNWANTED = (".BAK", ".orig", ".part", ".crdownload", ".tmp", ".THM")
 
 @pytest.fixture(scope="module")
 def odd():
-    """What is in no way like its name, or has none that says what it is."""
+    """Files that are in no way like their names, or whose names do not say what they are."""
     photo = skimage_data.astronaut()[:16, :24]
     jpeg, tiff = to_jpeg(photo), to_file(photo, "TIFF")
     return {

@@ -8,8 +8,7 @@ from artifact_remover.batch_plan import Job, Outcome
 from artifact_remover.batch_report import check_report, make_row, row_of, write_report
 from artifact_remover.pictures.picture import inspect_picture
 from data_prep.errors import InputError, Message, Option
-from tests.sample_pictures import to_jpeg
-from tests.test_in_place import PHOTO
+from tests.sample_pictures import PHOTO, to_jpeg
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def changed(pixels, top, left, side=20):
 
 
 def find(canvas, wanted):
-    """Whether an image lies somewhere on a canvas, pixel for pixel."""
+    """True if an image lies somewhere on a canvas, pixel for pixel."""
     canvas, wanted = np.asarray(canvas), np.asarray(wanted)
     height, width = wanted.shape[:2]
     corners = np.argwhere((canvas == wanted[0, 0]).reshape(*canvas.shape[:2], -1).all(axis=-1))

@@ -94,7 +94,7 @@ def summary(printed):
 
 
 def count_rows(folder):
-    """How often the manifest has each picture that did not fail, and the failed ones."""
+    """Counts how often the manifest has each picture that did not fail, and each that failed."""
     rows = pq.read_table(folder / "manifest").to_pylist()
     return (
         Counter(row["path"] for row in rows if row["decision"] != "failed"),

@@ -13,10 +13,9 @@ from artifact_remover.decision import decide, decide_by_mark
 from artifact_remover.pictures.picture import FORMATS, decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.tf_serving_client import RemoteRestorer
-from tests.sample_pictures import to_file, to_jpeg, to_png
+from tests.sample_pictures import PHOTO, to_file, to_jpeg, to_png
 from tests.web_server import serving
 
-PHOTO = skimage_data.astronaut()[:96, :100]
 LARGE = skimage_data.astronaut()[:300, :300]
 FINE, POOR = to_jpeg(PHOTO, 97), to_jpeg(PHOTO, 10)
 

@@ -135,7 +135,7 @@ def test_shifted_grid_does_not_wrap_around():
 
 
 def grid_starts(patches, quality):
-    """Where, in a patch, columns of blocks begin that `quality` has coded: those it codes again with least change."""
+    """The columns, 0..7, at which blocks begin that `quality` has coded: it codes them again with least change."""
     changes = []
     for offset in range(16):
         moved = np.pad(patches, ((0, 0), (0, 0), (16 - offset, offset), (0, 0)), "symmetric")

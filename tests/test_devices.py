@@ -18,7 +18,7 @@ from artifact_remover.training.run import find_result
 from data_prep.errors import InputError
 from tests.conftest import STAGES
 from tests.steps_on_devices import CLIP
-from tests.test_stages import load_generator
+from tests.tiny_models import load_generator
 
 FIT = ["-m", "artifact_remover.fit"]
 LOST = "error: another worker has ended, or cannot be reached; the same commands go on from the last checkpoint"

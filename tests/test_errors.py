@@ -7,7 +7,7 @@ from data_prep.errors import InputError, Message, Option, to_one_line, word
 
 
 class MissingError(InputError):
-    """As modules derive their own."""
+    """An error such as modules derive."""
 
 
 def test_a_message_reads_in_the_words_of_the_library():

@@ -56,13 +56,13 @@ def restore(model):
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
     """The faithful model's export of each format, made when it is first asked for, and what the command printed."""
-    folder = tmp_path_factory.mktemp("exported")
+    folder = tmp_path_factory.mktemp("exported") / "new"
 
     @functools.cache
     def make(kind):
         file = folder / f"denoise-jpeg{SUFFIXES[kind]}"
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            assert main([str(model), "-o", str(file)]) == 0
+            assert main([str(model), "-o", str(file)]) == 0  # makes the folder
         return file, printed.getvalue()
 
     return make
@@ -79,7 +79,7 @@ def make_pictures(height, width, count=1):
 
 
 def differ(one, other):
-    """By how many 8-bit levels two results differ at most."""
+    """The largest difference of two results, in 8-bit levels."""
     assert one.shape == other.shape and one.dtype == other.dtype == np.float32
     return 255 * np.abs(one - other).max()
 
@@ -234,8 +234,9 @@ def test_a_mistake_is_told_in_one_line(arguments, said, model, tmp_path, monkeyp
 
 
 def test_a_discriminator_is_refused(saved_models, tmp_path, capsys):
-    said = refused(capsys, saved_models / "pretrain_discriminator", "-o", tmp_path / "jpeg.onnx")
+    said = refused(capsys, saved_models / "pretrain_discriminator", "-o", tmp_path / "new" / "jpeg.onnx")
     assert "restores nothing, it is a discriminator" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)

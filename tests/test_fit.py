@@ -22,6 +22,7 @@ from rich.console import Console
 from artifact_remover import fit
 from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.config import PRESETS, FitConfig
+from artifact_remover.model_folder import sum_up
 from artifact_remover.training import gan, run, stages, vgg
 from artifact_remover.training.run import StageResult, find_result
 from data_prep.files import hold
@@ -49,7 +50,7 @@ def read_report(folder):
 
 
 def final_files(folder):
-    """What lies below a folder under a name that promises a whole result."""
+    """The files below a folder under names that promise a whole result."""
     whole = ("*.index", "saved_model.pb", "manifest.json", "report.json", "comparison.png")
     files = (file for name in whole for file in Path(folder).rglob(name))
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
@@ -136,24 +137,25 @@ def test_a_stage_that_wants_no_features_is_not_told_that_there_are_none(options,
 
 @pytest.mark.skipif(not (VGG19.is_file() and LPIPS.is_file()), reason=f"no weights in {WEIGHTS}")
 @pytest.mark.parametrize(
-    ("features", "description"),
+    ("features", "description", "file"),
     [
-        (["--vgg-weights", str(VGG19)], {"network": "vgg19", "layer": "block3_conv4", "source": str(VGG19)}),
+        (["--vgg-weights", str(VGG19)], {"network": "vgg19", "layer": "block3_conv4"}, VGG19),
         (
             ["--perceptual-features", "lpips", "--perceptual-weights", str(WEIGHTS)],
-            {"network": "lpips v0.1, vgg16", "source": str(LPIPS)},
+            {"network": "lpips v0.1, vgg16"},
+            LPIPS,
         ),
     ],
     ids=["vgg19", "lpips"],
 )
 def test_with_genuine_weights_the_perceptual_term_is_trained_on_and_logged(
-    options, features, description, tmp_path, capsys
+    options, features, description, file, tmp_path, capsys
 ):
     steps = ["--pretrain-generator.steps", "10", "--pretrain-generator.validate-every", "10"]  # every tenth is logged
     assert fit.main([*options, "--stage", "pretrain_generator", *steps, *PERCEPTUAL, *features]) == 0
     assert "NO PERCEPTUAL LOSS" not in capsys.readouterr().out
     manifest = find_result(tmp_path / "run", "pretrain_generator").manifest
-    assert manifest["perceptual_features"] == description
+    assert manifest["perceptual_features"] == description | {"source": file.name, "sha256": sum_up(file)}
     [events] = (tmp_path / "run" / "tensorboard" / "pretrain_generator" / "train").iterdir()
     values = [value for event in tf.compat.v1.train.summary_iterator(str(events)) for value in event.summary.value]
     logged = {value.tag: float(tf.make_ndarray(value.tensor)) for value in values}
@@ -341,7 +343,7 @@ def check_full(code, capfd):
 
 
 def full_at(*sizes, default):
-    """How many bytes are free; one size is enough by default."""
+    """Numbers of bytes that are free; all but the default one are slow tests."""
     return [size if size == default else pytest.param(size, marks=pytest.mark.slow) for size in sizes]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image
-from skimage import data as skimage_data
 
 from artifact_remover import restore
 from artifact_remover.batch_plan import Output, find_sources
@@ -16,9 +15,8 @@ from artifact_remover.pictures.picture import decode_picture, inspect_picture
 from artifact_remover.pictures.readers import DamagedError, TooLargeError
 from artifact_remover.restoration import Restorer
 from data_prep.errors import InputError
-from tests.sample_pictures import to_jpeg
+from tests.sample_pictures import PHOTO, to_jpeg
 
-PHOTO = skimage_data.astronaut()[:96, :100]
 pillow_heif.register_heif_opener()
 
 

@@ -65,6 +65,11 @@ def test_command_lines_are_imported_by_main_alone(command):
     assert importers == ["artifact_remover.__main__"]
 
 
+def test_no_test_imports_another_test():
+    importing = re.compile(r"^\s*(from|import) tests(\.| import .*\b)test_", re.MULTILINE)
+    assert [file for file in (ROOT / "tests").rglob("*.py") if importing.search(file.read_text())] == []
+
+
 def test_no_import_goes_round_in_a_circle():
     graph = {module: set(imports_of(module)) - {module} for module in FILES}
     while leaves := [module for module, needed in graph.items() if not needed & graph.keys()]:

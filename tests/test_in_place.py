@@ -17,10 +17,8 @@ from artifact_remover import restore
 from artifact_remover.pictures.picture import FORMATS, decode_picture
 from artifact_remover.restoration import Restorer
 from tests.conftest import describe
-from tests.sample_pictures import to_file, to_jpeg
-from tests.test_jpeg_container import with_index
+from tests.sample_pictures import PHOTO, to_file, to_jpeg, with_index
 
-PHOTO = skimage_data.astronaut()[:96, :100]
 LONG_AGO = 1_000_000_000
 
 

@@ -14,6 +14,7 @@ from skimage import data
 from artifact_remover.pictures.jpeg_container import JpegParts, end_of_picture, without_claims
 from artifact_remover.pictures.picture import FORMATS, decode_picture, encode_picture, inspect_picture, orient
 from data_prep.errors import InputError
+from tests.sample_pictures import segment, with_index
 
 PHOTO = Image.fromarray(data.astronaut()).crop((150, 20, 230, 80))
 OTHERS = [format for format in FORMATS if format != "jpeg"]
@@ -35,10 +36,6 @@ def jpeg_of(image, *extra, **options):
     return content[:2] + b"".join(segment(*each) for each in extra) + content[2:]
 
 
-def segment(marker, content):
-    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
-
-
 def xmp_of(attributes="", *items):
     """XMP with a title, these attributes, and a directory of items: mime type, semantic and length."""
     directory = "".join(
@@ -56,20 +53,6 @@ def xmp_of(attributes="", *items):
 
 def exif_of(orientation):
     return b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 274, 3, 1, orientation, 0)
-
-
-def with_index(primary, *pictures):
-    """Puts an index (CIPA DC-007) into the first of several JPEGs, each with its type; the others follow."""
-    count = len(pictures) + 1
-    size = len(primary) + 4 + 4 + 50 + 16 * count
-    entries, start = struct.pack("<IIIHH", 0x030000, size, 0, 0, 0), size
-    for kind, content in pictures:
-        entries += struct.pack("<IIIHH", kind, len(content), start - 10, 0, 0)
-        start += len(content)
-    directory = struct.pack("<H", 3) + struct.pack("<HHI4s", 0xB000, 7, 4, b"0100")
-    directory += struct.pack("<HHII", 0xB001, 4, 1, count) + struct.pack("<HHII", 0xB002, 7, len(entries), 50)
-    index = b"MPF\0II*\0" + struct.pack("<I", 8) + directory + bytes(4) + entries
-    return primary[:2] + segment(0xE2, index) + primary[2:] + b"".join(content for _, content in pictures)
 
 
 GAIN_MAP = jpeg_of(PHOTO.convert("L").resize((40, 30)), xmp=xmp_of('hdrgm:Version="1.0" hdrgm:GainMapMax="2"'))

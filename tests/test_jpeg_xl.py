@@ -17,11 +17,10 @@ from artifact_remover.pictures.picture import decode_picture, inspect_picture
 from artifact_remover.pictures.readers import TooLargeError
 from artifact_remover.restoration import Restorer
 from data_prep.errors import InputError
-from tests.sample_pictures import to_jpeg
+from tests.sample_pictures import PHOTO, to_jpeg
 
 pillow_jxl = pytest.importorskip("pillow_jxl")  # which has no wheel for some systems
 
-PHOTO = skimage_data.astronaut()[:96, :100]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
 
 

@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def lowest_versions():
-    """What setup.cfg asks for, each at the lowest version that it names, or the newest where it names none."""
+    """The requirements of setup.cfg, each at the lowest version that it names, or the newest where it names none."""
     setup = configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg")
     asked = [

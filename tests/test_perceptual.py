@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import tensorflow as tf
 from artifact_remover.config import PRESETS
 from artifact_remover.judging import perceptual_distances
 from artifact_remover.judging.perceptual_distances import load_lpips_vgg16
+from artifact_remover.model_folder import sum_up
+from artifact_remover.training import perceptual
 from artifact_remover.training.perceptual import cut_alike, load_perceptual_loss
-from artifact_remover.training.vgg import PretrainedFeaturesUnavailable
+from artifact_remover.training.vgg import PerceptualNetwork, PretrainedFeaturesUnavailable
 from data_prep.errors import InputError
 from tests.sample_pictures import make_pairs
 
@@ -55,7 +58,20 @@ def test_a_patch_that_is_no_larger_is_taken_whole(side):
 def test_the_lpips_loss_is_the_mean_of_the_distance_that_judges():
     loss, judge = load("lpips"), load_lpips_vgg16(LPIPS)
     np.testing.assert_allclose(loss.distance(*make_pairs()), np.mean(judge(*make_pairs())), rtol=1e-6)
-    assert loss.description == {"network": "lpips v0.1, vgg16", "source": str(LPIPS)}
+    assert loss.description == {"network": "lpips v0.1, vgg16", "source": LPIPS.name, "sha256": sum_up(LPIPS)}
+
+
+@pytest.mark.parametrize("features", ["vgg19", "lpips"])
+def test_the_weights_are_told_without_their_place(features, monkeypatch, tmp_path):
+    file = tmp_path / "weights.npz"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(perceptual, "load_vgg19", lambda **_: PerceptualNetwork(None, "block3_conv4", str(file)))
+    monkeypatch.setattr(perceptual, "find_lpips_vgg16", lambda folder: file)
+    monkeypatch.setattr(perceptual, "load_lpips_vgg16", lambda *_: None)
+    description = load(features).description
+    del description["network"]
+    assert description.pop("layer", "block3_conv4") == "block3_conv4"
+    assert description == {"source": "weights.npz", "sha256": hashlib.sha256(b"weights").hexdigest()}
 
 
 @needs_weights

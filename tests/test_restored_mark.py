@@ -108,7 +108,7 @@ def test_others_do_not_pass_for_us(agent):
 
 
 def test_what_a_mark_says_is_short():
-    """As it stands in notes, and so in a header of the web application's answer."""
+    """The mark stands in notes, and so in a header of the web application's answer."""
     assert read_mark(b'<a e:softwareAgent="artifact-remover %b"/>' % (b"1" * 40)) == "artifact-remover " + "1" * 40
     assert read_mark(b'<a e:softwareAgent="artifact-remover %b"/>' % (b"1" * 200_000)) is None
 

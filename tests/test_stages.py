@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from artifact_remover import saved_model
 from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
@@ -23,12 +24,7 @@ from artifact_remover.training.stages import (
 from data_prep.errors import InputError
 from data_prep.pipeline import training_batches
 from tests.conftest import STAGES, describe
-
-
-def load_generator(run, folder):
-    generator = build_generator(run.config.generator)
-    saved_model.load_weights(generator, folder)
-    return generator
+from tests.tiny_models import load_generator
 
 
 def load_candidate(run, step):
@@ -43,6 +39,13 @@ def arrays_equal(some, others):
 
 
 # What a stage leaves
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_manifest_names_a_place_on_this_machine(finished_run, photo_folder, stage):
+    manifest = find_result(finished_run.folder, stage).manifest
+    assert manifest["data"]["name"] == manifest["settings"]["data"]["data"] == photo_folder.name
+    assert re.findall(r'"(?:[/~]|\.\./)[^"]*"', json.dumps(manifest)) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,4 +1,4 @@
-"""What TF Serving does with the exports, as far as it can be done without it, and all of it where it is installed."""
+"""The exports in TF Serving: what can be tested without it, and all of it where it is installed."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ PHOTO = skimage_data.coffee()[:75, :97]
 
 
 def read_signatures(export):
-    """Of each signature, its inputs' and its outputs' tensors by name."""
+    """The tensors of each signature's inputs and outputs by name."""
     [meta_graph] = SavedModel.FromString((export / "saved_model.pb").read_bytes()).meta_graphs
     return {
         name: [{key: info.name for key, info in side.items()} for side in (signature.inputs, signature.outputs)]
@@ -47,7 +47,7 @@ def read_signatures(export):
 
 
 def read_requests(export):
-    """Of each signature, the inputs that the export is warmed up with."""
+    """The inputs, by signature, that the export is warmed up with."""
     records = tf.data.TFRecordDataset(str(export / WARM_UP_FILE)).as_numpy_iterator()
     logs = [PredictionLog.FromString(record).predict_log.request for record in records]
     return {

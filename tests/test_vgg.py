@@ -60,7 +60,7 @@ def halve(image):
 
 
 def features_in_numpy(image, arrays, layer):
-    """What VGG19 says of RGB float [N, H, W, 3] in [0, 1], by the paper and Caffe's preprocessing."""
+    """VGG19's features of RGB float [N, H, W, 3] in [0, 1], by the paper and Caffe's preprocessing."""
     value = 255.0 * image[..., ::-1] - np.array([103.939, 116.779, 123.68])
     for block, depth in enumerate([2, 2, 4, 4, 4], start=1):
         value = halve(value) if block > 1 else value
@@ -105,7 +105,7 @@ def keras_home(monkeypatch, tmp_path):
 
 @contextlib.contextmanager
 def web_server(content, announced=None):
-    """Serve bytes on loopback; `announced` is the length the header promises, if not theirs."""
+    """Serves bytes on loopback; `announced` is the length the header promises, if not theirs."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):

@@ -1,8 +1,9 @@
-"""Networks small enough to be built anew for a test."""
+"""Networks small enough to be built anew for a test, and those of tiny runs."""
 
 import keras
 import numpy as np
 
+from artifact_remover import saved_model
 from artifact_remover.config import GeneratorConfig
 from artifact_remover.generator import build_generator
 
@@ -15,6 +16,13 @@ def make_generator(seed, config=TINY):
     generator = build_generator(config)
     [kernel] = generator.get_layer("correction").weights
     kernel.assign(0.01 * np.random.default_rng(seed).standard_normal(kernel.shape))
+    return generator
+
+
+def load_generator(run, folder):
+    """The generator of an export or a checkpoint folder of a run."""
+    generator = build_generator(run.config.generator)
+    saved_model.load_weights(generator, folder)
     return generator
 
 

@@ -22,6 +22,8 @@ import tensorflow as tf
 from data_prep.errors import InputError, Message, Option, to_one_line
 
 Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""From clean and restored pictures, float32 [N, H, W, 3] in [0, 1], RGB, to float32 [N]; 0 for equal ones."""
+
 _Arrays = dict[str, np.ndarray]
 
 # Convolutions by name: kernel side, channels in and out.

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from artifact_remover.judging import metrics
+from artifact_remover.judging.perceptual_distances import Distance
 from data_prep.config import GRID, DegradationConfig
 from data_prep.errors import InputError
 from data_prep.files import write_whole
@@ -32,7 +33,6 @@ _BLOCK = 8  # pixels of a JPEG's blocks
 _CROP = 128
 _ENLARGED = 3
 
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Method = Callable[["Untouched"], np.ndarray]
 
 

@@ -116,7 +116,7 @@ def busiest_corners(pixels: np.ndarray, side: int, most: int) -> list[tuple[int,
         most: How many squares at most; of up to 96, spread over the picture.
 
     Returns:
-        Row and column of each one's first pixel, multiples of 8; squares do not overlap. None where the picture is
+        Row and column of each one's first pixel, multiples of 8; squares do not overlap. Empty where the picture is
         smaller than one square.
     """
     step = -(-side // _BLOCK) * _BLOCK

@@ -49,7 +49,7 @@ _ANNEX_K = np.array(
 
 
 class UncommonJpegError(InputError):
-    """The JPEG is whole, but of a kind that the decoder does not know."""
+    """A whole JPEG, but of a kind that the decoder does not know."""
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ _HEIF = re.compile(rb"....ftyp(he(ic|ix|im|is|vc|vx|vm|vs)|mif1|msf1)", re.DOTAL
 
 
 class DamagedError(InputError):
-    """The file ends early or is damaged; part of it may still be decoded."""
+    """A file that ends early or is damaged; part of it may still be decoded."""
 
 
 class TooLargeError(InputError):
-    """The picture has more pixels than the caller allows."""
+    """A picture of more pixels than the caller allows."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from artifact_remover.checkpoint_files import DamagedError, find_checkpoints, read_checkpoint, step_of
+from artifact_remover.checkpoint_files import DamagedCheckpointError, find_checkpoints, read_checkpoint, step_of
 from artifact_remover.model_folder import rename_old_keys
 from data_prep.errors import InputError, Option
 
@@ -51,7 +51,7 @@ class Checkpoints:
             try:
                 read_checkpoint(checkpoint, **self._state)
                 break
-            except DamagedError:
+            except DamagedCheckpointError:
                 self.passed_over.append(checkpoint)
             except (ValueError, AssertionError) as error:
                 raise InputError(

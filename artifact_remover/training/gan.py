@@ -23,7 +23,7 @@ from artifact_remover.config import GanLossConfig, LossConfig
 from artifact_remover.discriminator import crop_and_add_grain, normalize_kernels
 from artifact_remover.judging.metrics import discriminator_accuracy
 from artifact_remover.training import losses
-from artifact_remover.training.perceptual import Distance, cut_alike
+from artifact_remover.training.perceptual import MeanDistance, cut_alike
 
 GATE = 0.65
 """The GAN stage's generator steps only while the discriminator's loss is below this (DeOldify's rule).
@@ -44,7 +44,7 @@ class GeneratorPretraining(keras.Model):
         distance: The perceptual loss; `None` trains on pixels alone.
     """
 
-    def __init__(self, generator: keras.Model, loss: LossConfig, distance: Distance | None):
+    def __init__(self, generator: keras.Model, loss: LossConfig, distance: MeanDistance | None):
         """Takes the arguments that the class documents."""
         super().__init__(name="generator_pretraining")
         self.generator = generator
@@ -109,7 +109,7 @@ class ArtifactRemovalGAN(keras.Model):
         averaged_generator: keras.Model,
         discriminator: keras.Model,
         loss: GanLossConfig,
-        distance: Distance | None,
+        distance: MeanDistance | None,
     ):
         """Takes the arguments that the class documents."""
         super().__init__(name="artifact_removal_gan")
@@ -179,7 +179,7 @@ class GeneratorObjective:
         terms: Names of the terms, in order.
     """
 
-    def __init__(self, loss: LossConfig, distance: Distance | None):
+    def __init__(self, loss: LossConfig, distance: MeanDistance | None):
         """Takes the arguments that the class documents."""
         self.weights = loss
         self.distance = distance if loss.perceptual else None
@@ -231,7 +231,7 @@ class GeneratorObjective:
         loss = sum(getattr(self.weights, name) * value for name, value in terms.items())
         return {"loss": loss, **terms}
 
-    def _measure_perceptual(self, distance: Distance, patches: "_Patches") -> tf.Tensor:
+    def _measure_perceptual(self, distance: MeanDistance, patches: "_Patches") -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         devices, device = context.num_replicas_in_sync, context.replica_id_in_sync_group
         # Of the batch's first patches this device has so many. Where it has none, one is shown, which does not count:

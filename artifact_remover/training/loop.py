@@ -24,7 +24,7 @@ The context says among how many devices each is divided: the parts for those of 
 
 
 class Interrupted(Exception):
-    """The user, or the system, asked the run to stop; its state is saved and the message says how to go on."""
+    """A stop that the user, or the system, asked for; the run is saved, and the message says how to go on."""
 
 
 def make_optimizer(schedule: Schedule) -> keras.optimizers.Optimizer:

@@ -83,7 +83,7 @@ class Monitor:
             step: Steps done.
             scores: Measures of the restored validation patches.
             jpeg: The same measures of the JPEGs themselves; those that a JPEG has.
-            pictures: uint8 [N, H, W, 3] to show: before, after and clean side by side.
+            pictures: uint8 [N, H, W, 3] in 0..255, RGB, to show: before, after and clean side by side.
         """
         for writer, measures in (("validation", scores), ("jpeg", jpeg)):
             with self._writers[writer].as_default(step):

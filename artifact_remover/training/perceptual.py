@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import tensorflow as tf
 
 from artifact_remover.config import FitConfig
 from artifact_remover.judging.perceptual_distances import find_lpips_vgg16, load_lpips_vgg16
+from artifact_remover.model_folder import SUMS, sum_up
 from artifact_remover.training.losses import perceptual_loss
 from artifact_remover.training.vgg import PretrainedFeaturesUnavailable, load_vgg19
 from data_prep.errors import InputError, Option
 
-Distance = Callable[..., tf.Tensor]
+MeanDistance = Callable[..., tf.Tensor]
 """From clean and restored patches, float32 [N, H, W, 3] in [0, 1], to a loss, float32 []; 0 for equal ones.
 
 Where several devices share the patches, the mean of what they return is the loss. A third argument is 0 on a device
@@ -25,11 +27,11 @@ class PerceptualLoss:
 
     Attributes:
         distance: The loss itself, differentiable.
-        description: What a manifest says of it: the `network`, its `layer` if only one is used, and the `source` of
-            the weights, the path of their file.
+        description: What a manifest says of it: the `network`, its `layer` if only one is used, and of the file with
+            the weights its name, `source`, and its `sha256`.
     """
 
-    distance: Distance
+    distance: MeanDistance
     description: dict[str, str]
 
 
@@ -77,7 +79,7 @@ def _load_vgg19(config, dtype):
     def distance(clean, restored, counts=1.0):
         return perceptual_loss(network.model(clean), network.model(restored), counts)
 
-    return PerceptualLoss(distance, {"network": "vgg19", "layer": network.layer, "source": network.source})
+    return PerceptualLoss(distance, {"network": "vgg19", "layer": network.layer} | _describe_file(Path(network.source)))
 
 
 def _load_lpips(config, dtype):
@@ -99,4 +101,9 @@ def _load_lpips(config, dtype):
         count = context.all_reduce("SUM", counts * tf.cast(tf.size(distances), tf.float32))
         return context.num_replicas_in_sync * counts * tf.reduce_sum(distances) / count
 
-    return PerceptualLoss(distance, {"network": "lpips v0.1, vgg16", "source": str(source)})
+    return PerceptualLoss(distance, {"network": "lpips v0.1, vgg16"} | _describe_file(source))
+
+
+def _describe_file(file: Path) -> dict[str, str]:
+    """Describes a file without its place, which means nothing on another machine."""
+    return {"source": file.name, SUMS: sum_up(file)}

@@ -26,7 +26,7 @@ from artifact_remover.config import (
 from artifact_remover.model_folder import name_export, read_manifest, rename_old_keys
 from artifact_remover.training.devices import is_chief, require_the_chiefs, tell_all
 from artifact_remover.training.gan import AVERAGE_DECAY, GATE
-from artifact_remover.training.perceptual import Distance, PerceptualLoss
+from artifact_remover.training.perceptual import MeanDistance, PerceptualLoss
 from data_prep.errors import InputError, Option
 from data_prep.files import write_whole
 from data_prep.sources import Photographs
@@ -79,7 +79,7 @@ class Run:
         return is_chief(self.strategy)
 
     @property
-    def perceptual_distance(self) -> Distance | None:
+    def perceptual_distance(self) -> MeanDistance | None:
         """The perceptual loss of clean and restored patches, if there are pretrained weights."""
         return self.perceptual.distance if isinstance(self.perceptual, PerceptualLoss) else None
 
@@ -215,15 +215,18 @@ def describe_stage(
         chosen: Which of these the exported model is of.
         jpeg: What the untouched JPEGs score.
     """
+    settings = _settings(run.config, stage)
+    for each in ("data", "graphics"):
+        settings["data"][each] = _without_place(settings["data"][each])
     role: Role = "discriminator" if stage == "pretrain_discriminator" else "generator"
     return {
         "stage": stage,
         "parents": {role: _seen_from(run.folder, path) for role, path in parents.items()},
         "steps": chosen["step"],
         "training_seconds": round(history[-1]["seconds"], 1),
-        "settings": _settings(run.config, stage),
+        "settings": settings,
         "data": {
-            "name": run.photographs.name,
+            "name": _without_place(run.photographs.name),
             "photographs": {part: run.photographs.count(role, part) for part in PARTS},
             "builder": run.photographs.full_name,
         },
@@ -297,6 +300,11 @@ def _flatten(tree, prefix=""):
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
     return {name: leaf for key, value in tree.items() for name, leaf in _flatten(value, f"{prefix}{key}.").items()}
+
+
+def _without_place(name):
+    """Gives a folder's name, which means as much as its path on another machine; other names stay as they are."""
+    return name and Path(name).expanduser().resolve().name
 
 
 def _seen_from(folder, path):

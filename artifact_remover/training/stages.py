@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from artifact_remover import saved_model
-from artifact_remover.checkpoint_files import DamagedError, read_checkpoint
+from artifact_remover.checkpoint_files import DamagedCheckpointError, read_checkpoint
 from artifact_remover.config import MAX_COLOR_SHIFT, STAGES
 from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
@@ -257,5 +257,5 @@ def _candidate(folder, step):
 def _read_candidate(file, generator):
     try:
         read_checkpoint(file, generator=generator)
-    except DamagedError as error:
+    except DamagedCheckpointError as error:
         raise InputError(f"the candidate {error}: remove {file.parents[1]}, to train the stage anew") from error

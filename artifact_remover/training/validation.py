@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from artifact_remover.discriminator import crop_and_add_grain
 from artifact_remover.judging import metrics
-from artifact_remover.training.perceptual import Distance
+from artifact_remover.training.perceptual import MeanDistance
 
 CHANNELS = ("red", "green", "blue")
 
@@ -20,7 +20,7 @@ class Validation:
         distance: The perceptual loss, for the perceptual score; `None` where there is none.
     """
 
-    def __init__(self, batches: tf.data.Dataset, distance: Distance | None = None):
+    def __init__(self, batches: tf.data.Dataset, distance: MeanDistance | None = None):
         """Takes the arguments that the class documents."""
         self._batches = batches
         self._distance = distance

@@ -35,7 +35,7 @@ _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 class PretrainedFeaturesUnavailable(Exception):
-    """Keras's VGG19 weights are neither cached nor to be had from the network; the message is one line: why.
+    """A lack of pretrained weights, which are neither here nor to be downloaded; the message is one line: why.
 
     Training can go on without the perceptual loss, as long as it says so.
     """
@@ -147,7 +147,7 @@ def _cached_or_downloaded() -> Path:
     if cached.is_file() and _md5(cached) == WEIGHTS_MD5:
         return cached
     if reason := _why_unreachable(WEIGHTS_URL):
-        raise PretrainedFeaturesUnavailable(f"VGG19 is not in {cached.parent} and cannot be downloaded: {reason}")
+        raise PretrainedFeaturesUnavailable(f"VGG19 is not in Keras's cache and cannot be downloaded: {reason}")
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALLED_SECONDS)  # Keras's own download would wait for ever
     try:

@@ -96,7 +96,7 @@ class Answer:
 
 
 class _StoppedError(Exception):
-    """The client has left or time has run out, so that the picture need not be restored."""
+    """A picture that need not be restored: the client has left, or time has run out."""
 
 
 class HeldPlace:

@@ -1,4 +1,4 @@
-"""How fast a cluster of this machine restores a folder, beside the plain command on as many processors.
+"""The speed at which a cluster of this machine restores a folder, beside the plain command on as many processors.
 
 python -m tests.benchmarks.cluster --data DIR/live1
 

@@ -1,4 +1,4 @@
-"""How many times faster the data pipeline makes patches than a training step uses them, in one process.
+"""The speed at which the data pipeline makes patches, beside that of a training step, which uses them, in one process.
 
 python -m tests.benchmarks.data_pipeline --preset div2k --data FOLDER_OF_LARGE_PHOTOGRAPHS
 """

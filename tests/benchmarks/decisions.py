@@ -1,4 +1,4 @@
-"""How often the decision is right: the block grid of crops, earlier compressions, and clean pictures.
+"""The share of decisions that are right: the block grid of crops, earlier compressions, and clean pictures.
 
 python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1

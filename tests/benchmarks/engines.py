@@ -1,4 +1,4 @@
-"""What each engine and precision takes and gives: seconds, processor's seconds, memory, the first picture, PSNR.
+"""Costs and quality of each engine and precision: seconds, processor's seconds, memory, the first picture, PSNR.
 
 python -m tests.benchmarks.engines --megapixels 0.25 1 12 48 --data DIR/live1
 

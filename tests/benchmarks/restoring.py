@@ -1,4 +1,4 @@
-"""How fast files are restored, beside one plain forward pass of the network on the same pixels.
+"""The speed at which files are restored, beside one plain forward pass of the network on the same pixels.
 
 python -m tests.benchmarks.restoring --model runs/quick
 

@@ -1,4 +1,4 @@
-"""How much of what the machine can do a training step of the generator reaches, and what its parts cost.
+"""The share of the machine's speed that a training step of the generator reaches, and the costs of its parts.
 
 python -m tests.benchmarks.training_step --preset div2k
 
