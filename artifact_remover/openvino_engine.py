@@ -67,6 +67,8 @@ class OpenVinoEngine:
         if precision == "auto":
             is_best = has_fast_int8() and INT8 in sums and not to_blend
             precision = "int8" if is_best else "bfloat16" if in_bfloat16 else "float32"
+        if precision == "bfloat16" and not in_bfloat16:
+            precision = "float32"  # in which OpenVINO computes then, whatever it is told
         in_int8 = precision == "int8"
         if in_int8 and INT8 not in sums:
             raise InputError(f"{export} has no model in int8: choose another ", Option("precision"))
@@ -83,7 +85,7 @@ class OpenVinoEngine:
             raise InputError(f"{export} restores nothing, it is a discriminator: give a generator's export")
         self.precision: str = precision
         # Of the layers that stay float in int8.
-        self._float = "bf16" if precision == "bfloat16" or (in_int8 and in_bfloat16) else "f32"
+        self._float = "bf16" if in_bfloat16 and precision != "float32" else "f32"
         self.memory_factor = _MEMORY_FACTORS[precision]
         self._is_short = False  # of memory: then each shape gets the model that takes less
         self._lock = threading.Lock()

@@ -29,7 +29,7 @@ from data_prep.errors import InputError, Message, Option
 from data_prep.files import open_whole
 
 _TOGETHER = 512**2  # pixels of tiles that are restored in one call, which small ones gain from
-_MOST_MEMORY = 1_000_000_000  # bytes for a tile: overlap is then a sixth of the work at most, with half of it a quarter
+_MOST_MEMORY = 1_000_000_000  # bytes for a tile: larger ones overlap less, but 100 megapixels are to fit into 2 GiB
 _QUALITY_MARGIN = 10
 
 _CONTAINER = Path("/sys/fs/cgroup")

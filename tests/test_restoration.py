@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -102,9 +103,13 @@ def test_tiles_with_the_measured_overlap_are_within_a_level_of_the_whole(load, r
 
 
 def test_bfloat16_is_within_a_level_of_float32(load, run_folder, restorer, photo):
-    restored = load(run_folder, precision="bfloat16").restore(photo)
-    exact = restorer.restore(photo)
-    assert levels(restored, exact) <= 1 and not np.array_equal(restored, exact)  # it differs, so bfloat16 it was
+    in_bfloat16 = load(run_folder, precision="bfloat16")
+    restored, exact = in_bfloat16.restore(photo), restorer.restore(photo)
+    assert levels(restored, exact) <= 1
+    # Where the processor has no such instructions OpenVINO says so, and TensorFlow, which needs AVX-512, does not.
+    cpuinfo = Path("/proc/cpuinfo")
+    is_there = "avx512f" in cpuinfo.read_text() if cpuinfo.exists() else True
+    assert np.array_equal(restored, exact) == (in_bfloat16.precision == "float32" or not is_there)
 
 
 def test_strength_goes_from_the_input_to_the_restoration(restorer, photo):
