@@ -445,6 +445,9 @@ def _search(top: Path, output: Output, is_wanted, errors: list[str], others: Cou
         errors.append(f"cannot read the folder, check its permissions: {error.filename} ({error.strerror})")
 
     for folder, folders, names in os.walk(top, onerror=complain):
+        # Whatever the patterns are: nobody looked what is behind them.
+        if links := sum(not name.startswith(".") and os.path.islink(Path(folder, name)) for name in folders):
+            others["links to folders"] += links
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and identify(Path(folder, name)) != apart
         )

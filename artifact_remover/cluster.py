@@ -250,6 +250,7 @@ def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[
     ending, count = FORMATS[config.format or "png"], 0
     for folder, names, entries, errors in groups:
         if not is_list(source):
+            _count_links(source / folder, folder, config, others)
             chosen = [number for number, name in enumerate(names) if _is_picture(_join(folder, name), config, others)]
             names, entries = [names[number] for number in chosen], [entries[number] for number in chosen]
         results = name_apart(names, lambda name, keep: name_result(name, ending, keep), lambda result: [result])
@@ -272,6 +273,18 @@ def _is_picture(place, config, others):
     if suffix not in INPUT_SUFFIXES:
         others[suffix or "no suffix"] += 1
     return suffix in INPUT_SUFFIXES
+
+
+def _count_links(folder, place, config, others):
+    """Counts the links that listing a folder of this machine passes over: to folders, and to nothing."""
+    with contextlib.suppress(OSError):  # which listing tells
+        for found in os.scandir(folder.local) if folder.local else ():
+            if found.name.startswith(".") or not found.is_symlink():
+                continue
+            if found.is_dir():
+                others["links to folders"] += 1
+            elif not os.path.exists(found) and is_wanted(_join(place, found.name), config.include, config.exclude):
+                others["links to nothing"] += 1
 
 
 def _join(folder, name):

@@ -8,6 +8,8 @@ from typing import BinaryIO
 import numpy as np
 
 from artifact_remover.decision import Decision, decide
+from artifact_remover.pictures.jpeg_xl import box_types
+from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
 from artifact_remover.pictures.writers import LONGEST_JPEG_XMP
@@ -101,8 +103,10 @@ def write_restored(
     copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
     transcoded = picture.jpeg if picture.format == "JXL" else None
     if copied and quality is None and format == ("jpeg" if transcoded else matching_format(picture.format)):
-        file.write(transcoded or (source.read_bytes() if isinstance(source, Path) else source))
-        return picture.decision.notes  # the others tell of decoding
+        content = source.read_bytes() if isinstance(source, Path) else source
+        file.write(transcoded or content)
+        lost = tell_lost(box_types(content)) if transcoded else ()  # what lay beside the JPEG
+        return (*picture.decision.notes, *lost)  # the others tell of decoding
     if picture.decision.restore:
         xmp = with_mark(picture.metadata.xmp, LONGEST_JPEG_XMP if format == "jpeg" else None)
         marked = dataclasses.replace(picture.metadata, xmp=xmp)

@@ -129,6 +129,16 @@ def test_links_into_a_circle_are_not_followed_but_a_link_to_a_picture_is(place):
     assert found("p") == (["p/a.jpg", "p/b.jpg"], [])
 
 
+@pytest.mark.parametrize(("include", "exclude"), [((), ()), (("*.jpg",), ()), ((), ("*.jpg",))])
+def test_links_to_folders_are_counted(place, include, exclude):
+    """Whatever the patterns are, as nobody looked what is behind them."""
+    place("p/sub/.hidden/a.txt", "elsewhere/b.jpg")
+    for link in ("p/one", "p/sub/two", "p/.hidden"):
+        Path(link).symlink_to(Path("elsewhere").resolve(), target_is_directory=True)
+    found = find_sources([Path("p")], Output("png"), include, exclude)
+    assert found.others == {"links to folders": 2} and found.errors == ["no pictures in the folder: p"]
+
+
 def test_the_same_picture_given_again_is_taken_once(place):
     place("p/a.jpg", "p/b.jpg")
     Path("q").symlink_to("p", target_is_directory=True)

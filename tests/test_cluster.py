@@ -44,11 +44,12 @@ def test_a_folder_is_listed_and_named_as_on_one_machine(tmp_path):
         photos, "a.jpg", "b.jpg", "b.PNG", "sub/a.jpg", ".hidden/c.jpg", ".d.jpg", "notes.txt", "sub/none", "out/e.jpg"
     )
     os.symlink(photos / "sub", photos / "link")
+    os.symlink(photos / "none", photos / "gone.jpg")
     (photos / ("n" * 251 + ".jpg")).write_text("")
     others = Counter()
     config = configure(photos, photos / "out")
     listed = names(config, others)
-    assert others == {".txt": 1, "no suffix": 1}
+    assert others == {".txt": 1, "no suffix": 1, "links to folders": 1, "links to nothing": 1}
 
     output = batch_plan.Output("png", folder=photos / "out")
     found = batch_plan.find_sources([photos], output)

@@ -121,6 +121,15 @@ def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, finished_run,
     assert content == written_by_the_command(finished_run, tmp_path, jpeg, "x.jpg", *said)
 
 
+def test_what_the_pixels_tell_is_shown(page):
+    once = read(to_file(PHOTO, quality=20))
+    add(page, ("a.jpg", to_file(np.ascontiguousarray(once[3:, 5:]), quality=95)))
+    page.get_by_text("saved again").wait_for()
+    assert page.inner_text(".facts") == (
+        "JPEG · 275 × 197 · RGB · quality 95 · 4:2:0 · Q20, grid at 5, 3, saved again at Q95"
+    )
+
+
 def shown(page):
     """The part of the restored picture that is shown, from where to where on the screen, and where the line is."""
     return page.evaluate("""() => {

@@ -3,9 +3,10 @@
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import BinaryIO
 from xml.dom import XMLNS_NAMESPACE, minidom
 from xml.parsers.expat import ExpatError
@@ -41,10 +42,8 @@ _PASSED_OVER = (
     (0xED, b"Adobe_CM"),
     (0xEE, b"Adobe"),
 )
-_DROPPED = {
-    (0xE0, b"JFXX\0"): "JFXX thumbnail dropped",
-    (0xEB, b"JP"): "C2PA (JUMBF) dropped, as it signs the pixels of before",
-}
+SIGNATURE_DROPPED = "C2PA (JUMBF) dropped, as it signs the pixels of before"
+_DROPPED = {(0xE0, b"JFXX\0"): "JFXX thumbnail dropped", (0xEB, b"JP"): SIGNATURE_DROPPED}
 
 # Image resources (Adobe Photoshop File Formats Specification, 2019).
 _RESOURCE = re.compile(rb"8BIM|AgHg|DCSR|MeSa|PHUT")
@@ -54,9 +53,14 @@ _LONGEST_SEGMENT = 65533  # bytes, without marker and length
 # Names in XMP, namespace and beginning of the local name, of what other parts of the file hold.
 _GAIN_MAP, _CONTAINER = "http://ns.adobe.com/hdr-gain-map/1.0/", "http://ns.google.com/photos/1.0/container/"
 _CAMERA, _NOTE = "http://ns.google.com/photos/1.0/camera/", "http://ns.adobe.com/xmp/note/"
-_BEHIND = (_GAIN_MAP, _CONTAINER, f"{_CAMERA}MotionPhoto", f"{_CAMERA}MicroVideo")
-_EXTENDED = (f"{_NOTE}HasExtendedXMP",)
-_SIGNATURE = ("http://purl.org/dc/terms/provenance",)
+_BEHIND = {
+    "gain map": (_GAIN_MAP,),
+    "motion photo": (f"{_CAMERA}MotionPhoto", f"{_CAMERA}MicroVideo"),
+    "pictures behind the first": (_CONTAINER,),
+}
+_EXTENDED = {"extended XMP": (f"{_NOTE}HasExtendedXMP",)}
+_CLAIMS = _BEHIND | _EXTENDED
+SIGNATURE_CLAIM = ("http://purl.org/dc/terms/provenance",)
 
 _GAIN_MAP_SIGNS = (b"hdrgm", b"hdrgainmap", _ISO_GAIN_MAP)  # Google's and Adobe's, Apple's, ISO's
 _GAIN_MAP_TYPE, _PREVIEW_TYPES, _PRIMARY_TYPE = 0x050000, range(0x010001, 0x010006), 0x030000
@@ -100,7 +104,7 @@ def read_jpeg_parts(
         xmp: Its XMP packet.
 
     Returns:
-        The parts that only a JPEG can hold, IPTC (IIM 4.2), XMP that claims nothing else, and notes on what is dropped.
+        The parts that only a JPEG can hold, IPTC (IIM 4.2), XMP that claims no others, and notes on what is dropped.
     """
     file.seek(0)
     content = file.read()
@@ -137,10 +141,8 @@ def read_jpeg_parts(
     behind, pictures, lost, names_behind, notes_behind = _sort_behind(content, listed, xmp or b"")
     if "gain map" in names_behind:
         kept += [(marker, segment) for marker, segment in found if segment.startswith(_ISO_GAIN_MAP)]
-    untrue: tuple[str, ...] = () if behind else _BEHIND
-    untrue += () if "extended XMP" in names else _EXTENDED
-    untrue += _SIGNATURE if _DROPPED[0xEB, b"JP"] in notes else ()
-    xmp, notes_on_xmp = without_claims(xmp, untrue)
+    untrue = ({} if behind else _BEHIND) | ({} if "extended XMP" in names else _EXTENDED)
+    xmp, notes_on_xmp = without_lost_claims(xmp, (), untrue)
     names = list(dict.fromkeys(names_behind + names))
     laid_out = bool({"gain map", "pictures behind the first", "FLIR segment", "clipping paths"} & {*names})
     if xmp and behind:  # of the first picture, whose length changes, none need be given
@@ -179,7 +181,34 @@ def write_jpeg_parts(
         file.write(content)
 
 
-def without_claims(xmp: bytes | None, names: tuple[str, ...] = _BEHIND + _EXTENDED) -> tuple[bytes | None, list[str]]:
+def without_lost_claims(
+    xmp: bytes | None, told: Collection[str], claims: Mapping[str, tuple[str, ...]] = _CLAIMS
+) -> tuple[bytes | None, list[str]]:
+    """Takes out of XMP what it says of parts that are lost.
+
+    Args:
+        xmp: XMP packet.
+        told: Names of parts, such as "gain map", of which the user is told already that they are lost.
+        claims: Names of parts that are lost, and of the properties that tell of them, as in `without_claims`.
+
+    Returns:
+        The packet, and notes on parts of which it told, or that it is dropped, as it cannot be read.
+    """
+    lost = set[str]()
+    for part, names in claims.items():
+        left, damaged = without_claims(xmp, names)
+        if damaged:
+            return left, damaged
+        # A directory tells of gain maps and videos, too.
+        if left != xmp and not (part == "pictures behind the first" and {"gain map", "motion photo"} & {*told, *lost}):
+            lost.add(part)
+        xmp = left
+    return xmp, [f"{part} lost, of which XMP told" for part in sorted(lost.difference(told))]
+
+
+def without_claims(
+    xmp: bytes | None, names: tuple[str, ...] = tuple(chain(*_CLAIMS.values()))
+) -> tuple[bytes | None, list[str]]:
     """Takes what is no longer true out of XMP.
 
     Args:

@@ -50,12 +50,14 @@ class DecodedJpegXl(io.BytesIO):
 
     Attributes:
         bits: Bits per channel of the JPEG XL; the PNG has 8, or 16 where it is gray.
+        boxes: The types of the JPEG XL's boxes.
     """
 
-    def __init__(self, content: bytes, bits: int):
+    def __init__(self, content: bytes, bits: int, boxes: frozenset[bytes]):
         """Holds the content of the JPEG or PNG."""
         super().__init__(content)
         self.bits = bits
+        self.boxes = boxes
 
 
 def is_jpeg_xl(start: bytes) -> bool:
@@ -121,7 +123,7 @@ def decode_apart(content: bytes, header: JpegXlHeader) -> DecodedJpegXl:
         raise ValueError(f"not decoded after {seconds:.0f} seconds") from None
     if process.returncode:
         raise ValueError("it cannot be decoded")
-    return DecodedJpegXl(process.stdout, header.bits)
+    return DecodedJpegXl(process.stdout, header.bits, box_types(content))
 
 
 def decode_here() -> None:
@@ -151,6 +153,32 @@ def decode_here() -> None:
     exif = re.sub(rb"\A\0{4}", b"", found.get(b"Exif", b""))
     picture = Image.frombytes(info.mode, (info.width, info.height), decoded)
     picture.save(output, "PNG", compress_level=0, icc_profile=profile or None, exif=exif or None, pnginfo=texts)
+
+
+def boxes(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields type, start and end of the content of each box (ISO/IEC 18181-2, annex A)."""
+    position = 0
+    while position + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, position)
+        start = position + 8
+        if length == 1:
+            length, start = int.from_bytes(content[start : start + 8], "big"), start + 8
+        end = position + length if length else len(content)
+        if end < start:
+            return
+        yield kind, start, end
+        position = end
+
+
+def box_types(content: bytes) -> frozenset[bytes]:
+    """Lists the types of a JPEG XL's boxes, of compressed ones the type of what they hold; none of a bare codestream.
+
+    Args:
+        content: The file's.
+    """
+    if content.startswith(b"\xff\x0a"):
+        return frozenset()
+    return frozenset(content[start : start + 4] if kind == b"brob" else kind for kind, start, _ in boxes(content))
 
 
 class _Bits:
@@ -188,26 +216,11 @@ def _read_size(bits) -> tuple[int, int]:
     return height * across // down, height
 
 
-def _boxes(content) -> Iterator[tuple[bytes, int, int]]:
-    """Yields type, start and end of the content of each box (ISO/IEC 18181-2, annex A)."""
-    position = 0
-    while position + 8 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, position)
-        start = position + 8
-        if length == 1:
-            length, start = int.from_bytes(content[start : start + 8], "big"), start + 8
-        end = position + length if length else len(content)
-        if end < start:
-            return
-        yield kind, start, end
-        position = end
-
-
 def _start_of_codestream(content) -> bytes:
     if content.startswith(b"\xff\x0a"):
         return content[:64]
     found = b""
-    for kind, start, end in _boxes(content):
+    for kind, start, end in boxes(content):
         if kind in (b"jxlc", b"jxlp"):
             start += 4 * (kind == b"jxlp")  # its number
             found += content[start : min(end, start + 64)]
@@ -221,7 +234,7 @@ def _metadata_boxes(content) -> Iterator[tuple[bytes, bytes]]:
 
     if content.startswith(b"\xff\x0a"):
         return
-    for kind, start, end in _boxes(content):
+    for kind, start, end in boxes(content):
         if kind == b"brob" and content[start : start + 4] in (b"Exif", b"xml "):
             yield content[start : start + 4], brotli.decompress(content[start + 4 : end])
         elif kind in (b"Exif", b"xml "):

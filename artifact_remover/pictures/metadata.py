@@ -10,7 +10,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, ImageFile
 
-from artifact_remover.pictures.jpeg_container import JpegParts, read_jpeg_parts, without_claims
+from artifact_remover.pictures.jpeg_container import (
+    SIGNATURE_CLAIM,
+    SIGNATURE_DROPPED,
+    JpegParts,
+    read_jpeg_parts,
+    without_claims,
+    without_lost_claims,
+)
+from artifact_remover.pictures.lost_parts import find_lost_parts
 from data_prep.png import PNG_TEXT_LIMIT, png_chunks
 
 XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -28,6 +36,8 @@ DESCRIPTIVE_TAGS = frozenset(
 
 # GeoTIFF 1.1 (OGC 19-008r4), and below 42112 and 42113 GDAL's notes and the value that stands for no data.
 _GEOREFERENCE_TAGS = frozenset({33550, 33920, 33922, 34264, 34735, 34736, 34737, 42112, 42113})
+
+_SIGNATURE_TAG = 52545  # C2PA 2.1, appendix A
 
 # Chunks that are copied from PNG to PNG (PNG specification, third edition, section 11.3).
 _PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt")
@@ -83,7 +93,7 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     notes = []
     if format == "PNG":  # Pillow keeps the texts among the rest, whatever their keyword
         info = {name: value for name, value in info.items() if name == "Comment" or not isinstance(value, str)}
-    exif, georeference = _read_tiff(file) if format == "TIFF" else (info.get("exif"), ())
+    exif, georeference, signed = _read_tiff(file) if format == "TIFF" else (info.get("exif"), (), False)
     exif = (exif or b"").removeprefix(b"Exif\0\0") or None
     try:
         list(exif_entries(exif or b""))
@@ -94,10 +104,14 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     if format in ("JPEG", "MPO"):
         parts, iptc, xmp, jpeg_notes = read_jpeg_parts(file, xmp)
         notes += jpeg_notes
-    elif xmp and b"HasExtendedXMP" in xmp:
-        notes.append("extended XMP dropped")
-    if info.get("aux") or info.get("depth_images"):
-        notes.append("depth and other auxiliary pictures of the HEIC dropped")
+    lost = find_lost_parts(file, format) + ([SIGNATURE_DROPPED] if signed else [])
+    notes += [note for note in lost if note not in notes]
+    if parts is None:  # its claims are true, or gone already
+        xmp, claim_notes = without_lost_claims(xmp, [note.removesuffix(" dropped") for note in lost])
+        notes += claim_notes
+    if SIGNATURE_DROPPED in notes:
+        xmp, claim_notes = without_claims(xmp, SIGNATURE_CLAIM)
+        notes += claim_notes
     if format in ("AVIF", "HEIF") and not info.get("icc_profile") and not _is_srgb_avif(file):
         notes.append("color description dropped, the colors are taken for sRGB")
     chunks, too_much = _kept_png_chunks(file) if format == "PNG" else ((), [])
@@ -118,7 +132,7 @@ def read_metadata(info: dict, format: str, file: BinaryIO) -> tuple[Metadata, li
     ), notes
 
 
-def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | list], ...]]:
+def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | list], ...], bool]:
     """Makes EXIF of the tags with which a TIFF or BigTIFF describes its picture, and reads its georeference.
 
     Values are copied byte for byte. Pillow would change some: it reads text as ASCII, and IPTC as numbers. tifffile
@@ -128,8 +142,8 @@ def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | lis
         file: The TIFF, which can seek.
 
     Returns:
-        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read. And
-        the georeference, as in `Metadata`.
+        A TIFF that holds the descriptive tags only; b"" where there are none, b"damaged" where they cannot be read. The
+        georeference, as in `Metadata`. And whether there is a C2PA signature.
     """
     try:
         file.seek(0)
@@ -138,7 +152,7 @@ def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | lis
         big = struct.unpack_from(f"{order}H", start, 2) == (43,)
         [position] = struct.unpack_from(f"{order}Q", start, 8) if big else struct.unpack_from(f"{order}I", start, 4)
         directory = _read_directory(file, order, big, position)
-        georeference = []
+        georeference, signed = [], bool(directory.pop(_SIGNATURE_TAG, None))
         for tag in _GEOREFERENCE_TAGS & directory.keys():
             kind, count, value = directory.pop(tag)
             if kind == 2:
@@ -147,9 +161,9 @@ def _read_tiff(file: BinaryIO) -> tuple[bytes, tuple[tuple[int, str, bytes | lis
                 letter = "H" if kind == 3 else "d"
                 georeference.append((tag, letter, list(struct.unpack(f"{order}{count}{letter}", value))))
         head = start[:2] + struct.pack(f"{order}HI", 42, 8)
-        return head + _pack_directory(directory, order, 8) if directory else b"", tuple(georeference)
+        return head + _pack_directory(directory, order, 8) if directory else b"", tuple(georeference), signed
     except (KeyError, ValueError, OverflowError, OSError, struct.error):  # the picture is restored without them
-        return b"damaged", ()
+        return b"damaged", (), False
 
 
 def _iptc_of_tiff(exif) -> bytes | None:
@@ -194,7 +208,7 @@ def without_jpeg_parts(metadata: Metadata, format: str) -> tuple[Metadata, list[
     """
     if metadata.jpeg_parts is None:
         return metadata, []
-    xmp, notes = without_claims(metadata.xmp)
+    xmp, notes = without_lost_claims(metadata.xmp, metadata.jpeg_parts.names)
     lost = [f"{name} dropped, {format} cannot hold it" for name in metadata.jpeg_parts.names]
     return replace(metadata, xmp=xmp, jpeg_parts=None), lost + notes
 
@@ -338,6 +352,8 @@ def _read_directory(file, order, big, position, depth=0) -> dict[int, tuple[int,
         if tag in _SUB_DIRECTORIES[depth]:
             [position] = struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), value)
             entries[tag] = 4, 1, _read_directory(file, order, big, position, depth + 1)
+        elif not depth and tag == _SIGNATURE_TAG:
+            entries[tag] = kind, 0, b""  # that it is there suffices
         elif kind in _TIFF_SIZES and (depth or tag in DESCRIPTIVE_TAGS | _GEOREFERENCE_TAGS):
             length = count * _TIFF_SIZES[kind]
             total += length
