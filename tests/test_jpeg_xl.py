@@ -256,7 +256,7 @@ def test_a_transcoded_jpeg_that_is_left_alone_is_written_as_it_was():
 @pytest.mark.usefixtures("in_folder")
 @pytest.mark.parametrize("quality", [40, 100])
 def test_what_lies_beside_a_transcoded_jpeg_is_said_to_be_lost(quality, capsys):
-    """Whether it is restored or left alone, and compressed or not."""
+    """Checks it restored and left alone, compressed and not."""
     signature, gain_map = b"\0\0\0\x10jumbc2pa\0\0\0\0", b"\0\0\0\x10brobjhgm\0\0\0\0"
     Path("a.jxl").write_bytes(transcoded(to_jpeg(PHOTO, quality)) + signature + gain_map)
     assert restore.main(["a.jxl", "-o", "a.jpg"]) == 0

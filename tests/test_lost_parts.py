@@ -1,4 +1,4 @@
-"""What files other than JPEGs hold beside the picture is told to be lost, and XMP no longer speaks of it."""
+"""Parts that files other than JPEGs hold beside the picture are told to be lost, and XMP no longer speaks of them."""
 
 import io
 import struct
