@@ -39,8 +39,9 @@ def main():
     parser.add_argument("measure", choices=MEASURES)
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER")
     parser.add_argument("--most", type=int, default=200, help="pictures of each folder")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
     options = parser.parse_args()
-    restorer = Restorer.load()
+    restorer = Restorer.load(precision=options.precision)
     for folder in options.data:
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
