@@ -253,7 +253,7 @@ def test_options_of_the_local_model_are_refused(option, capsys):
     with pytest.raises(SystemExit) as leaving:
         restore.main(["photo.jpg", "--server", "http://host:8501", *option])
     assert leaving.value.code == 2
-    assert f"server and {option[0][2:]} exclude each other" in capsys.readouterr().err
+    assert f"--server and {option[0]} exclude each other" in capsys.readouterr().err
 
 
 def run_without(modules, url, file):
