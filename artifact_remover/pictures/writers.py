@@ -325,11 +325,11 @@ def _zlib_stream(bands, graphic) -> Iterator[bytes]:
 
 def _in_turn(task: Callable, calls: Iterable[tuple]) -> Iterator:
     """Yields the results of calls in their order, which run on all processors, a few at a time to save memory."""
-    waiting: deque[Future] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    processors, waiting = os.cpu_count() or 1, deque[Future]()
+    with ThreadPoolExecutor(processors) as pool:
         for arguments in calls:
             waiting.append(pool.submit(task, *arguments))
-            if len(waiting) > 2 * (os.cpu_count() or 1):
+            if len(waiting) > 2 * processors:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

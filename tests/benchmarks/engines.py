@@ -79,8 +79,8 @@ def main():
 def take_turns(rounds, measure, *arguments):
     """Yields each engine and precision with what is measured of it, each time in a process of its own."""
     quantized = (choose_exports(arguments[0], None)[0] / INT8).exists()
-    others = {engine for engine in ("jpegqs",) if not shutil.which(engine)}
-    measured = {how: [] for how in ENGINES if (quantized or how[1] != "int8") and how[0] not in others}
+    missing = {"int8": not quantized, "": not shutil.which(JPEGQS[0])}
+    measured = {how: [] for how in ENGINES if not missing.get(how[1])}
     spawn = multiprocessing.get_context("spawn")
     for _ in range(rounds):
         for how, results in measured.items():
@@ -91,10 +91,11 @@ def take_turns(rounds, measure, *arguments):
 
 def time_first_picture(engine, precision, model, file):
     """Returns seconds."""
-    command = [sys.executable, "-m", "artifact_remover.restore", file, "--overwrite", "--model", model]
-    command += ["--engine", engine, "--precision", precision]
     if engine == "jpegqs":
         command = [*JPEGQS, file, file.with_suffix(".smooth.jpg")]
+    else:
+        command = [sys.executable, "-m", "artifact_remover.restore", file, "--overwrite", "--model", model]
+        command += ["--engine", engine, "--precision", precision]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
