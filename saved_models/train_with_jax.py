@@ -2,18 +2,17 @@
 
 `python -m artifact_remover.fit` is how this project trains, with TensorFlow. The published models of November 2026
 were made by this script instead, on a GPU that was at hand for a quarter of an hour (README.md beside it says what
-came out):
+came out, and what was changed for each run):
 
-    python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --until 6.4 --out STAGE1
-    python train_with_jax.py --pictures TRAIN --validation VAL --weights STAGE1/generator.npz --until 2.9 \
-        --graphics 0.12 --rate 2.5e-4 --seed 2 --out STAGE1B
-    python train_with_jax.py --pictures TRAIN --validation VAL --weights STAGE1/generator.npz --until 4.0 \
-        --gan lpips_vgg16.npz --patch 160 --out STAGE3
+    python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --lpips lpips_vgg16.npz \
+        --minutes-in GO --out OUT
 
-Needed are jax, keras, numpy, opencv, pillow, tyro and this project on PYTHONPATH. The generator is the project's own
-`build_generator`; weights travel as npz files, keyed by Keras's variable paths. Patches are cut, recolored and
-compressed by worker processes: OpenCV's libjpeg-turbo, whose pixels are Pillow's. Batches wait in shared memory. The
-learning rate follows the clock, so that a run always ends at the bottom of its cosine.
+All three stages train one after the other. While the pictures are still being sent, the networks are compiled and the
+batch that trains fastest is found; the file GO then brings the minutes that are left. Needed are jax,
+keras, numpy, opencv, pillow, tyro and this project on PYTHONPATH. The generator is the project's own `build_generator`;
+weights travel as npz files, keyed by Keras's variable paths. Patches are cut, recolored and compressed by worker
+processes: OpenCV's libjpeg-turbo, whose pixels are Pillow's. Pictures and batches are in memory that all share. The
+learning rate follows the clock, so that a stage always ends at the bottom of its cosine.
 """
 
 import argparse
@@ -23,9 +22,9 @@ import multiprocessing
 import os
 import queue
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-BORN = time.perf_counter()
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.85")
 
@@ -49,10 +48,14 @@ SAMPLINGS = {
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 }
 DRAWN_SAMPLINGS = ("4:2:0", "4:2:0", "4:4:4", "4:2:2")
+KINDS_OF_PICTURES = ("smooth", "sharp", "jpeg", "graphics")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 GRAY = np.array([LUMA] * 3, np.float32)
 COMPLEMENT = (2 * GRAY - np.eye(3)).astype(np.float32)  # every color's opposite, of the same luma
-DISCRIMINATOR_SHARE = 0.12  # of the minutes with --gan: stage 2, before both networks train
+SHARES = {"generator": 0.8, "discriminator": 0.025, "gan": 0.175}  # of the time
+RATES = {"generator": 6e-4, "discriminator": 2e-3, "gan": 3e-4}  # the highest
+GAN_PATCH = 160  # side of what the last two stages see of a patch
+PART = 8  # patches that a worker hands over at a time: batches are made of these
 TERMS = {"pixel": 4.0, "perceptual": 1.0, "adversarial": 0.01, "drift": 1200.0, "grid": 600.0, "blocking": 20.0}
 
 
@@ -67,19 +70,51 @@ def load_picture(path):
         return None
 
 
-def load_pictures(folder, size, pool):
-    """Reads pictures of four kinds, each a list of uint8 [H, W, 3] RGB of at least `size` pixels a side.
+def kind_of(file):
+    """Tells a picture's kind.
 
     `smooth` are photographs whose finest grain AVIF took, `sharp` are lossless or nearly so, `jpeg` were JPEGs, and
     `graphics` lie in folders of that name.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    kinds = {"smooth": [], "sharp": [], "jpeg": [], "graphics": []}
-    for file, picture in zip(files, pool.map(load_picture, files, chunksize=4), strict=True):
-        if picture is not None and min(picture.shape[:2]) >= size:
-            lossy = {".avif": "smooth", ".jpg": "jpeg", ".jpeg": "jpeg"}
-            kinds["graphics" if "graphics" in file.parts else lossy.get(file.suffix.lower(), "sharp")].append(picture)
-    return kinds
+    lossy = {".avif": "smooth", ".jpg": "jpeg", ".jpeg": "jpeg"}
+    return "graphics" if "graphics" in file.parts else lossy.get(file.suffix.lower(), "sharp")
+
+
+def find_pictures(folder):
+    """Lists the pictures below a folder."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+
+
+class Pictures:
+    """Pictures that worker processes read together, each its share, into memory that all of them share."""
+
+    def __init__(self, workers, capacity=3 * 10**9, most=10_000):
+        """Takes the memory: anonymous, inherited by a fork, as /dev/shm may be small."""
+        self.pixels = np.frombuffer(mmap.mmap(-1, capacity), np.uint8)
+        self.table = np.frombuffer(mmap.mmap(-1, most * 4 * 8), np.int64).reshape(most, 4)
+        self.pictures, self.bytes = multiprocessing.Value("q", 0), multiprocessing.Value("q", 0, lock=False)
+        self.all_read, self.workers = multiprocessing.Barrier(workers), workers
+
+    def read(self, number, folder, size):
+        """Reads a share of a folder, waits for the others, and returns all of at least `size` pixels, by kind."""
+        for file in find_pictures(folder)[number :: self.workers]:
+            picture = load_picture(file)
+            if picture is not None and min(picture.shape[:2]) >= size:
+                self._keep(picture, KINDS_OF_PICTURES.index(kind_of(file)))
+        self.all_read.wait()
+        kinds = {name: [] for name in KINDS_OF_PICTURES}
+        # By place, which differs from run to run, but is the same for all workers.
+        for kind, start, height, width in self.table[: self.pictures.value]:
+            pixels = self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+            kinds[KINDS_OF_PICTURES[kind]].append(pixels)
+        return kinds
+
+    def _keep(self, picture, kind):
+        with self.pictures.get_lock():
+            row, start = self.pictures.value, self.bytes.value
+            self.pictures.value, self.bytes.value = row + 1, start + picture.size
+            self.table[row] = kind, start, *picture.shape[:2]
+        self.pixels[start : start + picture.size] = picture.reshape(-1)
 
 
 def jpeg(patch, quality, sampling):
@@ -159,9 +194,14 @@ def cut(picture, size, rng, gray_share, on_grid):
     return np.ascontiguousarray(patch)
 
 
-def work(number, kinds, ring, free, ready, a):
-    """Fills free slots of the shared ring with batches, for ever."""
+def work(number, pictures, ring, free, ready, a):
+    """Waits for the pictures, then fills free slots of the shared ring with patches, for ever."""
     cv2.setNumThreads(0)
+    wait_for_minutes(a)
+    kinds = pictures.read(number, a.pictures, a.patch)
+    if not number:
+        for name, each in kinds.items():
+            print(f"{name}: {len(each)} of {sum(p.shape[0] * p.shape[1] for p in each) / 1e6:.0f} MP", flush=True)
     rng = np.random.default_rng([a.seed, number])
     areas = {
         name: np.cumsum([picture.shape[0] * picture.shape[1] for picture in each], dtype=float)
@@ -170,7 +210,7 @@ def work(number, kinds, ring, free, ready, a):
     }
     while True:
         slot = free.get()
-        for row in range(a.batch):
+        for row in range(PART):
             is_graphic = rng.random() < a.graphics
             coding = draw_coding(rng, a.uniform, is_graphic)
             if is_graphic and (not kinds["graphics"] or rng.random() < a.drawn):
@@ -188,14 +228,13 @@ def work(number, kinds, ring, free, ready, a):
 class Batches:
     """Batches of (degraded, clean), uint8 [2, N, p, p, 3] RGB, made by processes of their own."""
 
-    def __init__(self, kinds, a, slots=48):
+    def __init__(self, a, slots=160):
         """Starts the processes."""
-        shape = (slots, 2, a.batch, a.patch, a.patch, 3)
-        # Anonymous shared memory, inherited by the fork: /dev/shm may be small.
+        shape = (slots, 2, PART, a.patch, a.patch, 3)
         self.ring = np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8).reshape(shape)
         context = multiprocessing.get_context("fork")
         self.free, self.ready = context.Queue(), context.Queue()
-        arguments = (kinds, self.ring, self.free, self.ready, a)
+        arguments = (Pictures(a.workers), self.ring, self.free, self.ready, a)
         self.processes = [context.Process(target=work, args=(n, *arguments), daemon=True) for n in range(a.workers)]
         for process in self.processes:
             process.start()
@@ -203,20 +242,23 @@ class Batches:
             self.free.put(slot)
         self.waited = 0.0
 
-    def next(self):
-        """Hands out the next batch; `waited` counts the seconds that it was waited for."""
+    def next(self, size):
+        """Hands out the next `size` patches, a multiple of PART; `waited` counts the seconds of waiting."""
         started = time.perf_counter()
+        slots = [self._next_slot() for _ in range(size // PART)]
+        self.waited += time.perf_counter() - started
+        batch = np.concatenate([self.ring[slot] for slot in slots], axis=1)
+        for slot in slots:
+            self.free.put(slot)
+        return batch
+
+    def _next_slot(self):
         while True:
             try:
-                slot = self.ready.get(timeout=20)
-                break
+                return self.ready.get(timeout=20)
             except queue.Empty:
                 if not all(process.is_alive() for process in self.processes):
                     raise RuntimeError("a process that makes patches has died") from None
-        self.waited += time.perf_counter() - started
-        batch = self.ring[slot].copy()
-        self.free.put(slot)
-        return batch
 
     def close(self):
         """Ends the processes."""
@@ -228,10 +270,14 @@ class Batches:
 class Validation:
     """The middle of pictures that are not trained on, by kind and coding."""
 
-    def __init__(self, folder, pool, size=256):
+    def __init__(self, folder, size=256):
         """Reads and codes the pictures."""
-        self.pairs = {}
-        kinds = load_pictures(folder, size, pool)
+        self.pairs, kinds = {}, {name: [] for name in KINDS_OF_PICTURES}
+        files = find_pictures(folder)
+        with ThreadPoolExecutor() as pool:
+            for file, picture in zip(files, pool.map(load_picture, files), strict=True):
+                if picture is not None and min(picture.shape[:2]) >= size:
+                    kinds[kind_of(file)].append(picture)
         photographs = [*kinds["smooth"], *kinds["sharp"], *kinds["jpeg"]]
         for kind, pictures in (("photo", photographs), ("graphic", kinds["graphics"])):
             crops = []
@@ -478,7 +524,7 @@ class Gan:
     def __init__(self, generator, a):
         """Adds a discriminator to the generator's state."""
         self.generator, self.a = generator, a
-        self.perceptual_distance = load_lpips(a.gan)
+        self.perceptual_distance = load_lpips(a.lpips)
         self.network = build_discriminator(a.precision)
         self.paths = [weight.path for weight in self.network.trainable_variables]
         self.normalized = SpectralNorm(self.network)
@@ -510,16 +556,17 @@ class Gan:
     def discriminator_step(self, state, batch, step, rate):
         """Takes one step of stage 2."""
         key = self.keys(step, self.a.seed + 1)[0]
-        state, loss = self.discriminate(state, *as_float(batch), step, rate, key)
+        patches = as_float(batch[:, :, :GAN_PATCH, :GAN_PATCH])
+        state, loss = self.discriminate(state, *patches, step, rate, key)
         return state, {"discriminator": loss}
 
     def gan_step(self, state, batch, step, rate):
         """Takes one step of stage 3: the discriminator's, then the generator's."""
-        degraded, clean = as_float(batch)
+        degraded, clean = as_float(batch[:, :, :GAN_PATCH, :GAN_PATCH])
         keys = self.keys(step, self.a.seed)
         state, d_loss = self.discriminate(state, degraded, clean, step, rate, keys[0])
         d_params, d_fixed = self.normalized(state["d_params"], state["d_fixed"])
-        top, left = jax.random.randint(keys[2], (2,), 0, self.a.patch - self.a.crop + 1)
+        top, left = jax.random.randint(keys[2], (2,), 0, GAN_PATCH - self.a.crop + 1)
 
         def crop(image):
             return jax.lax.dynamic_slice(image, (0, top, left, 0), (len(image), self.a.crop, self.a.crop, 3))
@@ -543,18 +590,61 @@ class Gan:
 
 
 class Trainer:
-    """Runs stages by the clock, and reports eight times a stage."""
+    """Runs stages by the clock, and reports some times in each."""
 
-    def __init__(self, a, batches, validation):
-        """Builds the networks."""
+    def __init__(self, a):
+        """Builds the networks, finds the batch, and has everything compiled."""
+        print(jax.devices(), "jax", jax.__version__, "keras", keras.__version__, flush=True)
         keras.utils.set_random_seed(a.seed)
-        self.a, self.batches, self.validation, self.curve = a, batches, validation, []
+        self.a, self.curve = a, []
         self.generator = Generator(a)
-        self.gan = Gan(self.generator, a) if a.gan else None
+        self.gan = Gan(self.generator, a)
         self.state = self.generator.state
+        self.batch, first = self.find_batch(a.batch)
+        compiler = ThreadPoolExecutor(1)
+        self.steps = {
+            "generator": first,
+            "discriminator": compiler.submit(self.compile, self.gan.discriminator_step, self.batch),
+            "gan": compiler.submit(self.compile, self.gan.gan_step, self.batch),
+        }
         self.clipped = jax.jit(
             lambda params, image: jnp.clip(self.generator.restore(params, image.astype(jnp.float32) / 255), 0, 1)
         )
+
+    def compile(self, step_function, batch):
+        """Compiles a step for batches of this size."""
+        begun = time.perf_counter()
+        patches = jax.ShapeDtypeStruct((2, batch, self.a.patch, self.a.patch, 3), jnp.uint8)
+        shapes = jax.tree.map(lambda each: jax.ShapeDtypeStruct(each.shape, each.dtype), self.state)
+        compiled = jax.jit(step_function, donate_argnums=0).lower(shapes, patches, 1.0, 0.0).compile()
+        print(f"{step_function.__name__}: compiled in {time.perf_counter() - begun:.0f} s", flush=True)
+        return compiled
+
+    def find_batch(self, sizes):
+        """Takes a larger batch where it trains a fifth faster; returns its size, and stage 1's step, as a future."""
+        speeds, steps = {}, {}
+        for size in sizes:
+            steps[size] = self.compile(self.generator.pretraining_step, size)
+            if len(sizes) > 1:
+                speeds[size] = self.measure_speed(steps[size], size)
+                print(f"batches of {size}: {speeds[size]:.0f} patches a second", flush=True)
+        best, step = sizes[0], Future()
+        for size in sizes[1:]:
+            if speeds[size] > 1.2 * speeds[best]:  # or it is not worth the fewer steps
+                best = size
+        step.set_result(steps[best])
+        return best, step
+
+    def measure_speed(self, step, size, steps=40):
+        """Returns how many patches a second a compiled step of stage 1 trains; changes nothing."""
+        batch = np.zeros((2, size, self.a.patch, self.a.patch, 3), np.uint8)
+        state, scalars = step(jax.tree.map(jnp.copy, self.state), batch, 1.0, 0.0)
+        jax.block_until_ready(scalars)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            state, scalars = step(state, batch, 2.0, 0.0)
+        jax.block_until_ready(scalars)
+        return steps * size / (time.perf_counter() - begun)
 
     def validate(self):
         """Judges the averaged generator."""
@@ -563,52 +653,49 @@ class Trainer:
         return self.validation.score(lambda image: np.asarray(self.clipped(self.state["ema"], image)))
 
     def report(self, row):
-        """Prints a row and saves all weights: a run that is cut off loses an eighth."""
+        """Prints a row and saves all weights: a run that is cut off loses a part."""
         self.curve.append(row)
         print(json.dumps(row), flush=True)
-        curve = {"arguments": vars(self.a), "curve": self.curve}
+        curve = {"arguments": vars(self.a) | {"batch": self.batch}, "curve": self.curve}
         (self.a.out / "curve.json").write_text(json.dumps(curve, indent=1, default=str))
         if row["stage"] != "discriminator":
             save(self.a.out, row["stage"], self.generator.paths, self.state["ema"])
-        if self.gan:
+        if row["stage"] != "generator":
             params, _ = self.gan.normalized(self.state["d_params"], self.state["d_fixed"])
             save(self.a.out, "discriminator", self.gan.paths, params)
 
-    def run(self, stage, step_function, share, highest):
-        """Trains a stage for its share of the time that is left, the rate coming down a cosine."""
-        compiled = jax.jit(step_function, donate_argnums=0)
+    def run(self, stage, length, reports=4):
+        """Trains a stage for `length` seconds, the rate coming down a cosine."""
+        compiled = self.steps[stage].result()
+        self.batches.waited, step, reported = 0.0, 0, 0
         begun = time.perf_counter()
-        self.state, _ = jax.block_until_ready(compiled(self.state, self.batches.next(), 1.0, 0.0))
-        print(f"{stage}: compiled in {time.perf_counter() - begun:.0f} s", flush=True)
-        self.batches.waited, step, reports = 0.0, 1, 0
-        begun = time.perf_counter()
-        length = share * (60 * self.a.until - (begun - BORN) - 25)  # the last validation and the files take seconds
         while (seconds := time.perf_counter() - begun) < length:
             progress = seconds / length
-            rate = highest * min(1.0, progress / 0.02) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress)))
+            rate = RATES[stage] * min(1.0, progress / 0.02) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress)))
             step += 1
-            self.state, scalars = compiled(self.state, self.batches.next(), float(step), float(rate))
+            self.state, scalars = compiled(self.state, self.batches.next(self.batch), float(step), float(rate))
             if step % 20 == 0:
                 jax.block_until_ready(scalars)  # so that the clock sees the work, not the queue
-            if progress >= reports / 8:
-                reports += 1
+            if progress >= reported / reports:
+                reported += 1
                 shown = {name: float(f"{float(value):.4g}") for name, value in scalars.items()}
-                speed = {"patches_per_s": round(self.a.batch * step / max(seconds, 1e-3))}
+                speed = {"patches_per_s": round(self.batch * step / max(seconds, 1e-3))}
                 row = {"stage": stage, "step": step, "seconds": round(seconds, 1), **speed}
                 self.report(row | {"waited": round(self.batches.waited, 1), **shown, **self.validate()})
         jax.block_until_ready(self.state["params"])
         seconds = round(time.perf_counter() - begun, 1)
         self.report({"stage": stage, "step": step, "seconds": seconds, **self.validate()})
 
-    def train(self):
-        """Trains stage 1, or with `--gan` stages 2 and 3."""
-        print(jax.devices(), "jax", jax.__version__, "keras", keras.__version__, flush=True)
+    def train(self, batches, validation, end):
+        """Trains the three stages until `end`, a time of `time.time()`."""
+        self.batches, self.validation = batches, validation
         print("before", json.dumps(self.validate()), flush=True)
-        if self.gan:
-            self.run("discriminator", self.gan.discriminator_step, DISCRIMINATOR_SHARE, 2e-3)
-            self.run("gan", self.gan.gan_step, 1.0, self.a.rate or 3e-4)
-        else:
-            self.run("generator", self.generator.pretraining_step, 1.0, self.a.rate or 8e-4)
+        length = end - time.time()
+        for stage, share in SHARES.items():
+            if stage == "discriminator":  # both networks go on from the average of stage 1, with a new optimizer
+                self.state["params"] = [p.copy() for p in self.state["ema"]]
+                self.state |= {name: [jnp.zeros_like(p) for p in self.state[name]] for name in ("first", "second")}
+            self.run(stage, share * length)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -637,16 +724,17 @@ def parse():
     p.add_argument("--pictures", type=Path, required=True, help="clean pictures, searched with all folders below")
     p.add_argument("--validation", type=Path, help="pictures that are not trained on")
     p.add_argument("--weights", type=Path, help="npz of generator weights to go on from")
-    p.add_argument("--gan", type=Path, help="npz of LPIPS (VGG16): train stages 2 and 3 instead of stage 1")
+    p.add_argument("--lpips", type=Path, required=True, help="npz of LPIPS (VGG16)")
     p.add_argument("--crop", type=int, default=128, help="side of what LPIPS sees of a patch")
-    p.add_argument("--until", type=float, required=True, help="minutes after the start at which it must have ended")
-    p.add_argument("--batch", type=int, default=24)
+    end = p.add_mutually_exclusive_group(required=True)
+    end.add_argument("--minutes", type=float, help="to train in all")
+    end.add_argument("--minutes-in", type=Path, help="a file that brings these minutes once all pictures are there")
+    p.add_argument("--batch", type=int, nargs="+", default=[24, 48], help="sizes to choose from, multiples of 8")
     p.add_argument("--patch", type=int, default=192, help="side of a patch, a multiple of 32")
-    p.add_argument("--graphics", type=float, default=0.2, help="share of patches that are of graphics")
+    p.add_argument("--graphics", type=float, default=0.12, help="share of patches that are of graphics")
     p.add_argument("--drawn", type=float, default=0.25, help="share of these that are drawn, not cut out of pictures")
-    p.add_argument("--uniform", type=float, default=0.65, help="share of qualities that are drawn from all of 5-100")
+    p.add_argument("--uniform", type=float, default=0.9, help="share of qualities that are drawn from all of 5-100")
     p.add_argument("--gray", type=float, default=0.05, help="share of patches that are made gray")
-    p.add_argument("--rate", type=float, help="highest learning rate; 8e-4, with --gan 3e-4")
     p.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     p.add_argument("--precision", default="mixed_bfloat16", choices=["mixed_bfloat16", "float32"])
     p.add_argument("--seed", type=int, default=1)
@@ -654,21 +742,27 @@ def parse():
     return p.parse_args()
 
 
+def wait_for_minutes(a):
+    """Waits until all pictures are there; returns the minutes to train."""
+    while a.minutes is None:
+        try:
+            return float(a.minutes_in.read_text())
+        except (FileNotFoundError, ValueError):
+            time.sleep(0.2)
+    return a.minutes
+
+
 def main():
-    """Loads pictures, starts the workers and trains."""
+    """Starts the workers, compiles, and trains."""
     a = parse()
     a.out.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("fork").Pool(a.workers) as pool:
-        kinds = load_pictures(a.pictures, a.patch, pool)
-        validation = Validation(a.validation, pool) if a.validation else None
-    for name, each in kinds.items():
-        print(f"{name}: {len(each)} of {sum(p.shape[0] * p.shape[1] for p in each) / 1e6:.0f} MP", flush=True)
-    if not any(kinds.values()):
-        raise SystemExit(f"no picture of at least {a.patch} pixels a side in {a.pictures}")
-    batches = Batches(kinds, a)  # forked before JAX opens its devices
-    del kinds
+    batches = Batches(a)  # forked before JAX opens its devices
     try:
-        Trainer(a, batches, validation).train()
+        trainer = Trainer(a)
+        minutes = wait_for_minutes(a)
+        start = a.minutes_in.stat().st_mtime if a.minutes_in else time.time()
+        validation = Validation(a.validation) if a.validation else None
+        trainer.train(batches, validation, start + 60 * minutes)
     finally:
         batches.close()
 
