@@ -306,7 +306,7 @@ PRESETS = {
             gray_share=0.05,
             jpeg_photograph_quality=75,
             degradation=DegradationConfig(
-                "5-100,5-100,5-40",
+                "5-100",
                 "4:2:0,4:2:0,4:2:2,4:4:4",
                 clean_share=0.05,
                 double_share=0.15,

@@ -1,8 +1,8 @@
 """Exports weights that `train_with_jax.py` trained as the SavedModels of a stage, with TensorFlow.
 
-    python saved_models/export_weights.py pretrain_generator STAGE1B --after "stage 1 of this script" --out saved_models
-    python saved_models/export_weights.py pretrain_discriminator STAGE3 --after pretrain_generator --out saved_models
-    python saved_models/export_weights.py gan STAGE3 --after pretrain_generator --out saved_models
+    python saved_models/export_weights.py pretrain_generator OUT --after "what it went on from" --out saved_models
+    python saved_models/export_weights.py pretrain_discriminator OUT --after pretrain_generator --out saved_models
+    python saved_models/export_weights.py gan OUT --after pretrain_generator --out saved_models
 
 The folder is what `train_with_jax.py --out` wrote: the weights, and `curve.json`, which goes into the manifest.
 """
@@ -43,7 +43,9 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
     """Tells how the weights came about, in the terms of a manifest of `fit` as far as they fit."""
     run = json.loads((folder / "curve.json").read_text())
     curve = [row for row in run["curve"] if row["stage"] == WEIGHTS[model]]
-    options = {name: run["arguments"][name] for name in ("patch", "batch", "graphics", "drawn", "gray", "seed")}
+    options = {
+        name: run["arguments"][name] for name in ("patch", "batch", "graphics", "drawn", "uniform", "gray", "seed")
+    }
     # The preset has the weights of the script, which a test holds.
     losses = {"pretrain_generator": ["generator_loss"], "gan": ["gan_loss"]}.get(model, [])
     features = {"perceptual_features": {"network": "lpips v0.1, vgg16", "source": "lpips_vgg16_float16.npz"}}
@@ -55,7 +57,7 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
         "settings": {
             "script": "train_with_jax.py",
             "arguments": options,
-            "data": {"degradation": {"quality": "5-100,5-40"}},
+            "data": {"degradation": {"quality": "5-100"}},
             **{loss: dataclasses.asdict(getattr(PRESETS["blind"], loss)) for loss in losses},
         },
         "license": "Apache-2.0",
