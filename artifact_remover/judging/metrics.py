@@ -17,6 +17,8 @@ MAX_DECIBELS = 100.0
 """The highest value of `psnr` and `psnr_b`, in dB: a root mean square error of 0.0026 levels of 255."""
 
 _SSIM_WINDOW = 11
+_SSIM_WEIGHTS = tf.nn.softmax(-tf.square(tf.range(-5.0, 6.0)) / (2 * 1.5**2))  # Gaussian, sigma 1.5
+_SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # K1 and K2, squared
 _BLOCK = 8
 _GMSD_C = 170 / 255**2
 LUMA_OF_RGB = (65.481 / 255, 128.553 / 255, 24.966 / 255)
@@ -71,7 +73,17 @@ def ssim(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
         ValueError: As `psnr`, and if a picture is smaller than the window.
     """
     clean, restored = _checked(clean, restored, smallest=_SSIM_WINDOW)
-    return tf.image.ssim(clean, restored, max_val=1.0, filter_size=_SSIM_WINDOW, filter_sigma=1.5)
+    # Along rows, then columns: `tf.image.ssim`, with its window of 121 weights, takes four times as long, and took half
+    # of an evaluation.
+    pairs = tf.stack([clean, restored, clean**2 + restored**2, clean * restored])
+    means = tf.reshape(pairs, tf.concat([[-1], tf.shape(clean)[1:]], axis=0))
+    for side in ([_SSIM_WINDOW, 1, 1, 1], [1, _SSIM_WINDOW, 1, 1]):
+        window = tf.tile(tf.reshape(_SSIM_WEIGHTS, side), [1, 1, tf.shape(clean)[3], 1])
+        means = tf.nn.depthwise_conv2d(means, window, [1, 1, 1, 1], "VALID")
+    of_clean, of_restored, squares, products = tf.split(means, 4)
+    both, either = of_clean * of_restored, of_clean**2 + of_restored**2
+    similarity = (2 * both + _SSIM_C1) * (2 * (products - both) + _SSIM_C2)
+    return tf.reduce_mean(similarity / ((either + _SSIM_C1) * (squares - either + _SSIM_C2)), axis=[1, 2, 3])
 
 
 def psnr_b(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
