@@ -11,13 +11,14 @@ color. `tests/test_metrics.py` compares the untouched JPEG's scores with the pub
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 MAX_DECIBELS = 100.0
 """The highest value of `psnr` and `psnr_b`, in dB: a root mean square error of 0.0026 levels of 255."""
 
 _SSIM_WINDOW = 11
-_SSIM_WEIGHTS = tf.nn.softmax(-tf.square(tf.range(-5.0, 6.0)) / (2 * 1.5**2))  # Gaussian, sigma 1.5
+_SSIM_WEIGHTS = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))  # Gaussian, sigma 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2  # K1 and K2, squared
 _BLOCK = 8
 _GMSD_C = 170 / 255**2
@@ -78,7 +79,8 @@ def ssim(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
     pairs = tf.stack([clean, restored, clean**2 + restored**2, clean * restored])
     means = tf.reshape(pairs, tf.concat([[-1], tf.shape(clean)[1:]], axis=0))
     for side in ([_SSIM_WINDOW, 1, 1, 1], [1, _SSIM_WINDOW, 1, 1]):
-        window = tf.tile(tf.reshape(_SSIM_WEIGHTS, side), [1, 1, tf.shape(clean)[3], 1])
+        window = tf.constant((_SSIM_WEIGHTS / _SSIM_WEIGHTS.sum()).reshape(side), tf.float32)
+        window = tf.tile(window, [1, 1, tf.shape(clean)[3], 1])
         means = tf.nn.depthwise_conv2d(means, window, [1, 1, 1, 1], "VALID")
     of_clean, of_restored, squares, products = tf.split(means, 4)
     both, either = of_clean * of_restored, of_clean**2 + of_restored**2
