@@ -163,6 +163,12 @@ def test_what_was_enlarged_is_not_restored_for_its_softness():
     assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_what_was_doubled_pixel_by_pixel_is_left_alone(start):
+    large = LARGE.repeat(2, axis=0).repeat(2, axis=1)[start:, start:]
+    assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
+
+
 def written_text():
     image = Image.new("RGB", (300, 300), "white")
     for line in range(20):
@@ -193,7 +199,7 @@ def test_enlarged_pixel_art_is_left_alone_though_the_model_would_change_it(seed,
 
 
 def test_what_is_flat_far_from_edges_alone_is_not_taken_for_drawn():
-    """As a JPEG of a chart, which has ringing beside its lines."""
+    """A JPEG of text has ringing beside its letters."""
     reduced = Image.fromarray(decode_picture(to_jpeg(written_text(), 20)).pixels).resize([200, 200])
     assert decide(decode_picture(to_png(np.array(reduced))), restore=darker_by(9)).restore
 

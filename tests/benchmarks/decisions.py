@@ -163,7 +163,7 @@ def measure_harm(clean, restorer):
 
 
 def restore_clean(clean, restorer):
-    """How many are restored all the same, and how near to what they were the worst of these comes back, in dB."""
+    """Counts those that are restored all the same, and computes how far the worst of these is from what it was, in dB."""
     left = []
     for each in clean:
         after = restorer.restore_picture(decode_picture(to_png(each)))
