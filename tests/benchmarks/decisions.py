@@ -163,7 +163,7 @@ def measure_harm(clean, restorer):
 
 
 def restore_clean(clean, restorer):
-    """Counts those that are restored all the same, and computes how far the worst of these is from what it was, in dB."""
+    """Counts those that are restored all the same, and computes the least PSNR to what they were, in dB."""
     left = []
     for each in clean:
         after = restorer.restore_picture(decode_picture(to_png(each)))
