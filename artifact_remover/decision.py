@@ -46,6 +46,19 @@ Clean text comes back at 40 dB, dithered pictures at 23. Of these 0.46 or more a
 scaled JPEGs of photographs have flat places too, but more than 1000 colors.
 """
 
+FLAT_BESIDE_EDGES, EDGE_LEVELS = 0.36, 16
+"""So does one where a larger share of pixels equals the right and the lower neighbor, in 8x8 blocks of a wider range.
+
+Pixel art that was enlarged is flat beside its edges: 0.38 or more at 2, but for one of 20. JPEGs have ringing there: of
+1000 of graphics, scaled to 0.5, 0.7 and 1.4, it costs four, of two pictures of pixel art.
+"""
+
+DOUBLED_SHARE = 0.95
+"""So does one where a larger share of the even or of the odd columns equals the next, as where each pixel is doubled.
+
+Two of seven photographs came back at 44 and 46 dB. Of 150 JPEGs of graphics, scaled, one has more, and little to mend.
+"""
+
 MUCH_TO_MEND_COMPRESSED = 44.0
 """The same for nearly uncompressed JPEGs, whose own rounding is mended too: at quality 97 to 45 dB or more."""
 
@@ -206,8 +219,31 @@ def _has_much_to_mend(pixels, restore, compressed) -> bool:
 
 
 def _is_drawn(samples) -> bool:
+    return _is_doubled(samples) or _has_few_colors(samples) or _is_flat_beside_edges(samples)
+
+
+def _is_doubled(samples) -> bool:
+    equal = np.stack([(sample[:, 1:] == sample[:, :-1]).all(axis=2) for sample in samples])
+    return max(equal[:, :, 0::2].mean(), equal[:, :, 1::2].mean()) > DOUBLED_SHARE
+
+
+def _has_few_colors(samples) -> bool:
     equal = np.mean([(sample[:, 1:] == sample[:, :-1]).all(axis=2).mean() for sample in samples])
     if equal <= DRAWN_SHARE:
         return False
     pixels = np.concatenate([sample.reshape(-1, sample.shape[2]) for sample in samples])
     return len(np.unique(pixels, axis=0)) <= DRAWN_COLORS
+
+
+def _is_flat_beside_edges(samples) -> bool:
+    pixels = np.stack(samples)
+    here, right, below = pixels[:, :-1, :-1], pixels[:, :-1, 1:], pixels[:, 1:, :-1]
+    flat = _cut_blocks(((here == right) & (here == below)).all(axis=3), 8)
+    blocks = _cut_blocks(pixels, 9)  # and the neighbors of their last pixels, as cells may be as large as blocks
+    span = np.ptp(blocks.reshape(*blocks.shape[:4], -1), axis=4).max(axis=3)
+    holds_edge = span > EDGE_LEVELS / 255 * np.iinfo(pixels.dtype).max
+    return bool(holds_edge.any() and flat[holds_edge].mean() > FLAT_BESIDE_EDGES)
+
+
+def _cut_blocks(pictures, side) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(pictures, (side, side), axis=(1, 2))[:, ::8, ::8]

@@ -60,6 +60,30 @@ def test_pixel_art_is_not_taken_for_blocks(pixel):
     assert told(np.kron(art, np.ones([pixel, pixel, 1], np.uint8))) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "seed", "factor", "filter"),
+    [
+        ("code", 6, 2, Image.Resampling.NEAREST),
+        ("code", 6, 2, Image.Resampling.LANCZOS),
+        ("code", 3, 2, Image.Resampling.BILINEAR),
+        ("pixel_art", 7, 2, Image.Resampling.BILINEAR),
+        ("bitmap_text", 9, 3, Image.Resampling.NEAREST),
+        ("bitmap_text", 7, 2, Image.Resampling.BICUBIC),
+    ],
+)
+def test_clean_graphics_have_no_trace_when_enlarged(kind, seed, factor, filter):
+    graphic = Image.fromarray(draw_graphic(np.random.default_rng(seed), 256, kind))
+    assert told(np.array(graphic.resize([256 * factor] * 2, filter))) == []
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_a_code_whose_cells_become_blocks_has_no_trace_when_enlarged(side):
+    dark = np.random.default_rng(0).random([48, 48]) < 0.5
+    code = Image.fromarray(np.where(dark, 0, 255).astype(np.uint8).repeat(side, 0).repeat(side, 1)).convert("RGB")
+    for filter in Image.Resampling.NEAREST, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS:
+        assert told(np.array(code.resize([2 * code.width] * 2, filter))) == []
+
+
 @pytest.mark.parametrize("name", ["web_low", "web_medium", "web_high", "maximum"])
 def test_tables_that_are_not_libjpegs(name):
     content = to_jpeg(PHOTO, qtables=JpegPresets.presets[name]["quantization"], subsampling="4:4:4")

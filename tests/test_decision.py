@@ -13,6 +13,7 @@ from artifact_remover.decision import decide, decide_by_mark
 from artifact_remover.pictures.picture import FORMATS, decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.tf_serving_client import RemoteRestorer
+from data_prep.drawing import draw_pixel_art
 from tests.sample_pictures import PHOTO, to_file, to_jpeg, to_png
 from tests.web_server import serving
 
@@ -162,6 +163,12 @@ def test_what_was_enlarged_is_not_restored_for_its_softness():
     assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_what_was_doubled_pixel_by_pixel_is_left_alone(start):
+    large = LARGE.repeat(2, axis=0).repeat(2, axis=1)[start:, start:]
+    assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
+
+
 def written_text():
     image = Image.new("RGB", (300, 300), "white")
     for line in range(20):
@@ -177,7 +184,24 @@ def test_what_is_drawn_is_left_alone_though_the_model_would_change_it(clean):
     restorer, picture = Restorer.load(precision="float32"), decode_picture(to_png(clean))
     assert not restorer.restore_picture(picture).decision.restore
     changed = np.square(restorer.restore(clean).astype(float) - clean).mean()
-    assert 10 * np.log10(255**2 / changed) < 50
+    assert 10 * np.log10(255**2 / changed) < 52
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC],
+    ids=lambda each: each.name,
+)
+@pytest.mark.parametrize("seed", [0, 1, 4])
+def test_enlarged_pixel_art_is_left_alone_though_the_model_would_change_it(seed, filter):
+    art = draw_pixel_art(np.random.default_rng(seed), 256).resize([512, 512], filter)
+    assert not decide(decode_picture(to_png(np.array(art))), restore=darker_by(9)).restore
+
+
+def test_what_is_flat_far_from_edges_alone_is_not_taken_for_drawn():
+    """A JPEG of text has ringing beside its letters."""
+    reduced = Image.fromarray(decode_picture(to_jpeg(written_text(), 20)).pixels).resize([200, 200])
+    assert decide(decode_picture(to_png(np.array(reduced))), restore=darker_by(9)).restore
 
 
 @pytest.mark.parametrize(("shape", "restored"), [((1, 1), False), ((300, 127), False), ((128, 128), True)])

@@ -8,8 +8,8 @@ python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
 at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved
 once, which must not be taken for more, and saved twice, whose first compression must be found.
-`clean`: how many clean pictures are restored all the same, and of
-the same pictures, saved as a JPEG and scaled, how many are. `harm`: pictures that are further from the clean one than
+`clean`: how many clean pictures are restored all the same, as they are, scaled and with each pixel repeated, and of the
+same pictures, saved as a JPEG and scaled, how many are. `harm`: pictures that are further from the clean one than
 before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
@@ -106,15 +106,18 @@ def measure_earlier(clean, restorer):
 
 
 def measure_clean(clean, restorer):
-    decisions = [judge(to_png(each), restorer) for each in clean]
-    yield {
-        "clean": "as it is",
-        "traces": sum("no trace" not in decision.found for decision in decisions),
-        "restored": sum(decision.restore for decision in decisions),
-    }
+    traces = sum("no trace" not in judge(to_png(each), restorer).found for each in clean)
+    yield {"clean": "as it is", "traces": traces} | restore_clean(clean, restorer)
     for factor in (0.5, 0.7, 1.4, 2.0):
-        decisions = [judge(to_png(scale(each, factor)), restorer) for each in clean]
-        yield {"clean": "scaled", "factor": factor, "restored": sum(decision.restore for decision in decisions)}
+        yield {"clean": "scaled", "factor": factor} | restore_clean((scale(each, factor) for each in clean), restorer)
+    for filter in (Image.Resampling.BILINEAR, Image.Resampling.LANCZOS):
+        yield {"clean": filter.name, "factor": 2.0} | restore_clean(
+            (scale(each, 2, filter) for each in clean), restorer
+        )
+    for factor in (2, 3, 4, 8):
+        yield {"clean": "pixels repeated", "factor": factor} | restore_clean(
+            (repeat(each, factor) for each in clean), restorer
+        )
     for quality in (20, 50):
         for factor in (0.5, 0.7, 1.4):
             scaled, gains = 0, []
@@ -159,6 +162,16 @@ def measure_harm(clean, restorer):
                 }
 
 
+def restore_clean(clean, restorer):
+    """Counts those that are restored all the same, and computes the least PSNR to what they were, in dB."""
+    left = []
+    for each in clean:
+        after = restorer.restore_picture(decode_picture(to_png(each)))
+        if after.decision.restore:
+            left.append(float(peak_signal_noise_ratio(each, after.pixels)))
+    return {"restored": len(left), "least_psnr": round(min(left), 1) if left else None}
+
+
 def judge(content, restorer):
     return decide(decode_picture(content), restore=restorer.restore)
 
@@ -167,9 +180,15 @@ def gain(clean, jpeg, restored):
     return peak_signal_noise_ratio(clean, restored) - peak_signal_noise_ratio(clean, jpeg)
 
 
-def scale(pixels, factor):
+def scale(pixels, factor, filter=Image.Resampling.BICUBIC):
     image = Image.fromarray(pixels)
-    return np.array(image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC))
+    return np.array(image.resize((round(image.width * factor), round(image.height * factor)), filter))
+
+
+def repeat(pixels, factor):
+    """Enlarges by whole pixels, to about 1152 a side at most."""
+    most = 1152 // factor
+    return pixels[:most, :most].repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 MEASURES = {"grid": measure_grid, "earlier": measure_earlier, "clean": measure_clean, "harm": measure_harm}
