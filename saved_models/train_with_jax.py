@@ -2,17 +2,17 @@
 
 `python -m artifact_remover.fit` is how this project trains, with TensorFlow. The published models of November 2026
 were made by this script instead, on a GPU that was at hand for a quarter of an hour (README.md beside it says what
-came out, and what was changed for each run):
+came out):
 
     python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --lpips lpips_vgg16.npz \
         --minutes-in GO --out OUT
 
 All three stages train one after the other. While the pictures are still being sent, the networks are compiled and the
-batch that trains fastest is found; the file GO then brings the minutes that are left. Needed are jax,
-keras, numpy, opencv, pillow, tyro and this project on PYTHONPATH. The generator is the project's own `build_generator`;
-weights travel as npz files, keyed by Keras's variable paths. Patches are cut, recolored and compressed by worker
-processes: OpenCV's libjpeg-turbo, whose pixels are Pillow's. Pictures and batches are in memory that all share. The
-learning rate follows the clock, so that a stage always ends at the bottom of its cosine.
+batch that trains fastest is found; the file GO then brings the minutes that are left. Needed are jax, keras, numpy,
+opencv, pillow, tyro and this project on PYTHONPATH. The generator is the project's own `build_generator`; weights
+travel as npz files, keyed by Keras's variable paths. Patches are cut, recolored and compressed by worker processes:
+OpenCV's libjpeg-turbo, whose pixels are Pillow's. Pictures and batches are in memory that all share. The learning rate
+follows the clock, so that a stage always ends at the bottom of its cosine.
 """
 
 import argparse
