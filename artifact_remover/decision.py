@@ -219,26 +219,24 @@ def _has_much_to_mend(pixels, restore, compressed) -> bool:
 
 
 def _is_drawn(samples) -> bool:
-    return _is_doubled(samples) or _has_few_colors(samples) or _is_flat_beside_edges(samples)
-
-
-def _is_doubled(samples) -> bool:
-    equal = np.stack([(sample[:, 1:] == sample[:, :-1]).all(axis=2) for sample in samples])
-    return max(equal[:, :, 0::2].mean(), equal[:, :, 1::2].mean()) > DOUBLED_SHARE
-
-
-def _has_few_colors(samples) -> bool:
-    equal = np.mean([(sample[:, 1:] == sample[:, :-1]).all(axis=2).mean() for sample in samples])
-    if equal <= DRAWN_SHARE:
-        return False
-    pixels = np.concatenate([sample.reshape(-1, sample.shape[2]) for sample in samples])
-    return len(np.unique(pixels, axis=0)) <= DRAWN_COLORS
-
-
-def _is_flat_beside_edges(samples) -> bool:
     pixels = np.stack(samples)
-    here, right, below = pixels[:, :-1, :-1], pixels[:, :-1, 1:], pixels[:, 1:, :-1]
-    flat = _cut_blocks(((here == right) & (here == below)).all(axis=3), 8)
+    as_right = (pixels[:, :, 1:] == pixels[:, :, :-1]).all(axis=3)
+    return _is_doubled(as_right) or _has_few_colors(pixels, as_right) or _is_flat_beside_edges(pixels, as_right)
+
+
+def _is_doubled(as_right) -> bool:
+    return max(as_right[:, :, 0::2].mean(), as_right[:, :, 1::2].mean()) > DOUBLED_SHARE
+
+
+def _has_few_colors(pixels, as_right) -> bool:
+    if as_right.mean() <= DRAWN_SHARE:
+        return False
+    return len(np.unique(pixels.reshape(-1, pixels.shape[3]), axis=0)) <= DRAWN_COLORS
+
+
+def _is_flat_beside_edges(pixels, as_right) -> bool:
+    as_below = (pixels[:, 1:] == pixels[:, :-1]).all(axis=3)
+    flat = _cut_blocks(as_right[:, :-1] & as_below[:, :, :-1], 8)
     blocks = _cut_blocks(pixels, 9)  # and the neighbors of their last pixels, as cells may be as large as blocks
     span = np.ptp(blocks.reshape(*blocks.shape[:4], -1), axis=4).max(axis=3)
     holds_edge = span > EDGE_LEVELS / 255 * np.iinfo(pixels.dtype).max

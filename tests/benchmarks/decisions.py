@@ -106,7 +106,7 @@ def measure_earlier(clean, restorer):
 
 
 def measure_clean(clean, restorer):
-    traces = sum("no trace" not in judge(to_png(each), restorer).found for each in clean)
+    traces = sum("no trace" not in decide(decode_picture(to_png(each))).found for each in clean)
     yield {"clean": "as it is", "traces": traces} | restore_clean(clean, restorer)
     for factor in (0.5, 0.7, 1.4, 2.0):
         yield {"clean": "scaled", "factor": factor} | restore_clean((scale(each, factor) for each in clean), restorer)
