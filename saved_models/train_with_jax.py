@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import queue
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -199,6 +199,8 @@ def work(number, pictures, ring, free, ready, a):
     cv2.setNumThreads(0)
     wait_for_minutes(a)
     kinds = pictures.read(number, a.pictures, a.patch)
+    if not any(kinds.values()):
+        raise SystemExit(f"no picture of at least {a.patch} pixels a side in {a.pictures}")
     if not number:
         for name, each in kinds.items():
             print(f"{name}: {len(each)} of {sum(p.shape[0] * p.shape[1] for p in each) / 1e6:.0f} MP", flush=True)
@@ -603,7 +605,7 @@ class Trainer:
         self.batch, first = self.find_batch(a.batch)
         compiler = ThreadPoolExecutor(1)
         self.steps = {
-            "generator": first,
+            "generator": compiler.submit(lambda: first),
             "discriminator": compiler.submit(self.compile, self.gan.discriminator_step, self.batch),
             "gan": compiler.submit(self.compile, self.gan.gan_step, self.batch),
         }
@@ -621,19 +623,18 @@ class Trainer:
         return compiled
 
     def find_batch(self, sizes):
-        """Takes a larger batch where it trains a fifth faster; returns its size, and stage 1's step, as a future."""
+        """Takes a larger batch where it trains a fifth faster; returns its size, and stage 1's step."""
         speeds, steps = {}, {}
         for size in sizes:
             steps[size] = self.compile(self.generator.pretraining_step, size)
             if len(sizes) > 1:
                 speeds[size] = self.measure_speed(steps[size], size)
                 print(f"batches of {size}: {speeds[size]:.0f} patches a second", flush=True)
-        best, step = sizes[0], Future()
+        best = sizes[0]
         for size in sizes[1:]:
             if speeds[size] > 1.2 * speeds[best]:  # or it is not worth the fewer steps
                 best = size
-        step.set_result(steps[best])
-        return best, step
+        return best, steps[best]
 
     def measure_speed(self, step, size, steps=40):
         """Returns how many patches a second a compiled step of stage 1 trains; changes nothing."""
