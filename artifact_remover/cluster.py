@@ -34,7 +34,7 @@ from artifact_remover.engines import choose_engine
 from artifact_remover.model_folder import choose_exports
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.picture import FORMATS, INPUT_SUFFIXES, check_format
-from artifact_remover.storage import Location, deliver, fetch, kind_of, list_folder, locate, locate_listed
+from artifact_remover.storage import Listing, Location, deliver, fetch, kind_of, list_folder, locate, locate_listed
 from data_prep.command_line import word_for_terminal
 from data_prep.errors import InputError, Option
 
@@ -169,7 +169,7 @@ class Manifest:
 def _read_targets(target, run=None) -> set[str]:
     """Reads from the manifest which results were written, and, of a run, also which pictures failed."""
     folder, targets = target / MANIFEST_FOLDER, set()
-    for name in list_folder(folder)[0] if kind_of(folder) == fs.FileType.Directory else ():
+    for name in list_folder(folder).files if kind_of(folder) == fs.FileType.Directory else ():
         rows = pq.read_table((folder / name).path, columns=["target", "decision"], filesystem=folder.files)
         if not (run and name.startswith(run)):
             rows = rows.filter(pc.is_in(rows["decision"], pa.array(["restored", "left alone"])))
@@ -231,7 +231,10 @@ def _check_target(target, config):
 
 def _holds_something(uri):
     target = locate(uri)
-    return kind_of(target) == fs.FileType.Directory and any(list_folder(target)[:2])
+    if kind_of(target) != fs.FileType.Directory:
+        return False
+    listing = list_folder(target)
+    return bool(listing.files or listing.folders)
 
 
 def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -246,11 +249,10 @@ def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[
         output; or `error`, what is wrong with it.
     """
     source = _find_source(config)
-    groups = _read_list(source) if is_list(source) else _walk(source, _find_target(config))
+    groups = _read_list(source) if is_list(source) else _walk(source, _find_target(config), config, others)
     ending, count = FORMATS[config.format or "png"], 0
     for folder, names, entries, errors in groups:
         if not is_list(source):
-            _count_links(source / folder, folder, config, others)
             chosen = [number for number, name in enumerate(names) if _is_picture(_join(folder, name), config, others)]
             names, entries = [names[number] for number in chosen], [entries[number] for number in chosen]
         results = name_apart(names, lambda name, keep: name_result(name, ending, keep), lambda result: [result])
@@ -275,33 +277,29 @@ def _is_picture(place, config, others):
     return suffix in INPUT_SUFFIXES
 
 
-def _count_links(folder, place, config, others):
-    """Counts the links that listing a folder of this machine passes over: to folders, and to nothing."""
-    with contextlib.suppress(OSError):  # which listing tells
-        for found in os.scandir(folder.local) if folder.local else ():
-            if found.name.startswith(".") or not found.is_symlink():
-                continue
-            if found.is_dir():
-                others["links to folders"] += 1
-            elif not os.path.exists(found) and is_wanted(_join(place, found.name), config.include, config.exclude):
-                others["links to nothing"] += 1
-
-
 def _join(folder, name):
     return f"{folder}/{name}" if folder else name
 
 
-def _walk(top, apart, place=""):
-    """Yields each folder's place, names of files, their paths below the top, and errors."""
+def _walk(top, apart, config, others, place=""):
+    """Yields each folder's place, names of files, their paths below the top, and errors; counts links."""
     folder = top / place
     try:
-        names, folders, errors = list_folder(folder)
+        listing = list_folder(folder)
     except InputError as error:
-        names, folders, errors = [], [], [error.message]
-    yield place, names, [_join(place, name) for name in names], errors
-    for name in folders:
-        if not name.startswith(".") and not _are_same(folder / name, apart):
-            yield from _walk(top, apart, _join(place, name))
+        listing = Listing(errors=[error.message])
+    others.update("links to folders" for _ in _not_hidden(listing.links))
+    for name in _not_hidden(listing.broken):
+        if is_wanted(_join(place, name), config.include, config.exclude):
+            others["links to nothing"] += 1
+    yield place, listing.files, [_join(place, name) for name in listing.files], listing.errors
+    for name in _not_hidden(listing.folders):
+        if not _are_same(folder / name, apart):
+            yield from _walk(top, apart, config, others, _join(place, name))
+
+
+def _not_hidden(names):
+    return [name for name in names if not name.startswith(".")]
 
 
 def _read_list(source):

@@ -98,30 +98,64 @@ def kind_of(location: Location) -> fs.FileType:
         raise InputError(f"{location.name} cannot be reached: {_tell(error)}") from error
 
 
-def list_folder(folder: Location) -> tuple[list[str], list[str], list[str]]:
-    """Lists a folder's own files and folders; links to folders are not followed.
+@dataclasses.dataclass
+class Listing:
+    """A folder's own contents.
 
-    Returns:
-        The names of files and of folders, each sorted, and what is wrong with others.
+    Attributes:
+        files: Names of files, sorted; of links to files too.
+        folders: Names of folders, sorted.
+        links: Names of links to folders, which are not followed.
+        broken: Names of links to nothing.
+        errors: What is wrong with others, one line each.
+    """
+
+    files: list[str] = dataclasses.field(default_factory=list)
+    folders: list[str] = dataclasses.field(default_factory=list)
+    links: list[str] = dataclasses.field(default_factory=list)
+    broken: list[str] = dataclasses.field(default_factory=list)
+    errors: list[str] = dataclasses.field(default_factory=list)
+
+
+def list_folder(folder: Location) -> Listing:
+    """Lists a folder.
 
     Raises:
         InputError: If it cannot be listed.
     """
-    names: dict[fs.FileType, list[str]] = {fs.FileType.File: [], fs.FileType.Directory: []}
-    errors = []
+    listing = Listing()
     try:
-        for found in folder.files.get_file_info(fs.FileSelector(folder.path)):
+        for name, names in _scan(folder.local, listing) if folder.local else _select(folder, listing):
             try:
-                if found.type in names and found.base_name:
-                    names[found.type].append(found.base_name)
-            except UnicodeDecodeError:
-                errors.append(f"{folder.name} holds a file whose name is no UTF-8: rename it")
+                name.encode()
+            except UnicodeEncodeError:
+                listing.errors.append(f"{folder.name} holds a file whose name is no UTF-8: rename it")
+            else:
+                names.append(name)
     except OSError as error:
         raise InputError(f"cannot read the folder, check its permissions: {folder.name} ({_tell(error)})") from error
-    folders = [
-        name for name in names[fs.FileType.Directory] if not (folder.local and os.path.islink(folder.local / name))
-    ]
-    return sorted(names[fs.FileType.File]), sorted(folders), errors
+    listing.files.sort()
+    listing.folders.sort()
+    return listing
+
+
+def _scan(folder, listing):
+    """Yields the names in a folder of this machine, and where in the listing each belongs."""
+    with os.scandir(folder) as entries:  # pyarrow would ask for each file's size, and pass over links to nothing
+        for found in entries:
+            if found.is_dir():
+                yield found.name, listing.links if found.is_symlink() else listing.folders
+            elif found.is_file():
+                yield found.name, listing.files
+            elif not os.path.exists(found):
+                yield found.name, listing.broken
+
+
+def _select(folder, listing):
+    names = {fs.FileType.File: listing.files, fs.FileType.Directory: listing.folders}
+    for found in folder.files.get_file_info(fs.FileSelector(folder.path)):
+        if found.type in names and found.base_name:
+            yield found.base_name, names[found.type]
 
 
 def fetch(source: Location, copy: Path) -> None:

@@ -1,4 +1,5 @@
 import io
+import os
 
 import pytest
 
@@ -35,12 +36,16 @@ def test_an_unknown_scheme_is_one_line():
         storage.locate("ftp://key:secret@host/photos")
 
 
-def test_a_folder_is_listed_in_order_without_links_to_folders(tmp_path):
+def test_a_folder_is_listed_in_order_and_links_apart(tmp_path):
     for name in ("b", "a", "Z"):
         (tmp_path / name).write_text("")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
-    assert storage.list_folder(storage.locate(str(tmp_path))) == (["Z", "a", "b"], ["folder"], [])
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "broken").symlink_to(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    listing = storage.list_folder(storage.locate(str(tmp_path)))
+    assert listing == storage.Listing(["Z", "a", "b", "linked"], ["folder"], ["link"], ["broken"], [])
     with pytest.raises(InputError, match="cannot read the folder, check its permissions: .*/none"):
         storage.list_folder(storage.locate(str(tmp_path)) / "none")
 
@@ -49,9 +54,9 @@ def test_a_name_that_is_no_utf8_is_told_and_the_others_are_listed(tmp_path):
     (tmp_path / "good").write_text("")
     with open(bytes(tmp_path) + b"/\xff.jpg", "wb"):
         pass
-    names, _, errors = storage.list_folder(storage.locate(str(tmp_path)))
-    assert names == ["good"]
-    assert len(errors) == 1 and "UTF-8" in errors[0]
+    listing = storage.list_folder(storage.locate(str(tmp_path)))
+    assert listing.files == ["good"]
+    assert len(listing.errors) == 1 and "UTF-8" in listing.errors[0]
 
 
 def test_what_cannot_be_read_to_its_end_is_not_written(tmp_path):
