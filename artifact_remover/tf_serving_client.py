@@ -1,7 +1,8 @@
 """Restoring with a running TF Serving, by REST or gRPC.
 
-JPEGs are sent byte for byte. Other pictures of 8 bits are sent as PNGs, which are lossless, and so are the JPEGs that
-the server cannot decode. REST needs no TensorFlow in this process, gRPC needs the extra `serving`.
+JPEGs are sent byte for byte, up to the end of their picture. Other pictures of 8 bits are sent as PNGs, which are
+lossless, and so are the JPEGs that the server cannot decode. REST needs no TensorFlow in this process, gRPC needs the
+extra `serving`.
 """
 
 import base64
@@ -19,6 +20,7 @@ from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 from artifact_remover.model_folder import FAITHFUL
+from artifact_remover.pictures.jpeg_container import end_of_picture
 from artifact_remover.pictures.picture import Picture, decode_picture
 from artifact_remover.restore_picture import RestoredPicture, restore_parts
 from data_prep.errors import InputError, Message, Option, to_one_line
@@ -127,7 +129,9 @@ class RemoteRestorer:
             return pixels
         if pixels.dtype != np.uint8:
             raise InputError("16 bits per channel, of which a server would keep 8: ", _WITHOUT_SERVER)
-        restored = decode_picture(self._send(jpeg or _encode_png(pixels))).pixels
+        # Not what lies behind the picture, such as a phone's video, which is several times as large.
+        content = jpeg[: end_of_picture(jpeg)] if jpeg else _encode_png(pixels)
+        restored = decode_picture(self._send(content)).pixels
         if restored.shape[2] < pixels.shape[2]:  # gray in three channels comes back in one
             restored = np.repeat(restored, pixels.shape[2], axis=2)
         if restored.shape != pixels.shape or restored.dtype != pixels.dtype:

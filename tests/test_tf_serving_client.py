@@ -100,7 +100,7 @@ def test_the_command_writes_what_it_writes_without_a_server(url, export, tmp_pat
         assert remote.alpha is None or levels(remote.alpha, expected.alpha) <= 1
 
 
-def test_jpegs_are_sent_as_they_are(monkeypatch):
+def test_jpegs_are_sent_as_they_are_without_what_lies_behind_their_picture():
     sent = []
 
     def send(content):
@@ -108,9 +108,15 @@ def test_jpegs_are_sent_as_they_are(monkeypatch):
         return to_file(PHOTO, "PNG")
 
     remote = RemoteRestorer(send, "a server")
-    for name in ("photo.jpg", "photo.png", "turned.jpg"):
-        remote.restore_picture(decode_picture(PICTURES[name]), force=True)
-    assert [sent[0], sent[2]] == [PICTURES["photo.jpg"], PICTURES["turned.jpg"]]
+    behind = b"\0\0\0\x18ftypmp42" + bytes(1000)
+    for content in (
+        PICTURES["photo.jpg"],
+        PICTURES["photo.png"],
+        PICTURES["turned.jpg"],
+        PICTURES["photo.jpg"] + behind,
+    ):
+        remote.restore_picture(decode_picture(content), force=True)
+    assert [sent[0], *sent[2:]] == [PICTURES[name] for name in ("photo.jpg", "turned.jpg", "photo.jpg")]
     np.testing.assert_array_equal(decode_picture(sent[1]).pixels, PHOTO)
 
 
