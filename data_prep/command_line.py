@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -76,16 +77,42 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
     Returns:
         Exit code: the command's own, 2 after an `InputError`, 130 if the user stopped it.
     """
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _interruptible():
+        try:
+            return command() or 0
+        except InputError as error:
+            complain(error)
+            return 2
+        except KeyboardInterrupt as stop:
+            complain(str(stop) or stopped)
+            return 130
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Lets SIGTERM interrupt as Ctrl-C does, and neither of them get lost.
+
+    Python drops an interrupt that comes while a destructor or the callback of a weak reference runs, as where a pool of
+    threads ends.
+    """
+    previous, hook = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
+    timers: list[threading.Timer] = []
+
+    def interrupt_again(dropped):
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+            return
+        # From a thread, as what this hook raises is dropped, too.
+        timers.append(threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)))
+        timers[-1].start()
+
+    sys.unraisablehook = interrupt_again
     try:
-        return command() or 0
-    except InputError as error:
-        complain(error)
-        return 2
-    except KeyboardInterrupt as stop:
-        complain(str(stop) or stopped)
-        return 130
+        yield
     finally:
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, previous)
 
 

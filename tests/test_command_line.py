@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import weakref
 from typing import Literal
 
 import pytest
@@ -178,6 +179,14 @@ def stop():
     time.sleep(5)
 
 
+def stop_in_a_callback():
+    kept = Options()
+    watched = weakref.ref(kept, lambda _: stop())  # whose exceptions Python drops
+    del kept
+    assert watched() is None
+    time.sleep(5)
+
+
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
@@ -185,13 +194,14 @@ def stop():
         (lambda: 1, 1, ""),
         (refuse, 2, "error: a\\nb.jpg is damaged, give --allow-truncated\n"),
         (stop, 130, "error: stopped, nothing is written\n"),
+        (stop_in_a_callback, 130, "error: stopped, nothing is written\n"),
     ],
 )
 def test_how_a_command_ends(command, code, said, capsys):
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
     assert run_command(command, stopped="stopped, nothing is written") == code
     assert capsys.readouterr() == ("", said)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
 def test_a_defect_is_no_mistake_of_the_users():

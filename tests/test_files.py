@@ -89,9 +89,11 @@ with hold(Path(sys.argv[1])):
 def holder(tmp_path):
     """Another process that holds `.lock`."""
     with subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path / ".lock"], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"held\n"
-        yield process
-        process.kill()
+        try:
+            assert process.stdout.readline() == b"held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_what_another_process_holds_is_refused_until_that_is_killed(holder, tmp_path):

@@ -39,12 +39,12 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(finished_run, capfd):
+def run(saved_models, capfd):
     """Runs the command with the tiny model; returns its exit code, what it printed, and the errors."""
 
     def run(*arguments):
         capfd.readouterr()
-        code = restore.main(["--model", str(finished_run.folder), "--precision", "float32", *map(str, arguments)])
+        code = restore.main(["--model", str(saved_models), "--precision", "float32", *map(str, arguments)])
         return code, *capfd.readouterr()
 
     return run
@@ -434,14 +434,18 @@ sys.exit(restore.main(sys.argv[1:]))
 def started(*arguments, code=SLOW_RESTORER, stderr=subprocess.PIPE):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(file, process):
     until = time.monotonic() + 120
     while not Path(file).exists():
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            pytest.fail(f"no {file}: {process.communicate()}")
         time.sleep(0.002)
 
 
@@ -463,8 +467,8 @@ def check_whole(folder):
 
 
 @pytest.mark.parametrize("code", [SLOW_RESTORER, pytest.param(REAL_RESTORER, marks=pytest.mark.slow)])
-def test_a_killed_batch_leaves_no_half_picture_and_resume_finishes(many, run, finished_run, code):
-    with started(many, "-o", "out", "--model", finished_run.folder, code=code) as process:
+def test_a_killed_batch_leaves_no_half_picture_and_resume_finishes(many, run, saved_models, code):
+    with started(many, "-o", "out", "--model", saved_models, code=code) as process:
         wait_for("out/00.png", process)
         process.kill()
     for partial in Path("out").glob(".*"):  # of a process that was killed there may be one, under another name
@@ -480,8 +484,8 @@ def test_a_killed_batch_leaves_no_half_picture_and_resume_finishes(many, run, fi
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("code", [SLOW_RESTORER, pytest.param(REAL_RESTORER, marks=pytest.mark.slow)])
-def test_a_stopped_batch_says_what_is_done_and_leaves_nothing_unfinished(many, finished_run, stop, code):
-    with started(many, "-o", "out", "--model", finished_run.folder, code=code) as process:
+def test_a_stopped_batch_says_what_is_done_and_leaves_nothing_unfinished(many, saved_models, stop, code):
+    with started(many, "-o", "out", "--model", saved_models, code=code) as process:
         wait_for("out/00.png", process)
         process.send_signal(stop)
         _, errors = process.communicate(timeout=60)
@@ -491,8 +495,8 @@ def test_a_stopped_batch_says_what_is_done_and_leaves_nothing_unfinished(many, f
     assert done - int(said[1]) in (0, 1)  # it may be stopped between writing one and counting it
 
 
-def test_a_stopped_batch_reports_what_is_done(many, finished_run):
-    with started(many, "-o", "out", "--report", "report.json", "--model", finished_run.folder) as process:
+def test_a_stopped_batch_reports_what_is_done(many, saved_models):
+    with started(many, "-o", "out", "--report", "report.json", "--model", saved_models) as process:
         wait_for("out/02.png", process)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
@@ -508,9 +512,9 @@ def test_a_report_of_nothing_replaces_none(folder, run):
     assert Path("report.json").read_text() == "of an earlier run"
 
 
-def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, finished_run):
+def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, saved_models):
     originals = {file.name: file.read_bytes() for file in many.iterdir()}
-    in_place = (many, "--in-place", "--backup", "kept", "--model", finished_run.folder)
+    in_place = (many, "--in-place", "--backup", "kept", "--model", saved_models)
     with started(*in_place) as process:
         wait_for("kept/03.jpg", process)
         process.kill()
@@ -527,8 +531,8 @@ def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, finishe
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_watched_folder_is_restored_as_pictures_appear(folder, finished_run, stop):
-    watched = (".", "-o", "out", "--watch", "--report", "report.json", "--model", finished_run.folder)
+def test_a_watched_folder_is_restored_as_pictures_appear(folder, saved_models, stop):
+    watched = (".", "-o", "out", "--watch", "--report", "report.json", "--model", saved_models)
     Path("note.txt").touch()
     with started(*watched) as process:
         wait_for("out/sub/c.png", process)  # what is there comes first
@@ -546,8 +550,8 @@ def test_a_watched_folder_is_restored_as_pictures_appear(folder, finished_run, s
     assert len(json.loads(Path("report.json").read_text())) == 4
 
 
-def test_a_watched_folder_is_restored_in_place_once(folder, finished_run):
-    with started(".", "--in-place", "--backup", "kept", "--watch", "--model", finished_run.folder) as process:
+def test_a_watched_folder_is_restored_in_place_once(folder, saved_models):
+    with started(".", "--in-place", "--backup", "kept", "--watch", "--model", saved_models) as process:
         wait_for("kept/sub/c.jpeg", process)
         Path("d.jpg").write_bytes(Path("kept/a.jpg").read_bytes())
         wait_for("kept/d.jpg", process)
@@ -558,9 +562,9 @@ def test_a_watched_folder_is_restored_in_place_once(folder, finished_run):
     assert printed.count("restored, the original is") == 4 and "left alone" not in printed
 
 
-def test_progress_goes_to_the_terminal_and_lines_into_the_file(finished_run, many):
+def test_progress_goes_to_the_terminal_and_lines_into_the_file(saved_models, many):
     ours, terminal = pty.openpty()
-    with started(many, "-o", "out", "--model", finished_run.folder, stderr=terminal) as process:
+    with started(many, "-o", "out", "--model", saved_models, stderr=terminal) as process:
         os.close(terminal)
         shown = b""
         with contextlib.suppress(OSError):  # as reading ends where the other side is closed
@@ -600,11 +604,11 @@ sys.exit(code)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is not to be read like this")
-def test_hundred_megapixels_are_restored_in_two_gibibytes(finished_run, folder):
+def test_hundred_megapixels_are_restored_in_two_gibibytes(saved_models, folder):
     width, height = 11552, 8656
     photo = np.tile(skimage_data.coffee(), (22, 20, 1))[:height, :width]
     Image.fromarray(photo).save("large.jpg", quality=20)
-    command = [sys.executable, "-c", MEASURED, "large.jpg", "--model", finished_run.folder]
+    command = [sys.executable, "-c", MEASURED, "large.jpg", "--model", saved_models]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kibibytes = int(done.stdout.splitlines()[-1])

@@ -28,8 +28,8 @@ LARGE = to_file(PHOTO, quality=10)
 
 
 @pytest.fixture(scope="module")
-def client(finished_run):
-    restorer = Restorer.load(finished_run.folder, blend=0.0, precision="float32")
+def client(saved_models):
+    restorer = Restorer.load(saved_models, blend=0.0, precision="float32")
     with serving(restorer, places=4, max_megabytes=3, max_megapixels=2) as client:
         yield client
 
@@ -64,7 +64,7 @@ def serving_gate(gate, **options):
 )
 @pytest.mark.parametrize("quality", [10, 97])
 def test_the_answer_is_the_file_that_the_command_writes(
-    client, finished_run, tmp_path, monkeypatch, query, arguments, quality
+    client, saved_models, tmp_path, monkeypatch, query, arguments, quality
 ):
     monkeypatch.chdir(tmp_path)
     exif = Image.Exif()
@@ -72,7 +72,7 @@ def test_the_answer_is_the_file_that_the_command_writes(
     Path("a.jpg").write_bytes(to_file(PHOTO[:96, :100], quality=quality, exif=exif, dpi=(300, 300)))
     answer = client.post(Path("a.jpg").read_bytes(), **query)
     assert answer.status_code == 200 and answer.headers["X-Quality-Estimate"] == str(quality)
-    assert restore.main(["a.jpg", "--model", str(finished_run.folder), "--precision", "float32", *arguments]) == 0
+    assert restore.main(["a.jpg", "--model", str(saved_models), "--precision", "float32", *arguments]) == 0
     assert answer.content == Path(arguments[1]).read_bytes()
     with Image.open(io.BytesIO(answer.content)) as image:
         assert image.size == (96, 100) and image.getexif()[0x10F] == "a camera"
@@ -372,13 +372,15 @@ def test_it_is_a_subcommand():
 
 
 @pytest.fixture
-def command(finished_run):
+def command(saved_models):
     """The command, once it is ready, and its URL."""
-    command = [sys.executable, "-m", "artifact_remover.serve", "--port", "0", "--model", str(finished_run.folder)]
+    command = [sys.executable, "-m", "artifact_remover.serve", "--port", "0", "--model", str(saved_models)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert "blended by 0 with" in process.stdout.readline()
-        yield process, process.stdout.readline().split()[1]
-        process.kill()
+        try:
+            assert "blended by 0 with" in process.stdout.readline()
+            yield process, process.stdout.readline().split()[1]
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -390,10 +392,10 @@ def test_the_command_says_where_it_is_and_ends_when_asked(command, stop):
     assert process.communicate(timeout=120) == ("stopped\n", "") and process.returncode == 0
 
 
-def test_a_port_that_is_taken_is_one_line(finished_run, capfd):
+def test_a_port_that_is_taken_is_one_line(saved_models, capfd):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert serve.main(["--port", str(port), "--model", str(finished_run.folder)]) == 2
+        assert serve.main(["--port", str(port), "--model", str(saved_models)]) == 2
     errors = capfd.readouterr().err
     assert errors.startswith(f"error: cannot listen on 127.0.0.1 port {port}") and errors.count("\n") == 1
 

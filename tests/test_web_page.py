@@ -40,8 +40,8 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(finished_run):
-    with serving(Restorer.load(finished_run.folder, blend=0.0, precision="float32")) as client:
+def server(saved_models):
+    with serving(Restorer.load(saved_models, blend=0.0, precision="float32")) as client:
         yield client
 
 
@@ -85,9 +85,9 @@ def download(page, button):
         return waiting.value.suggested_filename, file.read()
 
 
-def written_by_the_command(finished_run, tmp_path, content, name, *arguments):
+def written_by_the_command(saved_models, tmp_path, content, name, *arguments):
     (tmp_path / "in.jpg").write_bytes(content)
-    command = [str(tmp_path / "in.jpg"), "-o", str(tmp_path / name), "--model", str(finished_run.folder)]
+    command = [str(tmp_path / "in.jpg"), "-o", str(tmp_path / name), "--model", str(saved_models)]
     assert restore.main([*command, "--precision", "float32", "--overwrite", *arguments]) == 0
     return (tmp_path / name).read_bytes()
 
@@ -96,7 +96,7 @@ def read(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, finished_run, tmp_path):
+def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, saved_models, tmp_path):
     exif = Image.Exif()
     exif[0x10F] = "a camera"
     jpeg = to_file(PHOTO, quality=12, exif=exif)
@@ -104,7 +104,7 @@ def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, finished_run,
     assert page.inner_text(".facts") == "JPEG · 280 × 200 · RGB · quality 12 · 4:2:0"
     name, content = download(page, ".png")
     assert name == "my photo_restored.png"
-    assert content == written_by_the_command(finished_run, tmp_path, jpeg, "x.png")
+    assert content == written_by_the_command(saved_models, tmp_path, jpeg, "x.png")
 
     page.fill("#strength", "0.5")
     page.fill("#blend", "1")
@@ -112,13 +112,13 @@ def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, finished_run,
     page.wait_for_selector(".png")
     _, changed = download(page, ".png")
     said = ["--strength", "0.5", "--blend", "1"]
-    wanted = written_by_the_command(finished_run, tmp_path, jpeg, "x.png", *said)
+    wanted = written_by_the_command(saved_models, tmp_path, jpeg, "x.png", *said)
     np.testing.assert_array_equal(read(changed), read(wanted))
     assert (read(changed) != read(content)).any()
 
     name, content = download(page, ".same")
     assert name == "my photo_restored.jpg" and Image.open(io.BytesIO(content)).getexif()[0x10F] == "a camera"
-    assert content == written_by_the_command(finished_run, tmp_path, jpeg, "x.jpg", *said)
+    assert content == written_by_the_command(saved_models, tmp_path, jpeg, "x.jpg", *said)
 
 
 def test_what_the_pixels_tell_is_shown(page):
