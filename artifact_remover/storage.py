@@ -118,20 +118,23 @@ class Listing:
 
 
 def list_folder(folder: Location) -> Listing:
-    """Lists a folder.
+    """Lists a folder's own contents.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Its files and folders in order, and apart from them what is not followed or wrong.
 
     Raises:
         InputError: If it cannot be listed.
     """
     listing = Listing()
     try:
-        for name, names in _scan(folder.local, listing) if folder.local else _select(folder, listing):
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                listing.errors.append(f"{folder.name} holds a file whose name is no UTF-8: rename it")
-            else:
-                names.append(name)
+        if folder.local:
+            _scan(folder, listing)
+        else:
+            _select(folder, listing)
     except OSError as error:
         raise InputError(f"cannot read the folder, check its permissions: {folder.name} ({_tell(error)})") from error
     listing.files.sort()
@@ -140,22 +143,40 @@ def list_folder(folder: Location) -> Listing:
 
 
 def _scan(folder, listing):
-    """Yields the names in a folder of this machine, and where in the listing each belongs."""
-    with os.scandir(folder) as entries:  # pyarrow would ask for each file's size, and pass over links to nothing
+    """Lists a folder of this machine: pyarrow would ask for each file's size, and pass over links to nothing."""
+    with os.scandir(folder.local) as entries:
         for found in entries:
-            if found.is_dir():
-                yield found.name, listing.links if found.is_symlink() else listing.folders
-            elif found.is_file():
-                yield found.name, listing.files
-            elif not os.path.exists(found):
-                yield found.name, listing.broken
+            if found.name.encode(errors="ignore").decode() != found.name:
+                _complain_of_name(folder, listing)
+            elif found.is_symlink():
+                _append_link(found, listing)
+            elif found.is_dir(follow_symlinks=False):
+                listing.folders.append(found.name)
+            elif found.is_file(follow_symlinks=False):
+                listing.files.append(found.name)
+
+
+def _append_link(link, listing):
+    if os.path.isdir(link):
+        listing.links.append(link.name)
+    elif os.path.isfile(link):
+        listing.files.append(link.name)
+    elif not os.path.exists(link):
+        listing.broken.append(link.name)
 
 
 def _select(folder, listing):
     names = {fs.FileType.File: listing.files, fs.FileType.Directory: listing.folders}
     for found in folder.files.get_file_info(fs.FileSelector(folder.path)):
-        if found.type in names and found.base_name:
-            yield found.base_name, names[found.type]
+        try:
+            if found.type in names and found.base_name:
+                names[found.type].append(found.base_name)
+        except UnicodeDecodeError:
+            _complain_of_name(folder, listing)
+
+
+def _complain_of_name(folder, listing):
+    listing.errors.append(f"{folder.name} holds a file whose name is no UTF-8: rename it")
 
 
 def fetch(source: Location, copy: Path) -> None:
