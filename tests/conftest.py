@@ -53,8 +53,9 @@ def other_keras_defaults():
 def saved_models(tmp_path_factory):
     """The models of `tf_serving/models.config`, tiny ones, which no test changes."""
     folder = tmp_path_factory.mktemp("saved_models")
+    manifest = {"settings": {"data": {"degradation": {"quality": "10"}}}}
     for seed, model in enumerate(("pretrain_generator", "gan")):
-        export_generator(tiny_models.make_generator(seed), tiny_models.TINY, folder / model / "1", {})
+        export_generator(tiny_models.make_generator(seed), tiny_models.TINY, folder / model / "1", manifest)
     config = DiscriminatorConfig(features=4)
     export_discriminator(build_discriminator(config), config, folder / "pretrain_discriminator" / "1", {})
     return folder
