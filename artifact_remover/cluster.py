@@ -288,7 +288,8 @@ def _walk(top, apart, config, others, place=""):
         listing = list_folder(folder)
     except InputError as error:
         listing = Listing(errors=[error.message])
-    others.update("links to folders" for _ in _not_hidden(listing.links))
+    if links := len(_not_hidden(listing.links)):
+        others["links to folders"] += links
     for name in _not_hidden(listing.broken):
         if is_wanted(_join(place, name), config.include, config.exclude):
             others["links to nothing"] += 1

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -120,6 +121,16 @@ def copied_run(finished_run, make_run, tmp_path):
     """A finished run that may be changed."""
     shutil.copytree(finished_run.folder, tmp_path / "run")
     return make_run(tmp_path / "run")
+
+
+@contextlib.contextmanager
+def running(command, **options):
+    """A process that does not outlive its test, which would wait for it without end where something failed."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def describe(folder):

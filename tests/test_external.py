@@ -15,6 +15,7 @@ from skimage import data as skimage_data
 
 from artifact_remover.judging.external import External
 from data_prep.errors import InputError
+from tests.conftest import running
 
 PHOTO = skimage_data.astronaut()[:48, 100:164]
 
@@ -124,13 +125,14 @@ from artifact_remover.judging.external import External
 evaluate.evaluate = lambda config: External("slow", {command!r}).restore(b"")
 sys.exit(evaluate.main(["--data", "data"]))
 """
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+    with running([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 60
         while not (pid.exists() and pid.read_text().endswith(".")):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.01)
         os.kill(process.pid, stop)
         assert process.stderr.read() == "error: stopped, nothing is written\n"
+        process.wait(timeout=60)
     assert process.returncode == 130 and is_gone(int(pid.read_text()[:-1]))
 
 

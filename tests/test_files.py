@@ -8,6 +8,7 @@ import pytest
 
 from data_prep import files
 from data_prep.files import HeldError, hold, open_whole, write_whole
+from tests.conftest import running
 
 
 def test_content_replaces_what_was_there(tmp_path):
@@ -88,12 +89,9 @@ with hold(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds `.lock`."""
-    with subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path / ".lock"], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout.readline() == b"held\n"
-            yield process
-        finally:
-            process.kill()
+    with running([sys.executable, "-c", HOLDING, tmp_path / ".lock"], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
 
 
 def test_what_another_process_holds_is_refused_until_that_is_killed(holder, tmp_path):

@@ -23,7 +23,7 @@ from artifact_remover import restore
 from artifact_remover.__main__ import COMMANDS
 from artifact_remover.options import Format
 from artifact_remover.pictures.picture import FORMATS
-from tests.conftest import describe
+from tests.conftest import describe, running
 
 PHOTO = skimage_data.astronaut()
 
@@ -430,14 +430,9 @@ sys.exit(restore.main(sys.argv[1:]))
 """
 
 
-@contextlib.contextmanager
 def started(*arguments, code=SLOW_RESTORER, stderr=subprocess.PIPE):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return running(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def wait_for(file, process):

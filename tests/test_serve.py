@@ -21,6 +21,7 @@ from artifact_remover.__main__ import COMMANDS
 from artifact_remover.options import ServeConfig
 from artifact_remover.restoration import Restorer
 from artifact_remover.web import guard, queue
+from tests.conftest import running
 from tests.sample_pictures import to_file
 from tests.web_server import JPEG, PHOTO, SMALL, Gate, serving
 
@@ -375,12 +376,9 @@ def test_it_is_a_subcommand():
 def command(saved_models):
     """The command, once it is ready, and its URL."""
     command = [sys.executable, "-m", "artifact_remover.serve", "--port", "0", "--model", str(saved_models)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert "blended by 0 with" in process.stdout.readline()
-            yield process, process.stdout.readline().split()[1]
-        finally:
-            process.kill()
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "blended by 0 with" in process.stdout.readline()
+        yield process, process.stdout.readline().split()[1]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
