@@ -301,6 +301,7 @@ PRESETS = {
             patch_size=160,
             patches_per_photo=4,
             batch_size=6,
+            enlarged_share=0.15,
             color_augmentation=0.05,
             complementary_share=0.1,
             gray_share=0.05,

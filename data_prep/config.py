@@ -164,6 +164,7 @@ class DataConfig:
         patch_size: Side of a square patch, in pixels; a multiple of 16, the size of a 4:2:0 block.
         patches_per_photo: Patches cut from one decoded photograph before the next is decoded.
         batch_size: Patches in a training batch.
+        enlarged_share: Share (0..1) of the training patches that are enlarged, by up to 4.
         color_augmentation: Strength (0..1) of the random color changes of a clean training patch; 0 is off.
             Strong when photographs are few: without it the generator learns their colors.
         complementary_share: Share (0..1) of the patches whose colors are turned into their complements; none where
@@ -184,6 +185,7 @@ class DataConfig:
     patch_size: int = 96
     patches_per_photo: int = 8
     batch_size: int = 8
+    enlarged_share: float = 0.0
     color_augmentation: float = 1.0
     complementary_share: float = 0.5
     gray_share: float = 0.0
@@ -199,7 +201,8 @@ class DataConfig:
         if self.patch_size < GRID or self.patch_size % GRID:
             raise InputError(Option("patch_size"), f" must be a positive multiple of {GRID}: {self.patch_size}")
         require_positive(self, "patches_per_photo", "batch_size")
-        for field in ("graphics_clean_share", "color_augmentation", "complementary_share", "gray_share"):
+        shares = ("graphics_clean_share", "enlarged_share", "color_augmentation", "complementary_share", "gray_share")
+        for field in shares:
             require_between(field, getattr(self, field), 0, 1)
         if not 0 < self.graphics_share < 1:
             raise InputError(Option("graphics_share"), f" must lie in 0..1, both excluded: {self.graphics_share}")

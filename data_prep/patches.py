@@ -18,6 +18,9 @@ from data_prep.config import GRID, LUMA, DataConfig
 # 2 Y - C in each channel C, with JPEG's luma Y (ITU-R BT.601): both chroma components change their sign.
 _COMPLEMENT = 2 * np.array([LUMA] * 3) - np.eye(3)
 
+_INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+_MOST_ENLARGED = 4
+
 # tf.data already runs one call per core; OpenCV's own threads would only compete with the training.
 cv2.setNumThreads(0)
 
@@ -25,13 +28,16 @@ cv2.setNumThreads(0)
 def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     """Cuts random patches for training: crop, one of the eight flips and rotations, then color changes.
 
+    Some are smaller crops, enlarged up to four times by bilinear, bicubic or Lanczos interpolation: else a generator
+    takes the soft edges of a picture that was enlarged for artifacts, and sharpens them.
+
     The result depends on nothing but the arguments: albumentations ignores NumPy's global seed, so one is
     passed in.
 
     Args:
         photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
         seed: Any number from 0 up; another number gives other patches.
-        config: Gives `patch_size` (p), `patches_per_photo` (n) and how colors are changed.
+        config: Gives `patch_size` (p), `patches_per_photo` (n), how many are enlarged and how colors are changed.
 
     Returns:
         Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
@@ -43,6 +49,7 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     augmentation = _build_augmentation(
         threading.get_ident(),
         config.patch_size,
+        config.enlarged_share,
         config.color_augmentation,
         config.complementary_share,
         config.gray_share,
@@ -56,13 +63,15 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
 def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     """Cuts random patches of graphics for training: crop, and one of the eight flips and rotations.
 
-    Half of them start at multiples of 16, as blocks do in a JPEG of the whole picture: rows of text and the pixels of
-    pixel art lie where they would lie there.
+    Some are enlarged, as by `cut_patches`.
+
+    Half of the others start at multiples of 16, as blocks do in a JPEG of the whole picture: rows of text and the
+    pixels of pixel art lie where they would lie there.
 
     Args:
         picture: Picture, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
         seed: Any number from 0 up; another number gives other patches.
-        config: Gives `patch_size` (p) and `patches_per_photo` (n).
+        config: Gives `patch_size` (p), `patches_per_photo` (n) and how many are enlarged.
 
     Returns:
         Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
@@ -75,9 +84,14 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
     rng = np.random.default_rng(seed)
 
     def cut() -> np.ndarray:
-        corner = rng.integers(0, np.array(picture.shape[:2]) - size + 1)
-        top, left = corner // GRID * GRID if rng.random() < 0.5 else corner
-        patch = np.rot90(picture[top : top + size, left : left + size], int(rng.integers(4)))
+        enlarged = rng.random() < config.enlarged_share
+        side = int(rng.integers(size // _MOST_ENLARGED, size)) if enlarged else size
+        corner = rng.integers(0, np.array(picture.shape[:2]) - side + 1)
+        top, left = corner // GRID * GRID if not enlarged and rng.random() < 0.5 else corner
+        patch = picture[top : top + side, left : left + side]
+        if enlarged:
+            patch = cv2.resize(patch, (size, size), interpolation=int(rng.choice(_INTERPOLATIONS)))
+        patch = np.rot90(patch, int(rng.integers(4)))
         return patch[:, ::-1] if rng.random() < 0.5 else patch
 
     return np.stack([cut() for _ in range(config.patches_per_photo)])
@@ -162,7 +176,7 @@ def _recolor(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _build_augmentation(
-    thread: int, size: int, strength: float, complementary_share: float, gray_share: float
+    thread: int, size: int, enlarged_share: float, strength: float, complementary_share: float, gray_share: float
 ) -> A.Compose:
     """Builds the transforms once per thread: they hold the state of the draw, which threads must not share."""
     colors = A.Sequential(
@@ -174,7 +188,10 @@ def _build_augmentation(
         ],
         p=0.9,  # one patch in ten keeps its colors, so that the generator also sees true ones
     )
-    geometry = [A.RandomCrop(size, size), A.SquareSymmetry(p=1)]
+    sides = (size // _MOST_ENLARGED, size - 1)
+    enlarged = [A.RandomSizedCrop(sides, (size, size), interpolation=each) for each in _INTERPOLATIONS]
+    crop = A.RandomCrop(size, size)  # of an enlarged patch the whole
+    geometry = [*([A.OneOf(enlarged, p=enlarged_share)] if enlarged_share else []), crop, A.SquareSymmetry(p=1)]
     if not strength:
         return A.Compose(geometry)
     gray = [A.ToGray(p=gray_share)] if gray_share else []

@@ -2,7 +2,7 @@
 
 `python -m artifact_remover.fit` is how this project trains, with TensorFlow. The published models of November 2026
 were made by this script instead, on a GPU that was at hand for a quarter of an hour (README.md beside it says what
-came out):
+came out; patches were not enlarged yet, so with `--enlarged 0`):
 
     python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --lpips lpips_vgg16.npz \
         --minutes-in GO --out OUT
@@ -176,12 +176,21 @@ def choose_kind(rng, coding, kinds):
     return names[int(np.searchsorted(weights, rng.random() * weights[-1]))]
 
 
-def cut(picture, size, rng, gray_share, on_grid):
-    """Cuts a random clean patch, uint8 [size, size, 3] RGB: one of eight flips and turns, now and then recolored."""
-    top, left = rng.integers(0, picture.shape[0] - size + 1), rng.integers(0, picture.shape[1] - size + 1)
-    if on_grid:  # as a file would be coded: pixel art whose pixels are blocks, text in rows of 16
+def cut(picture, size, rng, gray_share, enlarged_share, on_grid):
+    """Cuts a random clean patch, uint8 [size, size, 3] RGB: one of eight flips and turns, now and then recolored.
+
+    Some are enlarged by interpolation, as by data_prep/patches.py.
+    """
+    enlarged = rng.random() < enlarged_share
+    side = int(rng.integers(size // 4, size)) if enlarged else size
+    top, left = rng.integers(0, picture.shape[0] - side + 1), rng.integers(0, picture.shape[1] - side + 1)
+    if on_grid and not enlarged:  # as a file would be coded: pixel art whose pixels are blocks, text in rows of 16
         top, left = top // 16 * 16, left // 16 * 16
-    patch = np.rot90(picture[top : top + size, left : left + size], rng.integers(4))
+    patch = picture[top : top + side, left : left + side]
+    if enlarged:
+        filters = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+        patch = cv2.resize(patch, (size, size), interpolation=filters[rng.integers(3)])
+    patch = np.rot90(patch, rng.integers(4))
     if rng.random() < 0.5:
         patch = patch[:, ::-1]
     if rng.random() < 0.05:
@@ -221,7 +230,7 @@ def work(number, pictures, ring, free, ready, a):
             else:
                 name = "graphics" if is_graphic else choose_kind(rng, coding, kinds)
                 picture = kinds[name][np.searchsorted(areas[name], rng.random() * areas[name][-1])]
-            patch = cut(picture, a.patch, rng, a.gray, is_graphic and rng.random() < 0.5)
+            patch = cut(picture, a.patch, rng, a.gray, a.enlarged, is_graphic and rng.random() < 0.5)
             ring[slot, 1, row] = patch
             ring[slot, 0, row] = degrade(patch, coding)
         ready.put(slot)
@@ -736,6 +745,7 @@ def parse():
     p.add_argument("--drawn", type=float, default=0.25, help="share of these that are drawn, not cut out of pictures")
     p.add_argument("--uniform", type=float, default=0.9, help="share of qualities that are drawn from all of 5-100")
     p.add_argument("--gray", type=float, default=0.05, help="share of patches that are made gray")
+    p.add_argument("--enlarged", type=float, default=0.15, help="share of patches that are enlarged, by up to 4")
     p.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     p.add_argument("--precision", default="mixed_bfloat16", choices=["mixed_bfloat16", "float32"])
     p.add_argument("--seed", type=int, default=1)

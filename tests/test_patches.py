@@ -129,6 +129,18 @@ def test_without_color_augmentation_nothing_is_gray():
     assert (cut_patches(vivid, 1, config) == vivid[:16, :16]).all()
 
 
+@pytest.mark.parametrize("cut", [cut_patches, cut_graphic_patches])
+def test_the_wanted_share_of_patches_is_enlarged(cut):
+    """Interpolation makes neighbors alike, which noise has not got."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    config = DataConfig(patch_size=32, patches_per_photo=400, enlarged_share=0.3, color_augmentation=0)
+    patches = cut(noise, 1, config).astype(float)
+    assert patches.shape == (400, 32, 32, 3)
+    differences = abs(np.diff(patches, axis=1)).mean(axis=(1, 2, 3))
+    assert 0.22 < (differences < 80).mean() < 0.38  # of noise 85 a pixel
+    assert differences.min() < 25
+
+
 def test_half_of_graphic_patches_start_at_multiples_of_16():
     rows, columns = np.mgrid[:200, :220]
     picture = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
