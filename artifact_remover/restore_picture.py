@@ -8,11 +8,12 @@ from typing import BinaryIO
 import numpy as np
 
 from artifact_remover.decision import Decision, decide
+from artifact_remover.pictures.compression import to_luma
 from artifact_remover.pictures.jpeg_xl import box_types
 from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
-from artifact_remover.pictures.writers import LONGEST_JPEG_XMP
+from artifact_remover.pictures.writers import BAND, LONGEST_JPEG_XMP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,13 @@ def restore_parts(
     pixels, alpha = picture.pixels, picture.alpha
     if decision.restore:
         pixels = _restore_on_grid(pixels, decision.offset, restore_colors)
+        if decision.colors_only:
+            pixels = _with_luma_of(picture.pixels, pixels)
         if alpha is not None:
             partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
             if partial.any():
                 alpha = np.where(partial, restore_alpha(alpha[:, :, np.newaxis])[:, :, 0], alpha)
-    notes = (*picture.notes, *(notes if decision.restore else decision.notes))
+    notes = (*picture.notes, *(notes if decision.restore else ()), *decision.notes)
     return RestoredPicture(**vars(picture) | {"pixels": pixels, "alpha": alpha, "notes": notes, "decision": decision})
 
 
@@ -74,6 +77,17 @@ def _restore_on_grid(pixels, offset, restore):
         return restore(pixels)
     filled = np.pad(pixels, ((top, 0), (left, 0), (0, 0)), mode="reflect")
     return np.ascontiguousarray(restore(filled)[top:, left:])
+
+
+def _with_luma_of(before, restored):
+    """Gives a restored picture, uint8 or uint16 [H, W, 3], the luma that it had before, as far as its range allows."""
+    white = np.iinfo(restored.dtype).max
+    result = np.empty_like(restored)
+    for row in range(0, len(restored), BAND):  # for less memory
+        band = slice(row, row + BAND)
+        lost = (to_luma(before[band]) - to_luma(restored[band])) * np.float32(white / 255)
+        result[band] = np.clip(np.rint(restored[band] + lost[..., np.newaxis]), 0, white)
+    return result
 
 
 def write_restored(

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import __version__, restore, tf_serving_client
 from artifact_remover.decision import decide, decide_by_mark
+from artifact_remover.pictures.compression import to_luma
 from artifact_remover.pictures.picture import FORMATS, decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
+from artifact_remover.restore_picture import restore_parts
 from artifact_remover.tf_serving_client import RemoteRestorer
-from data_prep.drawing import draw_pixel_art
 from tests.sample_pictures import PHOTO, to_file, to_jpeg, to_png
 from tests.web_server import serving
 
@@ -158,56 +159,39 @@ def test_of_a_jpeg_the_model_has_to_mend_more_as_it_mends_its_rounding_too(level
     assert decide(decode_picture(to_jpeg(LARGE, 98)), restore=darker_by(levels)).restore == restored
 
 
-def test_what_was_enlarged_is_not_restored_for_its_softness():
+def redder(pixels):
+    """Luma changes by 0.6 levels, which is a PSNR of 52.6 dB, chroma by more."""
+    return np.where(pixels < 254, pixels + np.array([2, 0, 0], np.uint8), pixels)
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "colors_only"),
+    [
+        ("WEBP", {"quality": 90}, True),
+        ("WEBP", {"lossless": True}, False),
+        ("AVIF", {"quality": 90}, True),
+        ("AVIF", {"quality": 90, "subsampling": "4:4:4"}, False),
+    ],
+)
+def test_colors_alone_are_restored_where_only_they_were_reduced(format, options, colors_only):
+    picture = decode_picture(to_file(LARGE, format, **options))
+    decision = decide(picture, restore=redder)
+    assert decision.restore == decision.colors_only == colors_only
+    assert not decide(picture, restore=lambda pixels: pixels).restore
+    assert decide(picture).restore == colors_only  # without a model
+    if colors_only:
+        assert decision.found == "no trace of JPEG, chroma subsampled"
+        restored = restore_parts(picture, redder, redder, redder)
+        assert restored.notes == ("only its colors were restored, force restores all",)
+        assert abs(to_luma(restored.pixels) - to_luma(picture.pixels))[picture.pixels.max(axis=2) < 253].max() < 0.51
+        assert (restored.pixels.astype(int) - picture.pixels)[..., 0].mean() > 0.9
+        forced = restore_parts(picture, redder, redder, redder, force=True)
+        np.testing.assert_array_equal(forced.pixels, redder(picture.pixels))
+
+
+def test_enlarged_colors_are_left_alone():
     large = np.array(Image.fromarray(LARGE).resize([900, 900], Image.Resampling.BICUBIC))
-    assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
-
-
-@pytest.mark.parametrize("start", [0, 1])
-def test_what_was_doubled_pixel_by_pixel_is_left_alone(start):
-    large = LARGE.repeat(2, axis=0).repeat(2, axis=1)[start:, start:]
-    assert not decide(decode_picture(to_png(large)), restore=darker_by(9)).restore
-
-
-def written_text():
-    image = Image.new("RGB", (300, 300), "white")
-    for line in range(20):
-        text = "The quick brown fox jumps over the lazy dog 0123456789"
-        ImageDraw.Draw(image).text((4, 15 * line), text, "black", ImageFont.load_default(12))
-    return np.array(image)
-
-
-@pytest.mark.parametrize(
-    "clean", [written_text(), np.array(Image.fromarray(LARGE).convert("1").convert("RGB"))], ids=["text", "dithered"]
-)
-def test_what_is_drawn_is_left_alone_though_the_model_would_change_it(clean):
-    restorer, picture = Restorer.load(precision="float32"), decode_picture(to_png(clean))
-    assert not restorer.restore_picture(picture).decision.restore
-    changed = np.square(restorer.restore(clean).astype(float) - clean).mean()
-    assert 10 * np.log10(255**2 / changed) < 52
-
-
-@pytest.mark.parametrize(
-    "filter",
-    [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC],
-    ids=lambda each: each.name,
-)
-@pytest.mark.parametrize("seed", [0, 1, 4])
-def test_enlarged_pixel_art_is_left_alone_though_the_model_would_change_it(seed, filter):
-    art = draw_pixel_art(np.random.default_rng(seed), 256).resize([512, 512], filter)
-    assert not decide(decode_picture(to_png(np.array(art))), restore=darker_by(9)).restore
-
-
-def test_what_is_flat_far_from_edges_alone_is_not_taken_for_drawn():
-    """A JPEG of text has ringing beside its letters."""
-    reduced = Image.fromarray(decode_picture(to_jpeg(written_text(), 20)).pixels).resize([200, 200])
-    assert decide(decode_picture(to_png(np.array(reduced))), restore=darker_by(9)).restore
-
-
-@pytest.mark.parametrize(("shape", "restored"), [((1, 1), False), ((300, 127), False), ((128, 128), True)])
-def test_small_pictures_are_no_sample(shape, restored):
-    picture = decode_picture(to_png(LARGE[-shape[0] :, -shape[1] :]))
-    assert decide(picture, restore=darker_by(4)).restore == restored
+    assert not decide(decode_picture(to_file(large, "WEBP", quality=90)), restore=redder).restore
 
 
 def test_the_published_model_tells_a_reduced_jpeg_from_a_reduced_photograph():

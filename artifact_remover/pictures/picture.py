@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags
 
+from artifact_remover.pictures.chroma import is_chroma_subsampled
 from artifact_remover.pictures.jpeg_header import JpegHeader, read_jpeg_header
 from artifact_remover.pictures.metadata import (
     Metadata,
@@ -67,6 +68,7 @@ class Picture:
         jpeg: The file's content where any JPEG decoder gets the same pixels from it, or that of the JPEG which was
             transcoded to a JPEG XL; None for other formats, for CMYK, and for files that break off.
         truncated: Whether the file breaks off or is damaged, and was taken as far as it goes.
+        chroma_subsampled: Whether it is a lossy WebP, AVIF or HEIC whose colors have a lower resolution than its luma.
     """
 
     pixels: np.ndarray
@@ -78,6 +80,7 @@ class Picture:
     notes: tuple[str, ...] = ()
     jpeg: bytes | None = None
     truncated: bool = False
+    chroma_subsampled: bool = False
 
     @property
     def restored_by(self) -> str | None:
@@ -324,13 +327,17 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         pixels, alpha, info, color_notes = decoded
         metadata, metadata_notes = _read_metadata(image, file, {**info, **kept})
         format, depth = source_format(image, file), source_bits(image, file)
+        chroma_subsampled = is_chroma_subsampled(file_format(image), file)
     if depth > 8 and pixels.dtype == np.uint8:
         notes.append(f"{depth} bits reduced to 8")
     if turned != 1:
         pixels, alpha = (_turn_back(each, turned) for each in (pixels, alpha))
     metadata, profile_notes = with_fitting_profile(metadata, pixels)
     notes += [*color_notes, *metadata_notes, *profile_notes]
-    return Picture(pixels, alpha, orientation_of(metadata), metadata, header, format, tuple(notes), jpeg)
+    orientation = orientation_of(metadata)
+    return Picture(
+        pixels, alpha, orientation, metadata, header, format, tuple(notes), jpeg, chroma_subsampled=chroma_subsampled
+    )
 
 
 def _read_metadata(image, file, info) -> tuple[Metadata, list[str]]:

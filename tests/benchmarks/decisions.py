@@ -3,13 +3,15 @@
 python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1
 python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 200
+python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
 at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved
 once, which must not be taken for more, and saved twice, whose first compression must be found.
 `clean`: how many clean pictures are restored all the same, as they are, scaled and with each pixel repeated, and of the
-same pictures, saved as a JPEG and scaled, how many are. `harm`: pictures that are further from the clean one than
+same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
+of their lossless copies, and what they gain. `harm`: pictures that are further from the clean one than
 before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
@@ -31,7 +33,7 @@ with quiet_tensorflow():
 from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture
 from data_prep.photographs import SUFFIXES
-from tests.sample_pictures import to_jpeg, to_png
+from tests.sample_pictures import to_file, to_jpeg, to_png
 
 
 def main():
@@ -120,21 +122,17 @@ def measure_clean(clean, restorer):
         )
     for quality in (20, 50):
         for factor in (0.5, 0.7, 1.4):
-            scaled, gains = 0, []
-            for each in clean:
-                jpeg = scale(decode_picture(to_jpeg(each, quality)).pixels, factor)
-                restored = restorer.restore_picture(decode_picture(to_png(jpeg)))
-                scaled += restored.decision.restore
-                if restored.decision.restore:
-                    gains.append(gain(scale(each, factor), jpeg, restored.pixels))
-            yield {
-                "quality": quality,
-                "factor": factor,
-                "missed": len(clean) - scaled,
-                "mean_gain": round(float(np.mean(gains)), 2) if gains else None,
-                "least_gain": round(float(min(gains)), 2) if gains else None,
-                "worse": sum(bool(each < -0.02) for each in gains),
-            }
+            truths = [scale(each, factor) for each in clean]
+            jpegs = [to_png(scale(decode_picture(to_jpeg(each, quality)).pixels, factor)) for each in clean]
+            yield {"quality": quality, "factor": factor} | restore_degraded(truths, jpegs, restorer)
+
+
+def measure_codecs(clean, restorer):
+    for format, quality in (("WEBP", 75), ("WEBP", 90), ("AVIF", 60), ("AVIF", 80)):
+        coded = [to_file(each, format, quality=quality) for each in clean]
+        copies = [to_png(decode_picture(each).pixels) for each in coded]
+        yield {"format": format, "quality": quality} | restore_degraded(clean, coded, restorer)
+        yield {"lossless copies of": format, "quality": quality} | restore_degraded(clean, copies, restorer)
 
 
 def measure_harm(clean, restorer):
@@ -172,6 +170,22 @@ def restore_clean(clean, restorer):
     return {"restored": len(left), "least_psnr": round(min(left), 1) if left else None}
 
 
+def restore_degraded(clean, degraded, restorer):
+    """Counts those that are restored, and computes what these gain, in dB."""
+    gains = []
+    for truth, content in zip(clean, degraded, strict=True):
+        before = decode_picture(content)
+        after = restorer.restore_picture(before)
+        if after.decision.restore:
+            gains.append(gain(truth, before.pixels, after.pixels))
+    return {
+        "restored": len(gains),
+        "mean_gain": round(float(np.mean(gains)), 2) if gains else None,
+        "least_gain": round(float(min(gains)), 2) if gains else None,
+        "worse": sum(bool(each < -0.02) for each in gains),
+    }
+
+
 def judge(content, restorer):
     return decide(decode_picture(content), restore=restorer.restore)
 
@@ -191,7 +205,13 @@ def repeat(pixels, factor):
     return pixels[:most, :most].repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-MEASURES = {"grid": measure_grid, "earlier": measure_earlier, "clean": measure_clean, "harm": measure_harm}
+MEASURES = {
+    "grid": measure_grid,
+    "earlier": measure_earlier,
+    "clean": measure_clean,
+    "codecs": measure_codecs,
+    "harm": measure_harm,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,116 @@
+"""Tests of the trial: what the model makes of samples of a picture."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from skimage import data as skimage_data
+
+from artifact_remover.pictures.compression import is_enlarged
+from artifact_remover.pictures.picture import decode_picture
+from artifact_remover.restoration import Restorer
+from artifact_remover.trial import Trial
+from data_prep.drawing import draw_pixel_art
+from tests.sample_pictures import to_jpeg, to_png
+
+LARGE = skimage_data.astronaut()[:300, :300]
+
+
+def finds_artifacts(pixels, restore):
+    return Trial(pixels, restore).finds_artifacts(compressed=False)
+
+
+def darker_by(levels):
+    return lambda pixels: np.where(pixels > levels, pixels - np.uint8(levels), pixels)
+
+
+def sharper(pixels):
+    return np.array(Image.fromarray(pixels).filter(ImageFilter.UnsharpMask(2, 300, 3)))
+
+
+def soft_shapes():
+    """Draws an enlarged drawing, with a little noise, so that it counts as no drawing."""
+    rng, image = np.random.default_rng(0), Image.new("RGB", (200, 200), "gray")
+    for row, column in rng.integers(0, 200, (25, 2)):
+        shape = [int(column), int(row), int(column) + 30, int(row) + 20]
+        ImageDraw.Draw(image).ellipse(shape, fill=tuple(int(each) for each in rng.integers(0, 256, 3)))
+    large = np.array(image.resize((600, 600), Image.Resampling.BICUBIC))
+    return np.minimum(large, 254) + rng.integers(0, 2, large.shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_was_enlarged_is_not_restored_for_its_softness(dtype):
+    """A model would change its edges; artifacts lie everywhere."""
+    shapes = soft_shapes()
+    assert is_enlarged(shapes)
+    edges = abs(sharper(shapes).astype(float) - shapes)
+    assert 10 * np.log10(255**2 / np.square(edges).mean()) < 40
+    white = np.iinfo(dtype).max // 255
+
+    def adapt(restore):
+        return lambda pixels: restore((pixels // white).astype(np.uint8)).astype(dtype) * white
+
+    pixels = shapes.astype(dtype) * white
+    assert not finds_artifacts(pixels, adapt(sharper))
+    assert finds_artifacts(pixels, adapt(darker_by(9)))
+
+
+def test_what_the_model_changes_by_chance_is_not_restored():
+    rng = np.random.default_rng(0)
+
+    def at_random(pixels):
+        return np.clip(pixels + rng.normal(0, 5, pixels.shape), 0, 255).astype(np.uint8)
+
+    assert not finds_artifacts(LARGE, at_random)
+    assert finds_artifacts(LARGE, darker_by(5))
+
+
+def test_gray_has_no_colors_to_mend():
+    gray = LARGE[..., :1]
+    assert not Trial(gray, darker_by(9)).finds_colors_to_mend()
+    assert finds_artifacts(gray, darker_by(9))
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_what_was_doubled_pixel_by_pixel_is_left_alone(start):
+    large = LARGE.repeat(2, axis=0).repeat(2, axis=1)[start:, start:]
+    assert not finds_artifacts(large, darker_by(9))
+
+
+def written_text():
+    image = Image.new("RGB", (300, 300), "white")
+    for line in range(20):
+        text = "The quick brown fox jumps over the lazy dog 0123456789"
+        ImageDraw.Draw(image).text((4, 15 * line), text, "black", ImageFont.load_default(12))
+    return np.array(image)
+
+
+@pytest.mark.parametrize(
+    "clean", [written_text(), np.array(Image.fromarray(LARGE).convert("1").convert("RGB"))], ids=["text", "dithered"]
+)
+def test_what_is_drawn_is_left_alone_though_the_model_would_change_it(clean):
+    restorer, picture = Restorer.load(precision="float32"), decode_picture(to_png(clean))
+    assert not restorer.restore_picture(picture).decision.restore
+    changed = np.square(restorer.restore(clean).astype(float) - clean).mean()
+    assert 10 * np.log10(255**2 / changed) < 52
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC],
+    ids=lambda each: each.name,
+)
+@pytest.mark.parametrize("seed", [0, 1, 4])
+def test_enlarged_pixel_art_is_left_alone_though_the_model_would_change_it(seed, filter):
+    art = draw_pixel_art(np.random.default_rng(seed), 256).resize([512, 512], filter)
+    assert not finds_artifacts(np.array(art), darker_by(9))
+
+
+def test_what_is_flat_far_from_edges_alone_is_not_taken_for_drawn():
+    """A JPEG of text has ringing beside its letters."""
+    reduced = Image.fromarray(decode_picture(to_jpeg(written_text(), 20)).pixels).resize([200, 200])
+    assert finds_artifacts(np.array(reduced), darker_by(9))
+
+
+@pytest.mark.parametrize(("shape", "restored"), [((1, 1), False), ((300, 127), False), ((128, 128), True)])
+def test_small_pictures_are_no_sample(shape, restored):
+    assert finds_artifacts(LARGE[-shape[0] :, -shape[1] :], darker_by(4)) == restored
