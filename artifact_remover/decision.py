@@ -97,18 +97,18 @@ def decide(
         return by_mark
     compressions = find_compressions(picture.pixels, picture.header)
     found = describe(compressions)
+    trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
+        if trial and len(compressions) == 1 and trial.would_sharpen(compressions[0]):
+            return _leave_alone("it was enlarged and would only be sharpened", found)
         return Decision(restore=True, found=found, offset=_choose_grid(compressions))
-    trial = Trial(picture.pixels, restore) if restore else None
     if trial and trial.finds_artifacts(bool(compressions)):
         return Decision(restore=True, found=f"{found}, artifacts")
     if picture.chroma_subsampled and (not trial or trial.finds_colors_to_mend()):
         return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
     if compressions:
-        why = f"practically uncompressed: quality {compressions[-1].quality}, "
-    else:
-        why = "no trace of JPEG compression was found, "
-    return Decision(restore=False, why=Message(why, Option("force"), " restores it"), found=found)
+        return _leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
+    return _leave_alone("no trace of JPEG compression was found", found)
 
 
 def decide_from_file(
@@ -153,6 +153,10 @@ def describe(compressions: tuple[Compression, ...]) -> str:
         return f"Q{compression.quality}{at}"
 
     return ", saved again at ".join(map(word, compressions)) or "no trace of JPEG"
+
+
+def _leave_alone(why, found) -> Decision:
+    return Decision(restore=False, why=Message(f"{why}, ", Option("force"), " restores it"), found=found)
 
 
 def _is_coarse(compressions, picture) -> bool:

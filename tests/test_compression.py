@@ -7,7 +7,13 @@ import pytest
 from PIL import Image, JpegPresets
 from skimage import data as skimage_data
 
-from artifact_remover.pictures.compression import busiest_corners, find_compressions, is_enlarged
+from artifact_remover.pictures.compression import (
+    Compression,
+    busiest_corners,
+    find_compressions,
+    is_enlarged,
+    share_beyond_quantization,
+)
 from artifact_remover.pictures.jpeg_header import read_jpeg_header
 from artifact_remover.pictures.picture import decode_picture
 from data_prep.drawing import KINDS, draw_graphic
@@ -146,3 +152,15 @@ def test_the_busiest_squares_come_first_and_do_not_overlap():
     corners = busiest_corners(pixels, 32, 6)
     assert corners[:2] == [(32, 64), (0, 0)] and len(set(corners)) == 6
     assert busiest_corners(pixels, 65, 6) == []
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (3, 5)])
+def test_the_share_of_a_change_beyond_quantization_is_told(offset):
+    """The lowest horizontal frequency has a luma step of 11 at quality 50."""
+    wave = np.cos(np.pi / 16 * (2 * (np.arange(64) - offset[1]) + 1)) / 2
+    wave = np.broadcast_to(wave, (1, 64, 64)).astype(np.float32)
+    wave = wave / (np.linalg.norm(wave[0, offset[0] : offset[0] + 8, offset[1] : offset[1] + 8]))
+    compression = Compression(50, offset, 1.0)
+    assert share_beyond_quantization(5.5 * wave, compression) == pytest.approx(0, abs=1e-6)
+    assert share_beyond_quantization(11 * wave, compression) == pytest.approx(0.25, rel=1e-3)
+    assert share_beyond_quantization(0 * wave, compression) == 0

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from skimage import data as skimage_data
 
-from artifact_remover.pictures.compression import is_enlarged
+from artifact_remover.decision import decide
+from artifact_remover.pictures.compression import find_compressions, is_enlarged
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.trial import Trial
@@ -25,6 +26,12 @@ def darker_by(levels):
 
 def sharper(pixels):
     return np.array(Image.fromarray(pixels).filter(ImageFilter.UnsharpMask(2, 300, 3)))
+
+
+def dithered(pixels):
+    """Changes the highest frequency by 8, of which quantization leaves more open."""
+    checkers = np.indices(pixels.shape[:2]).sum(axis=0)[..., np.newaxis] % 2
+    return np.clip(pixels.astype(int) + 2 * checkers - 1, 0, 255).astype(np.uint8)
 
 
 def soft_shapes():
@@ -52,6 +59,26 @@ def test_what_was_enlarged_is_not_restored_for_its_softness(dtype):
     pixels = shapes.astype(dtype) * white
     assert not finds_artifacts(pixels, adapt(sharper))
     assert finds_artifacts(pixels, adapt(darker_by(9)))
+
+
+@pytest.mark.parametrize(
+    ("enlarged", "quality", "restore", "sharpened"),
+    [
+        (True, 90, sharper, True),
+        (True, 60, sharper, False),
+        (True, 90, dithered, False),
+        (False, 90, sharper, False),
+    ],
+)
+def test_an_enlarged_picture_would_be_sharpened_by_more_than_its_quantization_left_open(
+    enlarged, quality, restore, sharpened
+):
+    clean = soft_shapes() if enlarged else LARGE
+    picture = decode_picture(to_jpeg(clean, quality, subsampling="4:4:4"))
+    [compression] = find_compressions(picture.pixels, picture.header)
+    assert Trial(picture.pixels, restore).would_sharpen(compression) == sharpened
+    assert decide(picture, restore=restore).restore != sharpened
+    assert decide(picture, restore=restore, force=True).restore and decide(picture).restore
 
 
 def test_what_the_model_changes_by_chance_is_not_restored():

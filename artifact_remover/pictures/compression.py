@@ -95,6 +95,25 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
     return (own,) if earlier.strength < max(_LEAST, echo) else (earlier, own)
 
 
+def share_beyond_quantization(changes: np.ndarray, compression: Compression) -> float:
+    """Computes how much of a change of luma goes beyond what quantization left open.
+
+    A coefficient was rounded by half a step at most (ITU-T T.81, A.3.4), so that no picture that was compressed once
+    lay further away.
+
+    Args:
+        changes: float32 [N, H, W] in levels of 255, of N parts of a picture that begin at multiples of 8.
+        compression: Its only one; libjpeg's luma steps of its quality are taken.
+
+    Returns:
+        Share (0..1) of the change's power.
+    """
+    [(_, coefficients)] = _transform(changes, [compression.offset])
+    steps = ijg_tables(compression.quality)[0].reshape(_BLOCK, 1, 1, _BLOCK)
+    beyond = np.maximum(np.abs(coefficients) - steps / 2, 0)
+    return float(np.square(beyond).sum() / max(np.square(coefficients).sum(), 1e-9))
+
+
 def is_enlarged(pixels: np.ndarray) -> bool:
     """Tells whether a picture's finest detail is missing, as in one that was enlarged by interpolation.
 

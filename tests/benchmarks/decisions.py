@@ -4,6 +4,7 @@ python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1
 python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 200
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
@@ -11,8 +12,9 @@ at 0, 0, and as a mean over those of equal row and column and all at which the g
 once, which must not be taken for more, and saved twice, whose first compression must be found.
 `clean`: how many clean pictures are restored all the same, as they are, scaled and with each pixel repeated, and of the
 same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
-of their lossless copies, and what they gain. `harm`: pictures that are further from the clean one than
-before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut.
+of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were enlarged before, by
+interpolation. `harm`: pictures that are further from the clean one than before, by more than 0.02 dB, of JPEGs of all
+qualities, and of their lossless copies that were cut.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
@@ -41,9 +43,10 @@ def main():
     parser.add_argument("measure", choices=MEASURES)
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER")
     parser.add_argument("--most", type=int, default=200, help="pictures of each folder")
+    parser.add_argument("--model", type=Path, help="folder of a SavedModel; the published faithful one otherwise")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
     options = parser.parse_args()
-    restorer = Restorer.load(precision=options.precision)
+    restorer = Restorer.load(options.model, precision=options.precision)
     for folder in options.data:
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
@@ -135,6 +138,20 @@ def measure_codecs(clean, restorer):
         yield {"lossless copies of": format, "quality": quality} | restore_degraded(clean, copies, restorer)
 
 
+def measure_enlarged(clean, restorer):
+    clean = [each[:192, :192] for each in clean]
+    for factor, filter in (
+        (1.4, Image.Resampling.BICUBIC),
+        (2, Image.Resampling.BICUBIC),
+        (2, Image.Resampling.LANCZOS),
+    ):
+        large = [scale(each, factor, filter) for each in clean]
+        for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4")):
+            jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in large]
+            case = {"factor": factor, "filter": filter.name, "quality": quality, "subsampling": subsampling}
+            yield case | restore_degraded(large, jpegs, restorer)
+
+
 def measure_harm(clean, restorer):
     for subsampling in ("4:2:0", "4:4:4"):
         for quality in (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100):
@@ -210,6 +227,7 @@ MEASURES = {
     "earlier": measure_earlier,
     "clean": measure_clean,
     "codecs": measure_codecs,
+    "enlarged": measure_enlarged,
     "harm": measure_harm,
 }
 
