@@ -57,8 +57,12 @@ that would lose are left alone by it, up to 13 dB, and 52 of 615 that would gain
 are of those that were saved twice.
 """
 
-FINE_ENOUGH = 70
-"""Quality of a JPEG from which that counts: coarser ones lack the finest frequencies too, and gain in the mean."""
+FINE, FINE_EVERYWHERE = 70, 85
+"""Quality of a JPEG from which that counts, and from which it does also where changes are everywhere.
+
+Coarser JPEGs lack the finest frequencies too, and gain in the mean; and of those that were saved twice, at 50 and then
+75, that is not seen of all.
+"""
 
 DRAWN_SHARE, DRAWN_COLORS = 0.4, 512
 """A sample counts as drawn, so that no model is asked, where a larger share of pixels equals their right neighbor, and
@@ -136,14 +140,15 @@ class Trial:
             compression: The picture's only one.
 
         Returns:
-            Whether it changes samples by more than their quantization left open, but not everywhere. No, where that is
-            coarse, the picture was not enlarged, or samples are smaller than 128 pixels.
+            Whether it changes samples by more than their quantization left open. No, where that is coarse, the picture
+            was not enlarged, or samples are smaller than 128 pixels.
         """
-        if compression.quality < FINE_ENOUGH or not self._samples or not is_enlarged(self._pixels):
+        if compression.quality < FINE or not self._samples or not is_enlarged(self._pixels):
             return False
         changes = _to_luma(self._changes)
-        beyond = share_beyond_quantization(changes, compression)
-        return beyond > BEYOND_QUANTIZATION and not _is_everywhere(changes)
+        if compression.quality < FINE_EVERYWHERE and _is_everywhere(changes):
+            return False
+        return share_beyond_quantization(changes, compression) > BEYOND_QUANTIZATION
 
     @functools.cached_property
     def _samples(self) -> list[np.ndarray]:
