@@ -37,7 +37,8 @@ def restore_parts(
 ) -> RestoredPicture:
     """Restores a decoded picture's colors and, apart from them, its transparency, unless it is left alone.
 
-    Transparency is restored where it is partial: what is fully transparent or opaque stays so.
+    Transparency is restored where it is partial: what is fully transparent or opaque stays so. It stays whole where
+    only the colors are restored.
 
     Args:
         picture: From `decode_picture`.
@@ -58,7 +59,7 @@ def restore_parts(
         pixels = _restore_on_grid(pixels, decision.offset, restore_colors)
         if decision.colors_only:
             pixels = _with_luma_of(picture.pixels, pixels)
-        if alpha is not None:
+        elif alpha is not None:
             partial = (alpha > 0) & (alpha < np.iinfo(alpha.dtype).max)
             if partial.any():
                 alpha = np.where(partial, restore_alpha(alpha[:, :, np.newaxis])[:, :, 0], alpha)

@@ -189,6 +189,14 @@ def test_colors_alone_are_restored_where_only_they_were_reduced(format, options,
         np.testing.assert_array_equal(forced.pixels, redder(picture.pixels))
 
 
+def test_transparency_is_kept_where_colors_alone_are_restored():
+    alpha = np.broadcast_to(np.arange(256).repeat(2)[:300, np.newaxis], (300, 300, 1)).astype(np.uint8)
+    picture = decode_picture(to_file(np.concatenate([LARGE, alpha], axis=2), "WEBP", quality=90))
+    restored = restore_parts(picture, redder, lambda alpha: alpha // 2, redder)
+    assert restored.decision.colors_only
+    np.testing.assert_array_equal(restored.alpha, alpha[..., 0])
+
+
 def test_enlarged_colors_are_left_alone():
     large = np.array(Image.fromarray(LARGE).resize([900, 900], Image.Resampling.BICUBIC))
     assert not decide(decode_picture(to_file(large, "WEBP", quality=90)), restore=redder).restore
