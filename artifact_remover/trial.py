@@ -121,7 +121,7 @@ class Trial:
         agreement = _correlate(changes, _to_luma(self._find_changes(turned))[:, ::-1, ::-1])
         if _is_everywhere(changes):
             return agreement > AGREEMENT_EVERYWHERE
-        return agreement > AGREEMENT and not is_enlarged(self._pixels)
+        return agreement > AGREEMENT and not self._enlarged
 
     def finds_colors_to_mend(self) -> bool:
         """Tells whether the model changes the chroma, where this was subsampled.
@@ -129,7 +129,7 @@ class Trial:
         Returns:
             Whether it changes much of it. No, where the picture was enlarged, or samples are smaller than 128 pixels.
         """
-        if not self._samples or is_enlarged(self._pixels):
+        if not self._samples or self._enlarged:
             return False
         return _psnr(self._changes - _to_luma(self._changes)[..., np.newaxis]) < COLORS_TO_MEND
 
@@ -143,7 +143,7 @@ class Trial:
             Whether it changes samples by more than their quantization left open. No, where that is coarse, the picture
             was not enlarged, or samples are smaller than 128 pixels.
         """
-        if compression.quality < FINE or not self._samples or not is_enlarged(self._pixels):
+        if compression.quality < FINE or not self._samples or not self._enlarged:
             return False
         changes = _to_luma(self._changes)
         if compression.quality < FINE_EVERYWHERE and _is_everywhere(changes):
@@ -157,6 +157,10 @@ class Trial:
             return []
         corners = busiest_corners(self._pixels, side, _SAMPLES)
         return [np.ascontiguousarray(self._pixels[row : row + side, column : column + side]) for row, column in corners]
+
+    @functools.cached_property
+    def _enlarged(self) -> bool:
+        return is_enlarged(self._pixels)
 
     @functools.cached_property
     def _changes(self) -> np.ndarray:
@@ -173,7 +177,11 @@ def _to_luma(changes) -> np.ndarray:
 
 
 def _psnr(changes) -> float:
-    return float(10 * np.log10(255**2 / max(np.square(changes).mean(), 1e-9)))
+    return _to_psnr(np.square(changes).mean())
+
+
+def _to_psnr(power) -> float:
+    return float(10 * np.log10(255**2 / max(power, 1e-9)))
 
 
 def _correlate(one, other) -> float:
@@ -181,10 +189,8 @@ def _correlate(one, other) -> float:
 
 
 def _is_everywhere(changes) -> bool:
-    side = changes.shape[1] // _BLOCK * _BLOCK
-    blocks = changes[:, :side, :side].reshape(len(changes), side // _BLOCK, _BLOCK, side // _BLOCK, _BLOCK)
-    least_changed = np.percentile(np.square(blocks).mean(axis=(2, 4)), 25)
-    return bool(least_changed > 255**2 / 10 ** (EVERYWHERE / 10))
+    powers = np.square(_cut_blocks(changes, _BLOCK)).mean(axis=(3, 4))
+    return _to_psnr(np.percentile(powers, 25)) < EVERYWHERE
 
 
 def _is_drawn(pixels) -> bool:

@@ -40,7 +40,7 @@ def find_lost_parts(file: BinaryIO, format: str) -> list[str]:
     if format == "PNG":
         kinds = kinds.union(name for name, _ in png_chunks(file))
     elif format == "WEBP":
-        kinds = kinds.union(_chunks_of_riff(file))
+        kinds = kinds.union(riff_chunks(file))
     elif format in ("AVIF", "HEIF"):
         file.seek(0)
         kinds = kinds.union(_kinds_in_boxes(file.read()))
@@ -52,8 +52,13 @@ def tell_lost(kinds: Iterable[bytes]) -> list[str]:
     return sorted({_LOST[kind] for kind in kinds if kind in _LOST})
 
 
-def _chunks_of_riff(file) -> Iterator[bytes]:
-    position = 12
+def riff_chunks(file: BinaryIO, position: int = 12) -> Iterator[bytes]:
+    """Yields the names of the chunks of a WebP (RFC 9649), the file at each one's content.
+
+    Args:
+        file: Must be able to seek; may be read and sought between the names.
+        position: Of the first one, in bytes from the file's start.
+    """
     while file.seek(position) and len(start := file.read(8)) == 8:
         name, length = struct.unpack("<4sI", start)
         yield name
