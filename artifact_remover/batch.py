@@ -13,7 +13,7 @@ from artifact_remover.in_place import replace_original
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.before_after import draw_before_after
 from artifact_remover.pictures.picture import QUALITY_FORMATS, Picture, decode_picture
-from artifact_remover.restore_picture import write_restored
+from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 from data_prep.quiet import quiet_tensorflow
@@ -120,6 +120,7 @@ def _restore(job, read, restorer, config, progress, writer) -> tuple[Job, Future
         before, stat = read.result()
         began = time.perf_counter()
         after = _restore_picture(before, job, restorer, config, advance)
+        after = fit_to_format(before, after, job.format, _quality_of(job, config), config.force)
         outcome = Outcome(
             job,
             "restored" if after.decision.restore else "left alone",
@@ -145,9 +146,8 @@ def _write(outcome, after, before, stat, config):
     job = outcome.job
     if job.backup and not after.decision.restore:
         return dataclasses.replace(outcome, notes=after.decision.notes)
-    quality = config.quality if job.format in QUALITY_FORMATS else None  # in place there may be others among them
     with _open(job.target, config, job.backup, dates=None if config.new_dates else stat) as file:
-        notes = write_restored(after, job.source, file, job.format, quality)
+        notes = write_restored(after, job.source, file, job.format, _quality_of(job, config))
         if job.backup:
             replace_original(job.source, stat, job.backup, file)
             if config.new_dates:
@@ -156,6 +156,10 @@ def _write(outcome, after, before, stat, config):
         with _open(job.compare, config) as file:
             draw_before_after(before, after, file)
     return dataclasses.replace(outcome, notes=notes)
+
+
+def _quality_of(job, config) -> int | None:
+    return config.quality if job.format in QUALITY_FORMATS else None  # in place there may be others among them
 
 
 @contextlib.contextmanager

@@ -100,15 +100,15 @@ def decide(
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
         if trial and len(compressions) == 1 and trial.would_sharpen(compressions[0]):
-            return _leave_alone("it was enlarged and would only be sharpened", found)
+            return leave_alone("it was enlarged and would only be sharpened", found)
         return Decision(restore=True, found=found, offset=_choose_grid(compressions))
     if trial and trial.finds_artifacts(bool(compressions)):
         return Decision(restore=True, found=f"{found}, artifacts")
     if picture.chroma_subsampled and (not trial or trial.finds_colors_to_mend()):
         return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
     if compressions:
-        return _leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
-    return _leave_alone("no trace of JPEG compression was found", found)
+        return leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
+    return leave_alone("no trace of JPEG compression was found", found)
 
 
 def decide_from_file(
@@ -155,7 +155,13 @@ def describe(compressions: tuple[Compression, ...]) -> str:
     return ", saved again at ".join(map(word, compressions)) or "no trace of JPEG"
 
 
-def _leave_alone(why, found) -> Decision:
+def leave_alone(why: str, found: str) -> Decision:
+    """Decides to leave a picture alone.
+
+    Args:
+        why: The reason, which ends a sentence.
+        found: As in `Decision`.
+    """
     return Decision(restore=False, why=Message(f"{why}, ", Option("force"), " restores it"), found=found)
 
 

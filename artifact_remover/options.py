@@ -47,7 +47,7 @@ class RestoreConfig:
         output: File for a single picture, or folder for several; beside each picture, as `NAME_restored`, when not
             given.
         format: What is written; what the name in `--output` says, or png, when not given.
-        quality: Of webp, jpeg or avif, 1..100; the format's own default when not given.
+        quality: Of webp, jpeg or avif, 1..100; when not given what keeps the gain, of webp no loss.
         overwrite: Replace what is there.
         resume: Pass over what is there.
         in_place: Write each result in the place of its picture, in the same format; needs `--backup`.

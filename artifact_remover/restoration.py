@@ -22,7 +22,7 @@ from artifact_remover.model_folder import (
 from artifact_remover.options import SMALLEST_TILE, require_tile
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import Precision
-from artifact_remover.restore_picture import RestoredPicture, restore_parts, write_restored
+from artifact_remover.restore_picture import RestoredPicture, fit_to_format, restore_parts, write_restored
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA, require_between
 from data_prep.errors import InputError, Message, Option
@@ -248,12 +248,12 @@ class Restorer:
         """Restores an image file in memory; its metadata is kept and its orientation applied.
 
         What `artifact_remover.decision.decide` leaves alone is returned byte for byte where it has the wanted format
-        and no `quality` is given, and otherwise converted only.
+        and no `quality` is given, and otherwise converted only. So is a file whose format would lose what was gained.
 
         Args:
             content: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
             format: What to return: one of `artifact_remover.pictures.picture.FORMATS`.
-            quality: Of webp, jpeg and avif, 1..100; the format's own default when not given.
+            quality: Of webp, jpeg and avif, 1..100; when not given what the picture needs, from `fit_to_format`.
             strength: As in `restore`.
             force: As in `restore_picture`.
             max_megapixels: Larger pictures are refused.
@@ -264,8 +264,9 @@ class Restorer:
         """
         check_format(format, quality)
         picture = decode_picture(content, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
+        restored = fit_to_format(picture, self.restore_picture(picture, strength, force), format, quality, force)
         file = io.BytesIO()
-        write_restored(self.restore_picture(picture, strength, force), content, file, format, quality)
+        write_restored(restored, content, file, format, quality)
         return file.getvalue()
 
     def restore_file(
@@ -284,7 +285,7 @@ class Restorer:
         """Restores an image file; what is written appears whole or not at all.
 
         What `artifact_remover.decision.decide` leaves alone is copied byte for byte where it has the wanted format and
-        no `quality` is given, and otherwise converted only.
+        no `quality` is given, and otherwise converted only. So is a file whose format would lose what was gained.
 
         Args:
             file: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
@@ -312,7 +313,7 @@ class Restorer:
             raise InputError(f"{output} exists, ", Option("overwrite"), " replaces it")
         dates = None if new_dates or not file.exists() else file.stat()  # before reading changes the access time
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
-        restored = self.restore_picture(picture, strength, force)
+        restored = fit_to_format(picture, self.restore_picture(picture, strength, force), format, quality, force)
         with open_whole(output, replace=overwrite, dates=dates) as writing:
             write_restored(restored, file, writing, format, quality)
         return output

@@ -1,19 +1,38 @@
 """Restoring a decoded picture and writing the result, whoever restores the pixels: this process, or a server."""
 
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
-from artifact_remover.decision import Decision, decide
+from artifact_remover.decision import Decision, decide, leave_alone
 from artifact_remover.pictures.compression import to_luma
 from artifact_remover.pictures.jpeg_xl import box_types
 from artifact_remover.pictures.lost_parts import tell_lost
+from artifact_remover.pictures.metadata import Metadata
 from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
-from artifact_remover.pictures.writers import BAND, LONGEST_JPEG_XMP
+from artifact_remover.pictures.writers import BAND, LONGEST_JPEG_XMP, write_with_pillow
+from data_prep.photographs import to_8_bits
+
+LOSSY_QUALITIES = {"jpeg": (95, 96, 97, 98, 99, 100), "avif": (90, 95, 98, 100)}
+"""The qualities that a restored picture is written at in a lossy format, the first that keeps what was gained."""
+
+LOST_SHARE, MOST_LOST_SHARE = 0.25, 0.7
+"""Mean square of what such a format loses, as a share of what restoring changed: from which a better quality is taken,
+and from which the file is handed back instead.
+
+The best estimate of the clean picture is closer to it than the JPEG by the mean square of what it changed; what writing
+loses comes on top. Of 484 restored cuts of validation pictures, written as JPEGs of quality 95, 79 were further from
+the clean one than before, by up to 2.35 dB. By these shares it is one, by 0.15 dB; 24 are handed back, which would lose
+0.15 dB in the mean and gain at most 0.03. As AVIFs, of quality 90 before, it is 98 (3.05 dB), six (0.7) and 50.
+"""
+
+_WHOLE_SIDE, _TILE_SIDE, _TILES = 1024, 256, 4  # of longer sides four parts are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +41,11 @@ class RestoredPicture(Picture):
 
     Attributes:
         decision: Whether it was restored; its pixels are those of the file where it was not.
+        quality: At which it is to be written, from `fit_to_format`; None for the format's default.
     """
 
     decision: Decision = dataclasses.field(kw_only=True)
+    quality: int | None = dataclasses.field(default=None, kw_only=True)
 
 
 def restore_parts(
@@ -91,6 +112,71 @@ def _with_luma_of(before, restored):
     return result
 
 
+def fit_to_format(
+    before: Picture, restored: RestoredPicture, format: str, quality: int | None = None, force: bool = False
+) -> RestoredPicture:
+    """Sees to it that a lossy format does not lose what restoring gained.
+
+    Args:
+        before: From `decode_picture`.
+        restored: What `restore_parts` made of it.
+        format: One of `FORMATS`, what it is to be written in.
+        quality: 1..100, where the user wants one: then that is kept, and a note says so if it loses too much.
+        force: Whether it is to be restored in any case.
+
+    Returns:
+        The picture with the least quality of `LOSSY_QUALITIES` that keeps what was gained. Left alone after all, where
+        none does and its file has that format.
+    """
+    wanted = (quality,) if quality else LOSSY_QUALITIES.get(format)
+    if not restored.decision.restore or not wanted:
+        return restored
+    sample = _take_sample(restored.pixels)
+    changed = _mean_square(sample, _take_sample(before.pixels))
+    for chosen in wanted:
+        lost = _mean_square(sample, _write_and_read(sample, format, chosen))
+        if lost <= LOST_SHARE * changed:
+            break
+    fitted = dataclasses.replace(restored, quality=chosen)
+    if lost <= MOST_LOST_SHARE * changed:
+        return fitted
+    if not (quality or force or before.truncated) and format == _own_format(before):
+        decision = leave_alone(f"it would lose as {format} what restoring gains", restored.decision.found)
+        return RestoredPicture(**vars(before) | {"notes": (*before.notes, *decision.notes), "decision": decision})
+    note = f"as {format} of quality {chosen} it loses what restoring gained, PNG keeps it"
+    return dataclasses.replace(fitted, notes=(*fitted.notes, note))
+
+
+def _take_sample(pixels) -> np.ndarray:
+    """Takes parts that are spread over a large picture, uint8 [h, w, C]; of a small one, all."""
+    rows, columns = map(_sample_side, pixels.shape[:2])
+    sample = pixels[rows][:, columns]
+    return to_8_bits(sample) if sample.dtype == np.uint16 else sample
+
+
+def _sample_side(length) -> np.ndarray:
+    if length <= _WHOLE_SIDE:
+        return np.arange(length)
+    starts = np.linspace(0, length - _TILE_SIDE, _TILES).astype(int) // 8 * 8  # blocks are those of the whole picture
+    return (starts[:, np.newaxis] + np.arange(_TILE_SIDE)).ravel()
+
+
+def _write_and_read(pixels, format, quality) -> np.ndarray:
+    file = io.BytesIO()
+    write_with_pillow(file, pixels, None, Metadata(), format, quality)
+    image = Image.open(file).convert("L" if pixels.shape[2] == 1 else "RGB")
+    return np.asarray(image).reshape(pixels.shape)
+
+
+def _mean_square(one, other) -> float:
+    return float(np.square(one.astype(np.float32) - other).mean())
+
+
+def _own_format(picture) -> str | None:
+    """Tells in which of `FORMATS` the picture's file can be handed back."""
+    return "jpeg" if picture.format == "JXL" and picture.jpeg else matching_format(picture.format)
+
+
 def write_restored(
     picture: RestoredPicture, source: Path | bytes, file: BinaryIO, format: str, quality: int | None = None
 ) -> tuple[str, ...]:
@@ -102,7 +188,7 @@ def write_restored(
     XMP but not the mark too, the mark is left out.
 
     Args:
-        picture: From `restore_picture`.
+        picture: From `restore_picture`, and from `fit_to_format` where the format is lossy.
         source: The path or the content of the file that the picture was decoded from.
         file: Where, at its start; must be able to seek.
         format: One of `FORMATS`.
@@ -117,7 +203,7 @@ def write_restored(
     """
     copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
     transcoded = picture.jpeg if picture.format == "JXL" else None
-    if copied and quality is None and format == ("jpeg" if transcoded else matching_format(picture.format)):
+    if copied and quality is None and format == _own_format(picture):
         content = source.read_bytes() if isinstance(source, Path) else source
         file.write(transcoded or content)
         lost = tell_lost(box_types(content)) if transcoded else ()  # what lay beside the JPEG
@@ -126,4 +212,4 @@ def write_restored(
         xmp = with_mark(picture.metadata.xmp, LONGEST_JPEG_XMP if format == "jpeg" else None)
         marked = dataclasses.replace(picture.metadata, xmp=xmp)
         picture = dataclasses.replace(picture, metadata=marked)
-    return picture.notes + encode_picture(picture, file, format, quality)
+    return picture.notes + encode_picture(picture, file, format, quality or picture.quality)

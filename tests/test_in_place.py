@@ -154,6 +154,16 @@ def test_what_is_left_alone_is_neither_touched_nor_backed_up(photos, run):
     assert contents("kept").keys() == {"a.jpg", "sub/b.jpeg"}
 
 
+def test_so_is_what_a_jpeg_could_not_hold(photos, run, monkeypatch):
+    """As it is a JPEG that the result would be written in, which loses more than a faint restoration gains."""
+    monkeypatch.setattr(restore, "_load", lambda config: Restorer(lambda pictures: pictures + 0.3 / 255, 16))
+    before = describe(photos)
+    code, printed, _ = run("photos", *IN_PLACE)
+    assert code == 0 and printed.splitlines()[-1].startswith("left alone 2")
+    assert "photos/a.jpg: left alone, as it would lose as jpeg what restoring gains, --force restores it\n" in printed
+    assert describe(photos) == before and contents("kept") == {}
+
+
 def test_the_backup_may_lie_in_the_folder_and_each_of_several_folders_keeps_its_name(photos, run):
     Path("more").mkdir()
     Path("more/a.jpg").write_bytes(to_jpeg(PHOTO))

@@ -391,6 +391,16 @@ def test_practically_uncompressed_jpeg_is_left_alone(quality, left_alone):
     assert not np.array_equal(restorer.restore_picture(picture, force=True).pixels, picture.pixels)
 
 
+def test_a_jpeg_is_handed_back_where_another_would_lose_what_restoring_gains(tmp_path):
+    file = tmp_path / "a.jpg"
+    file.write_bytes(content := to_jpeg(skimage_data.coffee()[:64, :64], 50))
+    faint = Restorer(lambda pictures: pictures + np.float32(0.3 / 255), 16)
+    assert faint.restore_bytes(content, format="jpeg") == content
+    assert faint.restore_file(file, tmp_path / "b.jpg").read_bytes() == content
+    for options in ({"force": True}, {"quality": 95}, {"format": "png"}):
+        assert decode_picture(faint.restore_bytes(content, **{"format": "jpeg"} | options)).restored_by
+
+
 @pytest.mark.parametrize(
     ("trained", "note"),
     [((10, 39), True), ((10, 40), False), (None, False)],

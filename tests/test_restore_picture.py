@@ -1,11 +1,12 @@
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 from skimage import data as skimage_data
 
 from artifact_remover.pictures.picture import decode_picture
-from artifact_remover.restore_picture import restore_parts
+from artifact_remover.restore_picture import LOSSY_QUALITIES, fit_to_format, restore_parts, write_restored
 from tests.sample_pictures import to_jpeg, to_png
 
 PICTURE = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8)))
@@ -61,3 +62,94 @@ def test_practically_uncompressed_is_left_alone_unless_forced(force):
     restored = restore_parts(picture, brighter, fail, lambda sample: sample, force)
     assert (restored.pixels == picture.pixels + (1 if force else 0)).all()
     assert any("left alone" in note for note in restored.notes) != force
+
+
+CLEAN = skimage_data.astronaut()[:128, :128]
+
+
+def mean_square(one, other):
+    return np.square(one.astype(float) - other).mean()
+
+
+def restore_to(pixels, content, format, quality=None, force=False, **options):
+    """What a model that finds just these pixels leaves in the file, decoded, and the restored picture."""
+    before = decode_picture(content, **options)
+    restored = restore_parts(before, lambda _: pixels, fail, lambda sample: sample, force)
+    fitted = fit_to_format(before, restored, format, quality, force)
+    file = io.BytesIO()
+    write_restored(fitted, content, file, format, quality)
+    return file.getvalue(), fitted
+
+
+@pytest.mark.parametrize(("quality", "subsampling"), [(30, "4:2:0"), (75, "4:4:4"), (90, "4:4:4"), (94, "4:4:4")])
+@pytest.mark.parametrize("format", ["jpeg", "avif"])
+def test_a_lossy_format_keeps_most_of_the_gain(format, quality, subsampling):
+    content = to_jpeg(CLEAN, quality, subsampling=subsampling)
+    written, fitted = restore_to(CLEAN, content, format)
+    lost = mean_square(decode_picture(written).pixels, CLEAN)
+    assert lost <= (0.3 if format == "jpeg" else 0.7) * mean_square(decode_picture(content).pixels, CLEAN)
+    assert fitted.quality in LOSSY_QUALITIES[format]
+    if quality == 30:
+        assert fitted.quality == LOSSY_QUALITIES[format][0]
+    if quality == 94:
+        assert fitted.quality > LOSSY_QUALITIES[format][0]
+
+
+def test_it_does_so_in_all_parts_of_a_large_picture():
+    """Of which only some are looked at, and which does not lie on blocks."""
+    large = np.tile(CLEAN, (10, 9, 1))[3:, 5:]
+    content = to_jpeg(large, 90)
+    written, _ = restore_to(large, content, "jpeg")
+    lost, before = (mean_square(decode_picture(each).pixels, large) for each in (written, content))
+    assert lost <= 0.3 * before
+
+
+def test_gray_is_fitted_too():
+    gray = np.ascontiguousarray(CLEAN[..., 1:2])
+    content = to_jpeg(gray[..., 0], 90)
+    written, _ = restore_to(gray, content, "jpeg")
+    before, after = (mean_square(decode_picture(each).pixels, gray) for each in (content, written))
+    assert after <= 0.3 * before
+
+
+def test_16_bits_are_fitted_as_the_8_that_are_written():
+    before = decode_picture(to_jpeg(CLEAN, 90))
+    restored = restore_parts(before, lambda _: CLEAN, fail, lambda sample: sample)
+    deep, restored_deep = (
+        dataclasses.replace(each, pixels=each.pixels * np.uint16(257)) for each in (before, restored)
+    )
+    fitted = fit_to_format(deep, restored_deep, "jpeg")
+    assert fitted.quality == fit_to_format(before, restored, "jpeg").quality > 95
+    assert fitted.pixels.dtype == np.uint16
+
+
+def test_the_file_is_handed_back_where_its_format_would_lose_more_than_was_gained():
+    content = to_jpeg(CLEAN, 50)
+    hardly = decode_picture(content).pixels.copy()
+    hardly[::8, ::8] ^= 1
+    written, fitted = restore_to(hardly, content, "jpeg")
+    assert written == content and not fitted.decision.restore
+    np.testing.assert_array_equal(fitted.pixels, decode_picture(content).pixels)
+    assert str(fitted.notes[-1]).startswith("left alone, as it would lose as jpeg what restoring gains")
+    assert fitted.decision.found == "Q50"
+
+    for format in ("png", "avif"):  # as there is no such file, or nothing is lost
+        written, fitted = restore_to(hardly, content, format)
+        assert fitted.decision.restore and written != content
+        assert any("loses" in str(note) for note in fitted.notes) == (format == "avif")
+    for options in ({"force": True}, {"quality": 60}):
+        written, fitted = restore_to(hardly, content, "jpeg", **options)
+        assert fitted.decision.restore and written != content
+        quality = options.get("quality", 100)
+        assert fitted.notes[-1] == f"as jpeg of quality {quality} it loses what restoring gained, PNG keeps it"
+        assert decode_picture(written).header.quality == quality
+    _, broken = restore_to(hardly, content[:-40], "jpeg", allow_truncated=True)
+    assert broken.decision.restore
+
+
+def test_what_the_user_wants_is_kept_without_a_word_where_it_loses_little():
+    written, fitted = restore_to(CLEAN, to_jpeg(CLEAN, 20), "webp", quality=95)
+    assert fitted.notes == () and fitted.quality == 95
+    before, _ = restore_to(CLEAN, to_jpeg(CLEAN, 20), "webp")  # without loss
+    assert len(written) < len(before)
+    np.testing.assert_array_equal(decode_picture(before).pixels, CLEAN)

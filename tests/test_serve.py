@@ -87,6 +87,13 @@ def test_what_is_left_alone_is_said_and_a_jpeg_comes_back_as_it_is(client):
     assert answer.headers["X-Notes"] == "left alone, as practically uncompressed: quality 98, force restores it"
 
 
+def test_a_jpeg_that_would_lose_what_restoring_gains_comes_back_as_it_is(client):
+    poor = to_file(PHOTO[:96, :100], quality=50)
+    answer = client.post(poor, format="jpeg", strength=0.001)
+    assert answer.content == poor
+    assert answer.headers["X-Notes"] == "left alone, as it would lose as jpeg what restoring gains, force restores it"
+
+
 def test_a_picture_is_inspected(client):
     found = client.post(to_file(PHOTO, quality=80, dpi=(300, 300)), "/api/inspect").json()
     assert (found["format"], found["quality"], found["left_alone"]) == ("JPEG", 80, False)

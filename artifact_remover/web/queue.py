@@ -28,7 +28,7 @@ from artifact_remover.pictures.picture import (
 )
 from artifact_remover.pictures.readers import DamagedError, TooLargeError
 from artifact_remover.restoration import Restorer
-from artifact_remover.restore_picture import write_restored
+from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.errors import InputError, to_one_line, word
 
 _GONE = 499  # nginx's status for a client that left before the answer; nobody receives it
@@ -285,18 +285,19 @@ class RestoreQueue:
 
 def _restore(restorer, place, content, wanted, config) -> Answer:
     """Restores a picture as the command `restore` does; in int8, which that may take, values differ by a few levels."""
-    picture = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=wanted.allow_truncated)
-    place.total = picture.pixels.shape[0] * picture.pixels.shape[1]
+    before = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=wanted.allow_truncated)
+    place.total = before.pixels.shape[0] * before.pixels.shape[1]
     if restorer.blends:
         restorer.reblend(wanted.blend)
     try:
-        picture = restorer.restore_picture(picture, wanted.strength, wanted.force, place.advance)
+        after = restorer.restore_picture(before, wanted.strength, wanted.force, place.advance)
     except InputError as error:  # of the memory or the model
         raise HTTPException(503, word_for_api(error)) from error
     place.advance(0)
+    after = fit_to_format(before, after, wanted.format, wanted.quality, wanted.force)
     file = io.BytesIO()
-    notes = write_restored(picture, content, file, wanted.format, wanted.quality)
-    return Answer(file.getvalue(), picture.header.quality if picture.header else None, notes)
+    notes = write_restored(after, content, file, wanted.format, wanted.quality)
+    return Answer(file.getvalue(), before.header.quality if before.header else None, notes)
 
 
 def _inspect(place, content, config) -> Inspection:

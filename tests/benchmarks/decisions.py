@@ -6,6 +6,7 @@ python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions written --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
 at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved
@@ -14,12 +15,14 @@ once, which must not be taken for more, and saved twice, whose first compression
 same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
 of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were enlarged before, by
 interpolation. `harm`: pictures that are further from the clean one than before, by more than 0.02 dB, of JPEGs of all
-qualities, and of their lossless copies that were cut.
+qualities, and of their lossless copies that were cut. `written`: what is left of the gain in the files that are
+written, as PNG, JPEG and AVIF, of the formats' default quality and of that which the picture needs.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
 
 import argparse
+import io
 import json
 from pathlib import Path
 
@@ -34,6 +37,7 @@ with quiet_tensorflow():
 
 from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture
+from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.photographs import SUFFIXES
 from tests.sample_pictures import to_file, to_jpeg, to_png
 
@@ -177,6 +181,33 @@ def measure_harm(clean, restorer):
                 }
 
 
+def measure_written(clean, restorer):
+    for subsampling, qualities in (("4:2:0", (50, 75, 90, 94, 96)), ("4:4:4", (50, 75, 90, 94))):
+        for quality in qualities:
+            jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in clean]
+            pictures = [decode_picture(each) for each in jpegs]
+            restored = [restorer.restore_picture(each) for each in pictures]
+            for format, fitted in (("png", True), ("jpeg", False), ("jpeg", True), ("avif", False), ("avif", True)):
+                gains, sizes, handed_back = [], [], 0
+                for truth, jpeg, before, after in zip(clean, jpegs, pictures, restored, strict=True):
+                    chosen = fit_to_format(before, after, format) if fitted else after
+                    file = io.BytesIO()
+                    write_restored(chosen, jpeg, file, format)
+                    if after.decision.restore and file.getvalue() == jpeg:
+                        handed_back += 1
+                    elif after.decision.restore:
+                        gains.append(gain(truth, before.pixels, decode_picture(file.getvalue()).pixels))
+                        sizes.append(len(file.getvalue()) / len(jpeg))
+                yield {
+                    "quality": quality,
+                    "subsampling": subsampling,
+                    "format": format,
+                    "fitted": fitted,
+                    "handed_back": handed_back,
+                    "size": round(float(np.mean(sizes)), 2),
+                } | summarize(gains)
+
+
 def restore_clean(clean, restorer):
     """Counts those that are restored all the same, and computes the least PSNR to what they were, in dB."""
     left = []
@@ -195,6 +226,10 @@ def restore_degraded(clean, degraded, restorer):
         after = restorer.restore_picture(before)
         if after.decision.restore:
             gains.append(gain(truth, before.pixels, after.pixels))
+    return summarize(gains)
+
+
+def summarize(gains):
     return {
         "restored": len(gains),
         "mean_gain": round(float(np.mean(gains)), 2) if gains else None,
@@ -229,6 +264,7 @@ MEASURES = {
     "codecs": measure_codecs,
     "enlarged": measure_enlarged,
     "harm": measure_harm,
+    "written": measure_written,
 }
 
 if __name__ == "__main__":
