@@ -121,6 +121,18 @@ def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, saved_models,
     assert content == written_by_the_command(saved_models, tmp_path, jpeg, "x.jpg", *said)
 
 
+def test_it_is_said_where_a_jpeg_could_not_hold_what_was_gained(page):
+    jpeg = to_file(PHOTO, quality=12)
+    add(page, ("a.jpg", jpeg))
+    page.fill("#strength", "0")
+    page.wait_for_selector(".png", state="hidden")
+    page.wait_for_selector(".png")
+    assert page.locator(".notes").is_hidden()
+    _, content = download(page, ".same")
+    assert content == jpeg
+    page.get_by_text("left alone, as it would lose as jpeg what restoring gains").wait_for()
+
+
 def test_what_the_pixels_tell_is_shown(page):
     once = read(to_file(PHOTO, quality=20))
     add(page, ("a.jpg", to_file(np.ascontiguousarray(once[3:, 5:]), quality=95)))

@@ -101,9 +101,7 @@ class Card {
       try {
         const answer = await this.ask({ format: "png" }, running.signal);
         const picture = await answer.blob();
-        const notes = answer.headers.get("X-Notes");
-        this.notes.hidden = !notes;
-        this.notes.textContent = notes;
+        this.tell(answer);
         this.show(this.after, picture);
         await this.after.decode().catch(() => {});
         this.restored = true;
@@ -153,6 +151,7 @@ class Card {
       try {
         if (signal.aborted) return;
         const answer = await this.ask({ format: this.format }, signal);
+        this.tell(answer); // of a format that would lose what was gained
         const link = document.createElement("a");
         link.href = URL.createObjectURL(await answer.blob());
         link.download = this.rename({ jpeg: "jpg" }[this.format] ?? this.format);
@@ -164,6 +163,12 @@ class Card {
       }
     });
     this.same.disabled = false;
+  }
+
+  tell(answer) {
+    const notes = answer.headers.get("X-Notes");
+    this.notes.hidden = !notes;
+    this.notes.textContent = notes;
   }
 
   rename(suffix) {
