@@ -104,7 +104,7 @@ def decide(
         return Decision(restore=True, found=found, offset=_choose_grid(compressions))
     if trial and trial.finds_artifacts(bool(compressions)):
         return Decision(restore=True, found=f"{found}, artifacts")
-    if picture.chroma_subsampled and (not trial or trial.finds_colors_to_mend()):
+    if _is_reduced_in_color(picture, trial):
         return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
     if compressions:
         return leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
@@ -168,9 +168,18 @@ def leave_alone(why: str, found: str) -> Decision:
 def _is_coarse(compressions, picture) -> bool:
     if len(compressions) != 1:
         return len(compressions) > 1
-    header = picture.header
-    full = header is None or header.chroma_subsampling in ("4:4:4", "gray")
-    return compressions[0].quality < (NEARLY_UNCOMPRESSED if full else NEARLY_UNCOMPRESSED_SUBSAMPLED)
+    limit = NEARLY_UNCOMPRESSED_SUBSAMPLED if _is_subsampled(picture.header) else NEARLY_UNCOMPRESSED
+    return compressions[0].quality < limit
+
+
+def _is_reduced_in_color(picture, trial) -> bool:
+    if picture.header:
+        return bool(trial) and _is_subsampled(picture.header) and trial.finds_colors_to_mend(compressed=True)
+    return picture.chroma_subsampled and (not trial or trial.finds_colors_to_mend(compressed=False))
+
+
+def _is_subsampled(header) -> bool:
+    return header is not None and header.chroma_subsampling not in ("4:4:4", "gray")
 
 
 def _choose_grid(compressions) -> tuple[int, int]:

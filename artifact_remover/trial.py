@@ -33,6 +33,13 @@ With only their colors restored, 366 cuts of lossy WebPs and AVIFs of graphics a
 0.4 to 1.1 dB in the mean, and two lose up to 0.1 dB. Restored whole, five lose up to 1.6 dB.
 """
 
+COLORS_TO_MEND_COMPRESSED = 45.0
+"""The same for nearly uncompressed JPEGs, of which most photographs are to stay as they are.
+
+Of 130 cuts of validation pictures, as they are, reduced, enlarged and as a camera's sensor sees them, saved at quality
+97, 4:2:0, 62 are restored by it. They gain 0.3 to 8 dB, 3.4 in the mean.
+"""
+
 AGREEMENT = 0.75
 """Correlation of what the model changes in a sample and in the same sample turned by 180 degrees, to be exceeded.
 
@@ -123,15 +130,19 @@ class Trial:
             return agreement > AGREEMENT_EVERYWHERE
         return agreement > AGREEMENT and not self._enlarged
 
-    def finds_colors_to_mend(self) -> bool:
+    def finds_colors_to_mend(self, compressed: bool) -> bool:
         """Tells whether the model changes the chroma, where this was subsampled.
+
+        Args:
+            compressed: Whether it is that of a fine JPEG.
 
         Returns:
             Whether it changes much of it. No, where the picture was enlarged, or samples are smaller than 128 pixels.
         """
         if not self._samples or self._enlarged:
             return False
-        return _psnr(self._changes - _to_luma(self._changes)[..., np.newaxis]) < COLORS_TO_MEND
+        limit = COLORS_TO_MEND_COMPRESSED if compressed else COLORS_TO_MEND
+        return _psnr(self._changes - _to_luma(self._changes)[..., np.newaxis]) < limit
 
     def would_sharpen(self, compression: Compression) -> bool:
         """Tells whether the model would sharpen an enlarged picture more than it mends it.

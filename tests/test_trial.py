@@ -93,7 +93,7 @@ def test_what_the_model_changes_by_chance_is_not_restored():
 
 def test_gray_has_no_colors_to_mend():
     gray = LARGE[..., :1]
-    assert not Trial(gray, darker_by(9)).finds_colors_to_mend()
+    assert not Trial(gray, darker_by(9)).finds_colors_to_mend(compressed=False)
     assert finds_artifacts(gray, darker_by(9))
 
 
