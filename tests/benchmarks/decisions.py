@@ -182,7 +182,7 @@ def measure_harm(clean, restorer):
 
 
 def measure_written(clean, restorer):
-    for subsampling, qualities in (("4:2:0", (50, 75, 90, 94, 96)), ("4:4:4", (50, 75, 90, 94))):
+    for subsampling, qualities in (("4:2:0", (50, 75, 90, 96)), ("4:4:4", (75, 90, 94))):
         for quality in qualities:
             jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in clean]
             pictures = [decode_picture(each) for each in jpegs]
