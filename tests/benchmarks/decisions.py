@@ -41,6 +41,8 @@ from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.photographs import SUFFIXES
 from tests.sample_pictures import to_file, to_jpeg, to_png
 
+QUALITIES = (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,6 +51,7 @@ def main():
     parser.add_argument("--most", type=int, default=200, help="pictures of each folder")
     parser.add_argument("--model", type=Path, help="folder of a SavedModel; the published faithful one otherwise")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
+    parser.add_argument("--quality", type=int, nargs="+", default=QUALITIES, help="of `harm`")
     options = parser.parse_args()
     restorer = Restorer.load(options.model, precision=options.precision)
     for folder in options.data:
@@ -56,7 +59,8 @@ def main():
         if not files:
             parser.error(f"no pictures: {folder}")
         clean = [take_middle(file, 256 + 16 if options.measure == "grid" else 384) for file in files[: options.most]]
-        for row in MEASURES[options.measure](clean, restorer):
+        measure = MEASURES[options.measure]
+        for row in measure(clean, restorer, options.quality) if measure is measure_harm else measure(clean, restorer):
             print(
                 json.dumps({"benchmark": options.measure, "data": str(folder), "pictures": len(clean)} | row),
                 flush=True,
@@ -156,9 +160,9 @@ def measure_enlarged(clean, restorer):
             yield case | restore_degraded(large, jpegs, restorer)
 
 
-def measure_harm(clean, restorer):
+def measure_harm(clean, restorer, qualities):
     for subsampling in ("4:2:0", "4:4:4"):
-        for quality in (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100):
+        for quality in qualities:
             for cut in ((0, 0), (3, 5)):
                 left_alone, gains = 0, []
                 for each in clean:
