@@ -1,4 +1,4 @@
-"""What one model learned is added to another."""
+"""The adding of what one model learned to another."""
 
 import json
 import runpy

@@ -72,7 +72,7 @@ def mean_square(one, other):
 
 
 def restore_to(pixels, content, format, quality=None, force=False, **options):
-    """What a model that finds just these pixels leaves in the file, decoded, and the restored picture."""
+    """Writes what a model finds that gives just these pixels: the file, and the restored picture."""
     before = decode_picture(content, **options)
     restored = restore_parts(before, lambda _: pixels, fail, lambda sample: sample, force)
     fitted = fit_to_format(before, restored, format, quality, force)
@@ -96,7 +96,7 @@ def test_a_lossy_format_keeps_most_of_the_gain(format, quality, subsampling):
 
 
 def test_it_does_so_in_all_parts_of_a_large_picture():
-    """Of which only some are looked at, and which does not lie on blocks."""
+    """Only some are looked at, and none needs to lie on blocks."""
     large = np.tile(CLEAN, (10, 9, 1))[3:, 5:]
     content = to_jpeg(large, 90)
     written, _ = restore_to(large, content, "jpeg")
