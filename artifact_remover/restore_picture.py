@@ -175,7 +175,12 @@ def _mean_square(one, other) -> float:
 
 def _own_format(picture) -> str | None:
     """Tells in which of `FORMATS` the picture's file can be handed back."""
-    return "jpeg" if picture.format == "JXL" and picture.jpeg else matching_format(picture.format)
+    return "jpeg" if _transcoded(picture) else matching_format(picture.format)
+
+
+def _transcoded(picture) -> bytes | None:
+    """Finds the JPEG that a JPEG XL was made of without loss."""
+    return picture.jpeg if picture.format == "JXL" else None
 
 
 def write_restored(
@@ -203,7 +208,7 @@ def write_restored(
         OSError: If the source cannot be read, or the file cannot be written.
     """
     copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
-    transcoded = picture.jpeg if picture.format == "JXL" else None
+    transcoded = _transcoded(picture)
     if copied and quality is None and format == _own_format(picture):
         content = source.read_bytes() if isinstance(source, Path) else source
         file.write(transcoded or content)
