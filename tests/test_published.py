@@ -11,6 +11,7 @@ from skimage import data as skimage_data
 
 from artifact_remover import Restorer
 from artifact_remover.model_folder import PUBLISHED, find_exports, read_trained_quality
+from data_prep.drawing import draw_graphic
 
 MODELS = ("pretrain_generator", "pretrain_discriminator", "gan")
 PHOTOGRAPHS = {name: getattr(skimage_data, name)()[:256, :256] for name in ("astronaut", "chelsea", "coffee")}
@@ -71,3 +72,11 @@ def test_colors_stay(restorer, name):
     jpeg = degrade(clean, 10, "4:4:4")
     shift = (restorer.restore(jpeg).astype(float) - jpeg).mean(axis=(0, 1))
     assert abs(shift).max() < 1.5, shift
+
+
+@pytest.mark.parametrize("kind", ["chart", "interface", "pixel_art"])
+def test_enlarged_graphics_are_mended_and_not_sharpened(restorer, kind):
+    drawn = Image.fromarray(draw_graphic(np.random.default_rng(0), 128, kind))
+    clean = np.array(drawn.resize((256, 256), Image.Resampling.BICUBIC))
+    jpeg = degrade(clean, 75)
+    assert psnr(clean, restorer.restore(jpeg)) > psnr(clean, jpeg)
