@@ -8,9 +8,10 @@ from skimage import data as skimage_data
 from artifact_remover.decision import decide
 from artifact_remover.pictures.compression import find_compressions, is_enlarged
 from artifact_remover.pictures.picture import decode_picture
+from artifact_remover.restoration import Restorer
 from artifact_remover.trial import Trial
 from data_prep.drawing import draw_pixel_art
-from tests.sample_pictures import to_jpeg
+from tests.sample_pictures import to_jpeg, to_png
 
 LARGE = skimage_data.astronaut()[:300, :300]
 
@@ -115,6 +116,7 @@ def written_text():
 )
 def test_what_is_drawn_is_left_alone_though_the_model_would_change_it(clean):
     assert not finds_artifacts(clean, darker_by(9))
+    assert not Restorer.load(precision="float32").restore_picture(decode_picture(to_png(clean))).decision.restore
 
 
 @pytest.mark.parametrize(
