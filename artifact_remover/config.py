@@ -313,6 +313,7 @@ PRESETS = {
                 double_share=0.15,
                 first_quality="5-80",
                 shifted_share=0.12,
+                scaled_share=0.12,
             ),
         ),
         generator=GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3)),

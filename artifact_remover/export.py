@@ -263,7 +263,7 @@ def _make_jpeg(kind):
     from data_prep.degradation import degrade
 
     photograph = np.pad(coffee(), ((0, 368), (0, 168), (0, 0)), "reflect")[np.newaxis]
-    jpeg = degrade(photograph, 0, DegradationConfig(quality="10")).numpy()
+    jpeg = degrade(photograph, 0, DegradationConfig(quality="10"))[0].numpy()
     return (jpeg if kind == "dtmodel" else jpeg[:, :333, :517]).astype(np.float32) / 255
 
 

@@ -50,9 +50,13 @@ class DegradationConfig:
             2021).
         first_quality: Quality factor of the first of two compressions, written as `quality`; drawn from `quality` when
             not given. When given, patches compressed twice are made as pictures on the web are: the second quality is
-            no lower than the first in three of four, and half have both grids in the same place.
+            no lower than the first in three of four, and half have both grids in the same place, if they are not
+            scaled between.
         shifted_share: Share (0..1) of the patches that are compressed once on a block grid that starts elsewhere than
             at the patch's corner, as in a crop or a screenshot of a JPEG.
+        scaled_share: Share (0..1) of the patches that are scaled by 0.5 to 2 after they were compressed on such a
+            grid, by bilinear, bicubic or Lanczos interpolation; half of these are compressed again then, as many
+            pictures on the web are.
     """
 
     quality: str = "10"
@@ -61,6 +65,7 @@ class DegradationConfig:
     double_share: float = 0.0
     first_quality: Annotated[str | None, optional("Q,LOW-HIGH ...")] = None
     shifted_share: float = 0.0
+    scaled_share: float = 0.0
 
     def __post_init__(self):
         """Refuses numbers outside their range.
@@ -70,14 +75,16 @@ class DegradationConfig:
         """
         for text in ("quality_ranges", "first_quality_ranges", "subsamplings"):
             getattr(self, text)  # reads it, or raises
-        for field in ("clean_share", "double_share", "shifted_share"):
+        for field in ("clean_share", "double_share", "shifted_share", "scaled_share"):
             require_between(field, getattr(self, field), 0, 1)
-        if self.double_share + self.shifted_share > 1:
+        if self.double_share + self.shifted_share + self.scaled_share > 1:
             raise InputError(
                 Option("double_share"),
-                " and ",
+                ", ",
                 Option("shifted_share"),
-                f" must add up to 1 at most: {self.double_share}, {self.shifted_share}",
+                " and ",
+                Option("scaled_share"),
+                f" must add up to 1 at most: {self.double_share}, {self.shifted_share}, {self.scaled_share}",
             )
 
     @property

@@ -6,6 +6,7 @@ is up to 3 levels off.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,12 +20,17 @@ from data_prep.config import GRID, DegradationConfig
 _RISING = 0.75
 _SAME_GRID = 0.5
 
+# Of patches that are scaled after they were compressed.
+_SAVED_AGAIN = 0.5
+_LEAST_SCALED, _MOST_SCALED = 0.5, 2.0
+_SCALINGS = (tf.image.ResizeMethod.BILINEAR, tf.image.ResizeMethod.BICUBIC, tf.image.ResizeMethod.LANCZOS3)
 
-def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) -> tf.Tensor:
+
+def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) -> tuple[tf.Tensor, tf.Tensor]:
     """Compresses patches as JPEG and decodes them again; the block grid starts at the patch's corner.
 
-    Where shares ask for it, a patch is compressed twice, or on a grid that starts elsewhere, or left clean. The
-    result depends on nothing but the arguments, eagerly and inside `Dataset.map`.
+    Where shares ask for it, a patch is compressed twice, or on a grid that starts elsewhere, or scaled after it was
+    compressed, or left clean. The result depends on nothing but the arguments, eagerly and inside `Dataset.map`.
 
     Args:
         patches: Clean patches, `uint8 [N, p, p, 3]`, RGB, 0..255, p a multiple of 16 known while tracing.
@@ -32,27 +38,33 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
         config: Ranges of the quality factor, chroma subsampling, and the shares.
 
     Returns:
-        Degraded patches, `uint8 [N, p, p, 3]`, RGB, 0..255.
+        (degraded, clean), each `uint8 [N, p, p, 3]`, RGB, 0..255. The clean patches are the given ones, but for those
+        that were scaled, which are the given ones scaled likewise.
     """
     codings = _list_codings(config)
     drawn = _draw(tf.shape(patches)[0], seed, config)
 
-    def degrade_one(arguments: tuple[tf.Tensor, _Drawn]) -> tf.Tensor:
-        patch, of_patch = arguments
-        jpeg = patch
+    def degrade_one(arguments: tuple[tf.Tensor, _Drawn]) -> tuple[tf.Tensor, tf.Tensor]:
+        clean, of_patch = arguments
+        jpeg = clean
         if config.double_share or config.shifted_share:
             jpeg = tf.cond(
                 of_patch.twice | of_patch.shifted,
-                lambda: _compress_shifted(patch, of_patch.first_coding, of_patch.shift, codings),
-                lambda: patch,
+                lambda: _compress_shifted(clean, of_patch.first_coding, of_patch.shift, codings),
+                lambda: clean,
             )
-        if config.shifted_share:
-            jpeg = tf.cond(of_patch.shifted, lambda: jpeg, lambda: _compress(jpeg, of_patch.coding, codings))
+        if config.scaled_share:
+            jpeg, clean = tf.cond(
+                of_patch.scaled, lambda: _compress_and_scale(clean, of_patch, codings), lambda: (jpeg, clean)
+            )
+        if config.shifted_share or config.scaled_share:
+            jpeg = tf.cond(of_patch.done, lambda: jpeg, lambda: _compress(jpeg, of_patch.coding, codings))
         else:
             jpeg = _compress(jpeg, of_patch.coding, codings)
-        return tf.where(of_patch.clean, patch, jpeg) if config.clean_share else jpeg
+        return tf.where(of_patch.clean, clean, jpeg) if config.clean_share else jpeg, clean
 
-    return tf.map_fn(degrade_one, (patches, drawn), fn_output_signature=tf.TensorSpec(patches.shape[1:], tf.uint8))
+    each = tf.TensorSpec(patches.shape[1:], tf.uint8)
+    return tf.map_fn(degrade_one, (patches, drawn), fn_output_signature=(each, each))
 
 
 class _Drawn(NamedTuple):
@@ -64,7 +76,11 @@ class _Drawn(NamedTuple):
         shift: Where that grid starts, pixels down and right, 0..15, `int32 [N, 2]`.
         twice: Whether both are done, `bool [N]`.
         shifted: Whether the one on the other grid alone is done, `bool [N]`.
-        clean: Whether none is, `bool [N]`.
+        scaled: Whether the patch is scaled after the one on the other grid, `bool [N]`.
+        factor: By how much, `float32 [N]`.
+        method: By which interpolation, an index of `_SCALINGS`, `int32 [N]`.
+        done: Whether nothing is compressed at the patch's corner, as the last step was another, `bool [N]`.
+        clean: Whether nothing is compressed at all, `bool [N]`.
     """
 
     coding: tf.Tensor
@@ -72,6 +88,10 @@ class _Drawn(NamedTuple):
     shift: tf.Tensor
     twice: tf.Tensor
     shifted: tf.Tensor
+    scaled: tf.Tensor
+    factor: tf.Tensor
+    method: tf.Tensor
+    done: tf.Tensor
     clean: tf.Tensor
 
 
@@ -95,15 +115,22 @@ def _draw(count: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) ->
     kind = draw_share(3)
     twice = kind < config.double_share
     shifted = ~twice & (kind < config.double_share + config.shifted_share)
+    once = config.double_share + config.shifted_share
+    scaled = (kind >= once) & (kind < once + config.scaled_share)
+    saved_again = scaled & (draw_share(8) < _SAVED_AGAIN)
+    factor = tf.exp(draw_share(9) * math.log(_MOST_SCALED / _LEAST_SCALED)) * _LEAST_SCALED
+    method = tf.random.stateless_uniform([count], [seed, 20], 0, len(_SCALINGS), tf.int32)
     clean = draw_share(4) < config.clean_share
     if config.first_quality is not None:
         start = first_coding // each * each  # of the first quality
         room = tf.maximum((config.quality_range[1] - lowest + 1) * each - start, 0)
-        rising = twice & (draw_share(5) < _RISING) & (room > 0)
+        rising = (twice | saved_again) & (draw_share(5) < _RISING) & (room > 0)
         risen = start + tf.cast(draw_share(6) * tf.cast(room, tf.float32), tf.int32)
         coding = tf.where(rising, risen, coding)
         shift = tf.where((twice & (draw_share(7) < _SAME_GRID))[:, None], 0, shift)
-    return _Drawn(coding, tf.where(twice, first_coding, coding), shift, twice, shifted, clean)
+    first_coding = tf.where(twice | saved_again, first_coding, coding)
+    done = shifted | (scaled & ~saved_again)
+    return _Drawn(coding, first_coding, shift, twice, shifted, scaled, factor, method, done, clean)
 
 
 def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str) -> tf.Tensor:
@@ -162,13 +189,46 @@ def _compress(image: tf.Tensor, coding: tf.Tensor, codings: tuple[tuple[int, str
 def _compress_shifted(
     patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: tuple[tuple[int, str], ...]
 ) -> tf.Tensor:
-    """Codes a patch on a block grid that starts `shift` pixels (0..15) further down and right.
+    """Codes a patch on a block grid that starts `shift` pixels (0..15) further down and right."""
+    size = patch.shape[0]
+    window = _cut_window(patch, size + GRID, GRID - shift)
+    coded = _compress(window, coding, codings)
+    return tf.ensure_shape(tf.slice(coded, tf.concat([GRID - shift, [0]], 0), [size, size, 3]), patch.shape)
+
+
+def _compress_and_scale(
+    patch: tf.Tensor, of_patch: _Drawn, codings: tuple[tuple[int, str], ...]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Codes what becomes a patch when it is scaled, on a block grid that starts anywhere, and scales it.
+
+    That is the patch's middle where it is enlarged, and more than the patch, mirrored, where it is reduced.
+
+    Returns:
+        The coded and the clean patch, both scaled.
+    """
+    size = patch.shape[0]
+    side = tf.cast(tf.round(size / of_patch.factor), tf.int32)
+    before = tf.concat([of_patch.shift, [0]], 0)
+    window = _cut_window(patch, side + GRID, (side - size) // 2 + of_patch.shift)
+    coded = tf.slice(_compress(window, of_patch.first_coding, codings), before, [side, side, 3])
+    clean = tf.slice(window, before, [side, side, 3])
+
+    def scale(method: str) -> tf.Tensor:
+        scaled = tf.image.resize(tf.stack([coded, clean]), [size, size], method, antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
+
+    both = tf.switch_case(of_patch.method, [functools.partial(scale, method) for method in _SCALINGS])
+    return both[0], both[1]
+
+
+def _cut_window(patch: tf.Tensor, side: int | tf.Tensor, before: tf.Tensor) -> tf.Tensor:
+    """Cuts a window of `side` pixels a side, which starts `before` (`int32 [2]`) pixels above and left of the patch.
 
     The patch is continued by mirroring, as nothing else is known of its surroundings: unlike a rolled patch
     this puts no false edge into it.
     """
     size = patch.shape[0]
-    wide = tf.pad(patch, [[GRID, GRID], [GRID, GRID], [0, 0]], "SYMMETRIC")
-    window = tf.slice(wide, tf.concat([shift, [0]], 0), [size + GRID, size + GRID, 3])
-    coded = _compress(window, coding, codings)
-    return tf.slice(coded, tf.concat([GRID - shift, [0]], 0), [size, size, 3])
+    wide = patch
+    for margin in (size, GRID):  # mirroring can add no more than there is
+        wide = tf.pad(wide, [[margin, margin], [margin, margin], [0, 0]], "SYMMETRIC")
+    return tf.slice(wide, tf.concat([size + GRID - before, [0]], 0), tf.stack([side, side, 3]))

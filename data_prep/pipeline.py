@@ -135,13 +135,13 @@ class _Kind(NamedTuple):
         name: `photograph` or `graphic`.
         pictures: Opened.
         cut: Cuts training patches from a decoded picture: of picture, seed and configuration.
-        degrade: Degrades patches: of patches, seed and the picture's name.
+        degrade: Degrades patches: of patches, seed and the picture's name. Gives the degraded and the clean ones.
     """
 
     name: str
     pictures: Photographs
     cut: Callable[[np.ndarray, int, DataConfig], np.ndarray]
-    degrade: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    degrade: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _describe_kinds(photographs: Photographs, config: DataConfig) -> tuple[_Kind, _Kind | None]:
@@ -155,12 +155,12 @@ def _describe_kinds(photographs: Photographs, config: DataConfig) -> tuple[_Kind
 
 def _make_degrade(
     pictures: Photographs, degradation: DegradationConfig, config: DataConfig
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Makes a kind's `degrade`, which limits the quality of pictures that are JPEG files themselves."""
     entries = [entry for split in pictures.inventory.values() for entry in split]
     some_are_jpegs = any(re.fullmatch(_JPEG, entry.name.lower()) for entry in entries)
 
-    def degrade_picture(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+    def degrade_picture(patches: tf.Tensor, seed: tf.Tensor, name: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if config.jpeg_photograph_quality == 100 or not some_are_jpegs:
             return degrade(patches, seed, degradation)
         return tf.cond(
@@ -239,7 +239,7 @@ def _training_pairs(
         picture_seed = _draw_seed(kind, seed, number)
         clean = tf.numpy_function(cut, [decode(example["image"]), picture_seed], tf.uint8, stateful=False)
         clean = tf.ensure_shape(clean, [config.patches_per_photo, config.patch_size, config.patch_size, 3])
-        return kind.degrade(clean, picture_seed, example["name"]), clean
+        return kind.degrade(clean, picture_seed, example["name"])
 
     numbered = _shuffled_epochs(kind, role, config, seed, first_epoch).skip(pictures_before).enumerate(first)
     return (
@@ -260,7 +260,7 @@ def _validation_pairs(kind: _Kind, role: Role, config: DataConfig, seed: int, pa
     def cut_and_degrade(number: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         clean = tf.numpy_function(cut, [decode(example["image"])], tf.uint8, stateful=False)
         clean = tf.ensure_shape(clean, [per_picture, config.patch_size, config.patch_size, 3])
-        return kind.degrade(clean, _draw_seed(kind, seed, number), example["name"]), clean
+        return kind.degrade(clean, _draw_seed(kind, seed, number), example["name"])
 
     return (
         kind.pictures.read(role, "validation", config.patch_size)

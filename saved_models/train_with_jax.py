@@ -2,7 +2,7 @@
 
 `python -m artifact_remover.fit` is how this project trains, with TensorFlow. The published models of November 2026
 were made by this script instead, on a GPU that was at hand for a quarter of an hour (README.md beside it says what
-came out; patches were not enlarged yet, so with `--enlarged 0`):
+came out; nothing was enlarged or scaled yet, so with `--enlarged 0 --scaled 0`):
 
     python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --lpips lpips_vgg16.npz \
         --minutes-in GO --out OUT
@@ -48,6 +48,7 @@ SAMPLINGS = {
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 }
 DRAWN_SAMPLINGS = ("4:2:0", "4:2:0", "4:4:4", "4:2:2")
+RESAMPLINGS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 KINDS_OF_PICTURES = ("smooth", "sharp", "jpeg", "graphics")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 GRAY = np.array([LUMA] * 3, np.float32)
@@ -132,10 +133,27 @@ def jpeg_off_the_grid(patch, top, left, quality, sampling):
     return jpeg(window, quality, sampling)[top : top + size, left : left + size]
 
 
-def draw_coding(rng, uniform, is_graphic):
-    """Draws how a patch is degraded: `None` for not at all, else (quality, sampling, first coding, offset).
+def scale_jpeg(patch, offset, factor, resample, quality, sampling):
+    """Codes what becomes uint8 [N, N, 3] RGB when it is scaled, and scales it; returns the coded and the clean one.
 
-    Quality 5-100, for photographs more often 5-40. Now and then saved twice, or cut out of a JPEG off its grid.
+    That is the middle of the patch, or more than it, mirrored. Blocks start `offset` (0..15) pixels before its corner.
+    """
+    size = patch.shape[0]
+    side = round(size / factor)
+    wide = np.pad(np.pad(patch, ((size,) * 2, (size,) * 2, (0, 0)), "symmetric"), ((16, 16), (16, 16), (0, 0)), "edge")
+    start = size + 16 - (side - size) // 2
+    window = np.ascontiguousarray(wide[start - 16 : start + side + 16, start - 16 : start + side + 16])
+    coded = jpeg_off_the_grid(window, *offset, quality, sampling)
+    return [
+        np.asarray(Image.fromarray(each[16:-16, 16:-16]).resize((size, size), resample)) for each in (coded, window)
+    ]
+
+
+def draw_coding(rng, uniform, scaled, is_graphic):
+    """Draws how a patch is degraded: `None` for not at all, else (quality, sampling, first coding, offset, scaling).
+
+    Quality 5-100, for photographs more often 5-40. Now and then saved twice, or cut out of a JPEG off its grid, or
+    scaled after it was saved.
     """
     if rng.random() < (0.2 if is_graphic else 0.05):
         return None
@@ -143,24 +161,34 @@ def draw_coding(rng, uniform, is_graphic):
     quality = int(rng.integers(5, 101) if is_graphic or rng.random() < uniform else rng.integers(5, 41))
     drawn = rng.random()
     if drawn < 0.12:  # a crop or a screenshot of a JPEG
-        return quality, sampling, None, tuple(rng.integers(0, 16, 2))
-    if drawn < 0.27:  # saved twice, half of them on the same grid, mostly the first time the worse one
+        return quality, sampling, None, tuple(rng.integers(0, 16, 2)), None
+    scaling = None
+    if 0.27 <= drawn < 0.27 + scaled:  # half of them saved again
+        scaling = np.exp(rng.uniform(np.log(0.5), np.log(2))), RESAMPLINGS[rng.integers(len(RESAMPLINGS))]
+        if rng.random() < 0.5:
+            return quality, sampling, None, tuple(rng.integers(0, 16, 2)), scaling
+    if drawn < 0.27 + scaled:  # saved twice, half of them on the same grid, mostly the first time the worse one
         first = int(rng.integers(5, 81))
-        offset = tuple(rng.integers(0, 16, 2)) if rng.random() < 0.5 else (0, 0)
+        offset = tuple(rng.integers(0, 16, 2)) if scaling or rng.random() < 0.5 else (0, 0)
         if rng.random() < 0.75:
             quality = int(rng.integers(first, 101))
-        return quality, sampling, (first, DRAWN_SAMPLINGS[rng.integers(len(DRAWN_SAMPLINGS))]), offset
-    return quality, sampling, None, (0, 0)
+        return quality, sampling, (first, DRAWN_SAMPLINGS[rng.integers(len(DRAWN_SAMPLINGS))]), offset, scaling
+    return quality, sampling, None, (0, 0), None
 
 
 def degrade(patch, coding):
-    """Degrades uint8 [N, N, 3] RGB as `draw_coding` drew it."""
+    """Degrades uint8 [N, N, 3] RGB as `draw_coding` drew it; returns it and the clean one, scaled where it is."""
     if coding is None:
-        return patch
-    quality, sampling, first, offset = coding
-    if first is not None:
-        return jpeg(np.ascontiguousarray(jpeg_off_the_grid(patch, *offset, *first)), quality, sampling)
-    return jpeg_off_the_grid(patch, *offset, quality, sampling) if offset != (0, 0) else jpeg(patch, quality, sampling)
+        return patch, patch
+    quality, sampling, first, offset, scaling = coding
+    coded = patch
+    if scaling is not None:
+        coded, patch = scale_jpeg(patch, offset, *scaling, *(first or (quality, sampling)))
+    elif first is not None or offset != (0, 0):
+        coded = jpeg_off_the_grid(patch, *offset, *(first or (quality, sampling)))
+    if first is not None or (scaling is None and offset == (0, 0)):
+        coded = jpeg(np.ascontiguousarray(coded), quality, sampling)
+    return coded, patch
 
 
 def choose_kind(rng, coding, kinds):
@@ -223,7 +251,7 @@ def work(number, pictures, ring, free, ready, a):
         slot = free.get()
         for row in range(PART):
             is_graphic = rng.random() < a.graphics
-            coding = draw_coding(rng, a.uniform, is_graphic)
+            coding = draw_coding(rng, a.uniform, a.scaled, is_graphic)
             if is_graphic and (not kinds["graphics"] or rng.random() < a.drawn):
                 kind = "pixel_art" if rng.random() < 0.25 else KINDS[rng.integers(len(KINDS))]
                 picture = draw_graphic(rng, a.patch, kind)
@@ -231,8 +259,7 @@ def work(number, pictures, ring, free, ready, a):
                 name = "graphics" if is_graphic else choose_kind(rng, coding, kinds)
                 picture = kinds[name][np.searchsorted(areas[name], rng.random() * areas[name][-1])]
             patch = cut(picture, a.patch, rng, a.gray, a.enlarged, is_graphic and rng.random() < 0.5)
-            ring[slot, 1, row] = patch
-            ring[slot, 0, row] = degrade(patch, coding)
+            ring[slot, :, row] = degrade(patch, coding)
         ready.put(slot)
 
 
@@ -746,6 +773,7 @@ def parse():
     p.add_argument("--uniform", type=float, default=0.9, help="share of qualities that are drawn from all of 5-100")
     p.add_argument("--gray", type=float, default=0.05, help="share of patches that are made gray")
     p.add_argument("--enlarged", type=float, default=0.15, help="share of patches that are enlarged, by up to 4")
+    p.add_argument("--scaled", type=float, default=0.12, help="share of patches that are scaled after they were saved")
     p.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     p.add_argument("--precision", default="mixed_bfloat16", choices=["mixed_bfloat16", "float32"])
     p.add_argument("--seed", type=int, default=1)

@@ -85,7 +85,11 @@ WRONG = [
     (fit, "--first-quality 9-5", "--first-quality must lie in 1..100"),
     (fit, "--chroma-subsampling 4:1:1", "--chroma-subsampling must be 4:2:0"),
     (fit, "--clean-share 2", "--clean-share must lie in 0..1"),
-    (fit, "--double-share 0.6 --shifted-share 0.6", "--double-share and --shifted-share must add up to 1 at most"),
+    (
+        fit,
+        "--double-share 0.6 --shifted-share 0.6",
+        "--double-share, --shifted-share and --scaled-share must add up to 1 at most",
+    ),
     (restore, "", "no pictures: give files or folders"),
     (restore, "a --in-place", "--in-place needs a --backup"),
     (restore, "a --backup b", "--backup goes with --in-place"),

@@ -50,11 +50,11 @@ def test_unknown_subsampling_is_refused(text):
 
 
 def test_shares_of_one_draw_do_not_exceed_1():
-    with pytest.raises(InputError, match="must add up to 1 at most: 0.6, 0.5"):
-        DegradationConfig(double_share=0.6, shifted_share=0.5)
+    with pytest.raises(InputError, match="must add up to 1 at most: 0.6, 0.3, 0.2"):
+        DegradationConfig(double_share=0.6, shifted_share=0.3, scaled_share=0.2)
 
 
-@pytest.mark.parametrize("field", ["clean_share", "double_share", "shifted_share"])
+@pytest.mark.parametrize("field", ["clean_share", "double_share", "shifted_share", "scaled_share"])
 def test_share_outside_its_range_is_refused(field):
     with pytest.raises(InputError, match=f"{field} must lie in 0..1: 1.5"):
         DegradationConfig(**{field: 1.5})

@@ -9,7 +9,6 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from data_prep import degradation
 from data_prep.config import DegradationConfig
-from data_prep.degradation import degrade
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
@@ -18,6 +17,13 @@ SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 def patches():
     photo = data.chelsea()
     return np.stack([photo[top : top + 64, left : left + 64] for top in (0, 100, 200) for left in (0, 150, 300)])
+
+
+def degrade(patches, seed, config):
+    """Degrades patches that are not scaled: the clean ones come back as they were."""
+    degraded, clean = degradation.degrade(patches, seed, config)
+    np.testing.assert_array_equal(clean, patches)
+    return degraded
 
 
 def pillow_jpeg(photo, quality, chroma_subsampling):
@@ -64,13 +70,13 @@ def test_block_edges_lie_at_multiples_of_8(patches):
         DegradationConfig(),
         DegradationConfig("5-95", "both"),
         DegradationConfig("20-40", "both", clean_share=0.3, double_share=0.5),
-        DegradationConfig("20-40,30", "4:2:0,4:2:0,4:2:2,4:4:4", 0.2, 0.3, first_quality="5-30", shifted_share=0.3),
+        DegradationConfig("20-40,30", "4:2:0,4:2:0,4:2:2,4:4:4", 0.2, 0.3, "5-30", 0.3, 0.3),
     ],
     ids=["single", "range", "as before", "everything"],
 )
 def test_eager_and_mapped_are_bit_equal(patches, config):
-    eager = degrade(patches, 42, config)
-    mapped = tf.data.Dataset.from_tensors(patches).map(lambda batch: degrade(batch, 42, config))
+    eager = degradation.degrade(patches, 42, config)
+    mapped = tf.data.Dataset.from_tensors(patches).map(lambda batch: degradation.degrade(batch, 42, config))
     np.testing.assert_array_equal(eager, mapped.get_single_element())
 
 
@@ -160,6 +166,49 @@ def test_shifted_share_leaves_the_others_as_they_were(patches):
     assert 0.6 < (degraded == pillow_jpeg(patches[4], 10, "4:2:0")).all(axis=(1, 2, 3)).mean() < 0.8
 
 
+@pytest.mark.parametrize("size", [16, 64])
+def test_patches_are_scaled_by_one_half_to_two_with_their_clean_ones(size):
+    """A ramp's slope tells the factor, and as nothing is lost at quality 100, the JPEG's is the clean one's."""
+    ramp = np.broadcast_to(np.linspace(0, 255, size)[:, None, None], (300, size, size, 3)).astype(np.uint8)
+    config = DegradationConfig("100", "4:4:4", scaled_share=1.0)
+    degraded, clean = (patches.numpy().astype(float) for patches in degradation.degrade(ramp, 5, config))
+    assert abs(degraded - clean).max() <= 3
+    middle = clean[:, size // 2 - 3 : size // 2 + 3].mean(axis=(2, 3))
+    factor = (255 / (size - 1)) / ((middle[:, -1] - middle[:, 0]) / 5)
+    assert 0.45 < factor.min() < 0.6 and 1.7 < factor.max() < 2.2
+    assert 0.9 < np.median(factor) < 1.1
+
+
+def test_half_of_the_scaled_patches_are_compressed_again(patches):
+    same = np.repeat(patches[4:5], 100, axis=0)
+    config = DegradationConfig("10", "4:4:4", scaled_share=1.0)
+    degraded, clean = (patches.numpy() for patches in degradation.degrade(same, 5, config))
+    again = [pillow_jpeg(patch, 10, "4:4:4") for patch in degraded]
+    change = abs(np.subtract(again, degraded, dtype=int)).mean(axis=(1, 2, 3))
+    assert 0.4 < (change < 1).mean() < 0.6  # coded the same once more, little changes
+    assert np.median(change[change >= 1]) > 3
+    assert all(peak_signal_noise_ratio(each, patch) < 35 for each, patch in zip(clean, degraded, strict=True))
+
+
+def test_scaled_share_leaves_the_others_as_they_were(patches):
+    same = np.repeat(patches[4:5], 200, axis=0)
+    config = DegradationConfig("10", scaled_share=0.3)
+    scaled = degradation._draw(200, 5, config).scaled.numpy()
+    degraded, clean = (patches.numpy() for patches in degradation.degrade(same, 5, config))
+    assert 0.2 < scaled.mean() < 0.4
+    assert (clean[~scaled] == same[~scaled]).all()
+    assert (degraded[~scaled] == pillow_jpeg(patches[4], 10, "4:2:0")).all()
+
+
+def test_some_scaled_patches_are_left_clean(patches):
+    same = np.repeat(patches[4:5], 100, axis=0)
+    config = DegradationConfig("10", clean_share=0.4, scaled_share=1.0)
+    degraded, clean = (patches.numpy() for patches in degradation.degrade(same, 5, config))
+    left = (degraded == clean).all(axis=(1, 2, 3))
+    assert 0.3 < left.mean() < 0.5
+    assert (clean[left] != same[left]).any(axis=(1, 2, 3)).mean() > 0.9  # the factor may be 1
+
+
 def test_first_quality_puts_half_of_the_second_compressions_on_the_same_grid(patches):
     same = np.repeat(patches[4:5], 100, axis=0)
     # The second quality changes next to nothing, so that the first one's grid shows.
@@ -186,7 +235,7 @@ def test_first_quality_may_lie_above_the_second(patches):
 
 def test_single_quality_builds_a_single_branch():
     def count_encoders(quality):
-        traced = tf.function(lambda batch: degrade(batch, 1, DegradationConfig(quality)))
+        traced = tf.function(lambda batch: degradation.degrade(batch, 1, DegradationConfig(quality)))
         graph = traced.get_concrete_function(tf.TensorSpec([2, 16, 16, 3], tf.uint8)).graph.as_graph_def()
         nodes = [node.op for function in graph.library.function for node in function.node_def]
         return nodes.count("EncodeJpeg")

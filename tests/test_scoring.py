@@ -146,7 +146,7 @@ def test_a_failed_write_leaves_what_was_there(rows, tmp_path, monkeypatch, write
 def test_judged_are_the_jpegs_that_are_trained_on(quality, subsampling):
     for photo in PHOTOS.values():
         patch = photo[:96, :96]
-        trained_on = degrade(patch[np.newaxis], 0, DegradationConfig(str(quality), subsampling))
+        trained_on, _ = degrade(patch[np.newaxis], 0, DegradationConfig(str(quality), subsampling))
         np.testing.assert_array_equal(encode_jpeg(patch, quality, subsampling).pixels, trained_on[0])
 
 
