@@ -302,6 +302,7 @@ PRESETS = {
             patches_per_photo=4,
             batch_size=6,
             enlarged_share=0.15,
+            processed_share=0.1,
             color_augmentation=0.05,
             complementary_share=0.1,
             gray_share=0.05,

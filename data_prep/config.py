@@ -172,6 +172,8 @@ class DataConfig:
         patches_per_photo: Patches cut from one decoded photograph before the next is decoded.
         batch_size: Patches in a training batch.
         enlarged_share: Share (0..1) of the training patches that are enlarged, by up to 4.
+        processed_share: Share (0..1) of the training patches that are given grain or noise, blurred, sharpened, faded,
+            printed in halftone dots or dithered, as some pictures are before they are saved.
         color_augmentation: Strength (0..1) of the random color changes of a clean training patch; 0 is off.
             Strong when photographs are few: without it the generator learns their colors.
         complementary_share: Share (0..1) of the patches whose colors are turned into their complements; none where
@@ -193,6 +195,7 @@ class DataConfig:
     patches_per_photo: int = 8
     batch_size: int = 8
     enlarged_share: float = 0.0
+    processed_share: float = 0.0
     color_augmentation: float = 1.0
     complementary_share: float = 0.5
     gray_share: float = 0.0
@@ -208,8 +211,8 @@ class DataConfig:
         if self.patch_size < GRID or self.patch_size % GRID:
             raise InputError(Option("patch_size"), f" must be a positive multiple of {GRID}: {self.patch_size}")
         require_positive(self, "patches_per_photo", "batch_size")
-        shares = ("graphics_clean_share", "enlarged_share", "color_augmentation", "complementary_share", "gray_share")
-        for field in shares:
+        shares = ("graphics_clean_share", "enlarged_share", "processed_share")
+        for field in (*shares, "color_augmentation", "complementary_share", "gray_share"):
             require_between(field, getattr(self, field), 0, 1)
         if not 0 < self.graphics_share < 1:
             raise InputError(Option("graphics_share"), f" must lie in 0..1, both excluded: {self.graphics_share}")

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from data_prep.config import GRID, LUMA, DataConfig
+from data_prep.processing import process
 
 # 2 Y - C in each channel C, with JPEG's luma Y (ITU-R BT.601): both chroma components change their sign.
 _COMPLEMENT = 2 * np.array([LUMA] * 3) - np.eye(3)
@@ -29,7 +30,8 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     """Cuts random patches for training: crop, one of the eight flips and rotations, then color changes.
 
     Some are smaller crops, enlarged up to four times by bilinear, bicubic or Lanczos interpolation: else a generator
-    takes the soft edges of a picture that was enlarged for artifacts, and sharpens them.
+    takes the soft edges of a picture that was enlarged for artifacts, and sharpens them. Some are made grainy, dithered
+    and so on by data_prep/processing.py.
 
     The result depends on nothing but the arguments: albumentations ignores NumPy's global seed, so one is
     passed in.
@@ -37,7 +39,8 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     Args:
         photo: Photograph, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
         seed: Any number from 0 up; another number gives other patches.
-        config: Gives `patch_size` (p), `patches_per_photo` (n), how many are enlarged and how colors are changed.
+        config: Gives `patch_size` (p), `patches_per_photo` (n), how many are enlarged and processed, and how colors are
+            changed.
 
     Returns:
         Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
@@ -57,13 +60,16 @@ def cut_patches(photo: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     # One stream of random numbers for all transforms; `set_random_seed` would give each the same stream, so
     # that their choices would go together, and costs seven times as much.
     augmentation.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
-    return np.stack([augmentation(image=photo)["image"] for _ in range(config.patches_per_photo)])
+    rng = np.random.default_rng([seed, 1])
+    return np.stack(
+        [_process_some(augmentation(image=photo)["image"], rng, config) for _ in range(config.patches_per_photo)]
+    )
 
 
 def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> np.ndarray:
     """Cuts random patches of graphics for training: crop, and one of the eight flips and rotations.
 
-    Some are enlarged, as by `cut_patches`.
+    Some are enlarged and some processed, as by `cut_patches`.
 
     Half of the others start at multiples of 16, as blocks do in a JPEG of the whole picture: rows of text and the
     pixels of pixel art lie where they would lie there.
@@ -71,7 +77,7 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
     Args:
         picture: Picture, `uint8 [H, W, 3]`, RGB, 0..255, no side shorter than a patch.
         seed: Any number from 0 up; another number gives other patches.
-        config: Gives `patch_size` (p), `patches_per_photo` (n) and how many are enlarged.
+        config: Gives `patch_size` (p), `patches_per_photo` (n), how many are enlarged and how many processed.
 
     Returns:
         Patches, `uint8 [n, p, p, 3]`, RGB, 0..255.
@@ -92,7 +98,7 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
         if enlarged:
             patch = cv2.resize(patch, (size, size), interpolation=int(rng.choice(_INTERPOLATIONS)))
         patch = np.rot90(patch, int(rng.integers(4)))
-        return patch[:, ::-1] if rng.random() < 0.5 else patch
+        return _process_some(patch[:, ::-1] if rng.random() < 0.5 else patch, rng, config)
 
     return np.stack([cut() for _ in range(config.patches_per_photo)])
 
@@ -166,6 +172,10 @@ class ComplementaryColors(A.ImageOnlyTransform):
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         """Changes a patch, `uint8 [H, W, 3]`, RGB, 0..255, into another."""
         return _recolor(img, _COMPLEMENT)
+
+
+def _process_some(patch: np.ndarray, rng: np.random.Generator, config: DataConfig) -> np.ndarray:
+    return process(patch, rng) if rng.random() < config.processed_share else patch
 
 
 def _recolor(img: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 `python -m artifact_remover.fit` is how this project trains, with TensorFlow. The published models of November 2026
 were made by this script instead, on a GPU that was at hand for a quarter of an hour (README.md beside it says what
-came out; nothing was enlarged or scaled yet, so with `--enlarged 0 --scaled 0`):
+came out; nothing was enlarged, processed or scaled yet, so with `--enlarged 0 --processed 0 --scaled 0`):
 
     python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --lpips lpips_vgg16.npz \
         --minutes-in GO --out OUT
@@ -40,6 +40,7 @@ from artifact_remover.config import GeneratorConfig  # noqa: E402
 from artifact_remover.generator import build_generator  # noqa: E402
 from data_prep.config import LUMA  # noqa: E402
 from data_prep.drawing import KINDS, draw_graphic  # noqa: E402
+from data_prep.processing import process  # noqa: E402
 
 GENERATOR = GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3))
 SAMPLINGS = {
@@ -259,6 +260,8 @@ def work(number, pictures, ring, free, ready, a):
                 name = "graphics" if is_graphic else choose_kind(rng, coding, kinds)
                 picture = kinds[name][np.searchsorted(areas[name], rng.random() * areas[name][-1])]
             patch = cut(picture, a.patch, rng, a.gray, a.enlarged, is_graphic and rng.random() < 0.5)
+            if rng.random() < a.processed:
+                patch = process(patch, rng)
             ring[slot, :, row] = degrade(patch, coding)
         ready.put(slot)
 
@@ -274,8 +277,8 @@ class Batches:
         self.free, self.ready = context.Queue(), context.Queue()
         arguments = (Pictures(a.workers), self.ring, self.free, self.ready, a)
         self.processes = [context.Process(target=work, args=(n, *arguments), daemon=True) for n in range(a.workers)]
-        for process in self.processes:
-            process.start()
+        for each in self.processes:
+            each.start()
         for slot in range(slots):
             self.free.put(slot)
         self.waited = 0.0
@@ -300,8 +303,8 @@ class Batches:
 
     def close(self):
         """Ends the processes."""
-        for process in self.processes:
-            process.terminate()
+        for each in self.processes:
+            each.terminate()
 
 
 # ---- validation ----------------------------------------------------------------------------------------------------
@@ -773,6 +776,7 @@ def parse():
     p.add_argument("--uniform", type=float, default=0.9, help="share of qualities that are drawn from all of 5-100")
     p.add_argument("--gray", type=float, default=0.05, help="share of patches that are made gray")
     p.add_argument("--enlarged", type=float, default=0.15, help="share of patches that are enlarged, by up to 4")
+    p.add_argument("--processed", type=float, default=0.1, help="share of patches with grain, blur, dots and the like")
     p.add_argument("--scaled", type=float, default=0.12, help="share of patches that are scaled after they were saved")
     p.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     p.add_argument("--precision", default="mixed_bfloat16", choices=["mixed_bfloat16", "float32"])

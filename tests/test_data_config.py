@@ -74,7 +74,9 @@ def test_color_augmentation_outside_its_range_is_refused():
         DataConfig(color_augmentation=-0.1)
 
 
-@pytest.mark.parametrize("field", ["graphics_clean_share", "enlarged_share", "complementary_share", "gray_share"])
+@pytest.mark.parametrize(
+    "field", ["graphics_clean_share", "enlarged_share", "processed_share", "complementary_share", "gray_share"]
+)
 def test_share_of_data_outside_its_range_is_refused(field):
     with pytest.raises(InputError, match=f"{field} must lie in 0..1: -1"):
         DataConfig(**{field: -1})

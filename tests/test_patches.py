@@ -141,6 +141,17 @@ def test_the_wanted_share_of_patches_is_enlarged(cut):
     assert differences.min() < 25
 
 
+@pytest.mark.parametrize("cut", [cut_patches, cut_graphic_patches])
+def test_the_wanted_share_of_patches_is_processed(cut):
+    flat = np.full((64, 64, 3), (60, 120, 180), np.uint8)
+    config = DataConfig(patch_size=32, patches_per_photo=400, processed_share=0.3, color_augmentation=0)
+    patches = cut(flat, 1, config)
+    kept = (patches == flat[:32, :32]).all(axis=(1, 2, 3))
+    assert 0.68 < kept.mean() < 0.86  # two of seven processes leave a flat patch as it is
+    np.testing.assert_array_equal(patches, cut(flat, 1, config))
+    assert (patches != cut(flat, 2, config)).any()
+
+
 def test_half_of_graphic_patches_start_at_multiples_of_16():
     rows, columns = np.mgrid[:200, :220]
     picture = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)

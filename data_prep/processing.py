@@ -1,0 +1,114 @@
+"""From a clean patch to one that is grainy, noisy, blurred, sharpened, faded, in dots or dithered, and clean as well.
+
+What such a picture has beyond the photograph or drawing that it was made from is part of it. A restorer that never saw
+it takes grain, dots and soft edges for a JPEG's artifacts, and removes them.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from data_prep.config import LUMA
+
+# The order in which Bayer's matrix sets dots.
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float32) / 16
+
+
+def process(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Processes a patch in one of the ways of `PROCESSES`.
+
+    Args:
+        patch: Patch, uint8 [H, W, 3], RGB, 0..255.
+        rng: Every choice is drawn from it.
+
+    Returns:
+        The processed patch, uint8 [H, W, 3], RGB, 0..255.
+    """
+    drawn = PROCESSES[rng.integers(len(PROCESSES))](patch.astype(np.float32), rng)
+    return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
+
+
+def add_noise(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Adds the noise of a sensor, of each channel or of all alike, with a standard deviation of 1 to 25 levels."""
+    noise = rng.standard_normal((*patch.shape[:2], rng.choice([1, 3]))).astype(np.float32)
+    return patch + noise * _draw_evenly(rng, 1, 25)
+
+
+def add_grain(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Adds the grain of film or paper: noise of luma that is wider than a pixel, of 1 to 20 levels."""
+    noise = rng.standard_normal(patch.shape[:2]).astype(np.float32)
+    grain = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.4, 1.5))
+    return patch + (grain / grain.std() * _draw_evenly(rng, 1, 20))[..., None]
+
+
+def blur(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blurs as a lens out of focus does, or as motion does along a row, a column or a diagonal."""
+    if rng.random() < 0.5:
+        return cv2.GaussianBlur(patch, (0, 0), rng.uniform(0.5, 3))
+    length = int(rng.integers(2, 16))
+    line = (np.eye(length), np.eye(length)[::-1], np.ones((1, length)), np.ones((length, 1)))[rng.integers(4)]
+    return cv2.filter2D(patch, -1, line / length, borderType=cv2.BORDER_REFLECT)
+
+
+def sharpen(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sharpens by an unsharp mask, up to clear rims."""
+    return patch + rng.uniform(0.3, 3) * (patch - cv2.GaussianBlur(patch, (0, 0), rng.uniform(0.5, 2.5)))
+
+
+def fade(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Takes contrast away, toward black, white or a gray between: a night, fog, faint print."""
+    level = rng.choice([0, 255, rng.uniform(0, 255)])
+    return level + (patch - level) * rng.uniform(0.08, 0.7)
+
+
+def halftone(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Prints in black dots, or in dots of each channel, at an angle, with hard or soft rims."""
+    inks = patch if rng.random() < 0.5 else patch @ np.array(LUMA, np.float32)[:, None]
+    distance, sharpness = rng.uniform(3, 10), _draw_evenly(rng, 1, 30)
+    rows, columns = np.mgrid[: patch.shape[0], : patch.shape[1]].astype(np.float32) * (2 * np.pi / distance)
+    dots = []
+    for _ in range(inks.shape[2]):
+        angle = rng.uniform(0, np.pi)
+        across = np.cos(angle) * columns + np.sin(angle) * rows
+        along = np.cos(angle) * rows - np.sin(angle) * columns
+        dots.append(0.5 + (np.cos(across) + np.cos(along)) / 4)
+    return _to_three_channels(np.clip((inks / 255 - np.stack(dots, -1)) * sharpness + 0.5, 0, 1) * 255)
+
+
+def dither(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Dithers to black and white or few colors, by error diffusion (Floyd and Steinberg) or by Bayer's matrix."""
+    in_gray = rng.random() < 0.5
+    if rng.random() < 0.5:
+        values = patch @ np.array(LUMA, np.float32)[:, None] if in_gray else patch
+        order = np.tile(_BAYER, (-(-patch.shape[0] // 4), -(-patch.shape[1] // 4)))[: patch.shape[0], : patch.shape[1]]
+        step = 255 / rng.integers(1, 6)
+        return _to_three_channels(np.floor(values / step + order[..., None]) * step)
+    image = Image.fromarray(patch.astype(np.uint8))
+    if in_gray:
+        image = image.convert("1")
+    else:
+        image = image.quantize(palette=image.quantize(int(rng.integers(2, 33))), dither=Image.Dither.FLOYDSTEINBERG)
+    return np.array(image.convert("RGB"), np.float32)
+
+
+PROCESSES: tuple[Callable[[np.ndarray, np.random.Generator], np.ndarray], ...] = (
+    add_noise,
+    add_grain,
+    blur,
+    sharpen,
+    fade,
+    halftone,
+    dither,
+)
+"""Each takes a patch, float32 [H, W, 3], RGB, 0..255, and may leave that range."""
+
+
+def _draw_evenly(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draws a number whose logarithm is uniform."""
+    return low * (high / low) ** rng.random()
+
+
+def _to_three_channels(values: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(values, (*values.shape[:2], 3))
