@@ -5,6 +5,8 @@ python -m tests.benchmarks.decisions earlier --data DIR/live1
 python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 200
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions processed --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions written --data DIR/live1 DIR/graphics
 
@@ -14,9 +16,11 @@ once, which must not be taken for more, and saved twice, whose first compression
 `clean`: how many clean pictures are restored all the same, as they are, scaled and with each pixel repeated, and of the
 same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
 of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were enlarged before, by
-interpolation. `harm`: pictures that are further from the clean one than before, by more than 0.02 dB, of JPEGs of all
-qualities, and of their lossless copies that were cut. `written`: what is left of the gain in the files that are
-written, as PNG, JPEG and AVIF, of the formats' default quality and of that which the picture needs.
+interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of pictures with grain, blur,
+halftone dots and the like, each a part of 256 pixels. `harm`: pictures that are further from the clean one than before,
+by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut. `written`: what is left of
+the gain in the files that are written, as PNG, JPEG and AVIF, of the formats' default quality and of that which the
+picture needs.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
@@ -39,6 +43,7 @@ from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.photographs import SUFFIXES
+from data_prep.processing import PROCESSES
 from tests.sample_pictures import to_file, to_jpeg, to_png
 
 QUALITIES = (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100)
@@ -160,6 +165,26 @@ def measure_enlarged(clean, restorer):
             yield case | restore_degraded(large, jpegs, restorer)
 
 
+def measure_scaled(clean, restorer):
+    for first, factor, last in ((30, 0.7, 80), (50, 1.4, 75), (75, 0.7, 85), (30, 1.4, 90)):
+        truths = [scale(each, factor) for each in clean]
+        scaled = [scale(decode_picture(to_jpeg(each, first)).pixels, factor) for each in clean]
+        case = {"first": first, "factor": factor, "last": last}
+        yield case | restore_degraded(truths, [to_jpeg(each, last) for each in scaled], restorer)
+
+
+def measure_processed(clean, restorer):
+    for process in PROCESSES:
+        pictures = []
+        for number, each in enumerate(clean):
+            processed = process(each[:256, :256].astype(np.float32), np.random.default_rng(number))
+            pictures.append(np.clip(np.rint(processed), 0, 255).astype(np.uint8))
+        for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4")):
+            jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in pictures]
+            case = {"process": process.__name__, "quality": quality, "subsampling": subsampling}
+            yield case | restore_degraded(pictures, jpegs, restorer)
+
+
 def measure_harm(clean, restorer, qualities):
     for subsampling in ("4:2:0", "4:4:4"):
         for quality in qualities:
@@ -247,7 +272,10 @@ def judge(content, restorer):
 
 
 def gain(clean, jpeg, restored):
-    return peak_signal_noise_ratio(clean, restored) - peak_signal_noise_ratio(clean, jpeg)
+    """Computes what is gained in dB, of PSNRs of at most 80: a JPEG of a blank picture is the picture itself."""
+    with np.errstate(divide="ignore"):
+        before, after = (min(peak_signal_noise_ratio(clean, each), 80.0) for each in (jpeg, restored))
+    return after - before
 
 
 def scale(pixels, factor, filter=Image.Resampling.BICUBIC):
@@ -267,6 +295,8 @@ MEASURES = {
     "clean": measure_clean,
     "codecs": measure_codecs,
     "enlarged": measure_enlarged,
+    "scaled": measure_scaled,
+    "processed": measure_processed,
     "harm": measure_harm,
     "written": measure_written,
 }
