@@ -14,13 +14,12 @@ import cv2
 import numpy as np
 
 from data_prep.config import GRID, LUMA, DataConfig
-from data_prep.processing import process
+from data_prep.processing import MOST_ENLARGED, draw_side, enlarge, process
 
 # 2 Y - C in each channel C, with JPEG's luma Y (ITU-R BT.601): both chroma components change their sign.
 _COMPLEMENT = 2 * np.array([LUMA] * 3) - np.eye(3)
 
 _INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-_MOST_ENLARGED = 4
 
 # tf.data already runs one call per core; OpenCV's own threads would only compete with the training.
 cv2.setNumThreads(0)
@@ -91,12 +90,12 @@ def cut_graphic_patches(picture: np.ndarray, seed: int, config: DataConfig) -> n
 
     def cut() -> np.ndarray:
         enlarged = rng.random() < config.enlarged_share
-        side = int(rng.integers(size // _MOST_ENLARGED, size)) if enlarged else size
+        side = draw_side(size, rng) if enlarged else size
         corner = rng.integers(0, np.array(picture.shape[:2]) - side + 1)
         top, left = corner // GRID * GRID if not enlarged and rng.random() < 0.5 else corner
         patch = picture[top : top + side, left : left + side]
         if enlarged:
-            patch = cv2.resize(patch, (size, size), interpolation=int(rng.choice(_INTERPOLATIONS)))
+            patch = enlarge(patch, size, rng)
         patch = np.rot90(patch, int(rng.integers(4)))
         return _process_some(patch[:, ::-1] if rng.random() < 0.5 else patch, rng, config)
 
@@ -198,7 +197,7 @@ def _build_augmentation(
         ],
         p=0.9,  # one patch in ten keeps its colors, so that the generator also sees true ones
     )
-    sides = (size // _MOST_ENLARGED, size - 1)
+    sides = (size // MOST_ENLARGED, size - 1)
     enlarged = [A.RandomSizedCrop(sides, (size, size), interpolation=each) for each in _INTERPOLATIONS]
     crop = A.RandomCrop(size, size)  # of an enlarged patch the whole
     geometry = [*([A.OneOf(enlarged, p=enlarged_share)] if enlarged_share else []), crop, A.SquareSymmetry(p=1)]

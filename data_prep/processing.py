@@ -1,7 +1,7 @@
-"""From a clean patch to one that is grainy, noisy, blurred, sharpened, faded, in dots or dithered, and clean as well.
+"""From a clean patch to one that is enlarged, grainy, noisy, blurred, sharpened, faded, in dots or dithered.
 
-What such a picture has beyond the photograph or drawing that it was made from is part of it. A restorer that never saw
-it takes grain, dots and soft edges for a JPEG's artifacts, and removes them.
+Such a picture is clean as well: what it has beyond the photograph or drawing that it was made from is part of it. A
+restorer that never saw it takes grain, dots and soft edges for a JPEG's artifacts, and removes them.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,14 @@ from PIL import Image
 
 from data_prep.config import LUMA
 
+MOST_ENLARGED = 4
+"""Times that a patch is enlarged at most."""
+
+_INTERPOLATIONS = (
+    (Image.Resampling.BILINEAR, cv2.INTER_LINEAR),
+    (Image.Resampling.BICUBIC, cv2.INTER_CUBIC),
+    (Image.Resampling.LANCZOS, cv2.INTER_LANCZOS4),
+)
 # The order in which Bayer's matrix sets dots.
 _BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float32) / 16
 
@@ -28,6 +36,30 @@ def process(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     drawn = PROCESSES[rng.integers(len(PROCESSES))](patch.astype(np.float32), rng)
     return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
+
+
+def draw_side(size: int, rng: np.random.Generator) -> int:
+    """Draws the side of what `enlarge` makes a patch of `size` pixels a side: the half, third or quarter, or any."""
+    if rng.random() < 0.5:
+        return size // int(rng.integers(2, MOST_ENLARGED + 1))
+    return int(rng.integers(size // MOST_ENLARGED, size))
+
+
+def enlarge(patch: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Enlarges a patch by bilinear, bicubic or Lanczos interpolation, with Pillow's kernels or OpenCV's.
+
+    Args:
+        patch: Square patch, uint8 [n, n, 3], RGB, 0..255.
+        size: Side of the result, in pixels.
+        rng: Every choice is drawn from it.
+
+    Returns:
+        The enlarged patch, uint8 [size, size, 3], RGB, 0..255.
+    """
+    of_pillow, of_opencv = _INTERPOLATIONS[rng.integers(len(_INTERPOLATIONS))]
+    if rng.random() < 0.5:
+        return np.array(Image.fromarray(patch).resize((size, size), of_pillow))
+    return cv2.resize(patch, (size, size), interpolation=of_opencv)
 
 
 def add_noise(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -40,7 +40,7 @@ from artifact_remover.config import GeneratorConfig  # noqa: E402
 from artifact_remover.generator import build_generator  # noqa: E402
 from data_prep.config import LUMA  # noqa: E402
 from data_prep.drawing import KINDS, draw_graphic  # noqa: E402
-from data_prep.processing import process  # noqa: E402
+from data_prep.processing import draw_side, enlarge, process  # noqa: E402
 
 GENERATOR = GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3))
 SAMPLINGS = {
@@ -208,17 +208,16 @@ def choose_kind(rng, coding, kinds):
 def cut(picture, size, rng, gray_share, enlarged_share, on_grid):
     """Cuts a random clean patch, uint8 [size, size, 3] RGB: one of eight flips and turns, now and then recolored.
 
-    Some are enlarged by interpolation, as by data_prep/patches.py.
+    Some are enlarged by interpolation.
     """
     enlarged = rng.random() < enlarged_share
-    side = int(rng.integers(size // 4, size)) if enlarged else size
+    side = draw_side(size, rng) if enlarged else size
     top, left = rng.integers(0, picture.shape[0] - side + 1), rng.integers(0, picture.shape[1] - side + 1)
     if on_grid and not enlarged:  # as a file would be coded: pixel art whose pixels are blocks, text in rows of 16
         top, left = top // 16 * 16, left // 16 * 16
     patch = picture[top : top + side, left : left + side]
     if enlarged:
-        filters = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
-        patch = cv2.resize(patch, (size, size), interpolation=filters[rng.integers(3)])
+        patch = enlarge(patch, size, rng)
     patch = np.rot90(patch, rng.integers(4))
     if rng.random() < 0.5:
         patch = patch[:, ::-1]

@@ -77,3 +77,19 @@ def test_a_dithered_patch_has_few_colors():
     for patch in processed(processing.dither, PHOTO):
         assert len(np.unique(np.rint(patch).reshape(-1, 3), axis=0)) <= 6**3
         assert edges(patch) > edges(PHOTO)
+
+
+def test_half_of_the_sides_are_a_half_a_third_or_a_quarter():
+    rng = np.random.default_rng(0)
+    sides = np.array([processing.draw_side(96, rng) for _ in range(600)])
+    assert sides.min() >= 24 and sides.max() < 96
+    shares = [(sides == side).mean() for side in (48, 32, 24)]
+    assert all(0.12 < share < 0.24 for share in shares)
+
+
+def test_patches_are_enlarged_by_six_kernels():
+    patch = PHOTO[:40, :40].astype(np.uint8)
+    enlarged = [processing.enlarge(patch, 96, np.random.default_rng(seed)) for seed in range(40)]
+    assert {(each.shape, each.dtype) for each in enlarged} == {((96, 96, 3), np.dtype(np.uint8))}
+    assert len({each.tobytes() for each in enlarged}) == 6
+    assert all(abs(each.mean(axis=(0, 1)) - patch.mean(axis=(0, 1))).max() < 1.5 for each in enlarged)
