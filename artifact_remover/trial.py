@@ -65,11 +65,16 @@ would lose are left alone by it, up to 14 dB, and 36 of 419 that would gain, all
 was chosen with models that were not trained on enlarged pictures: of 690 cuts 75 would have lost then.
 """
 
-FINE, FINE_EVERYWHERE = 70, 85
-"""Quality of a JPEG from which that counts, and from which it counts also where changes are everywhere.
+FINE = 70
+"""Quality of a JPEG from which that counts: coarser ones lack the finest frequencies as enlarged pictures do."""
 
-Coarser JPEGs lack the finest frequencies as enlarged pictures do. Of those that were saved at 50 and then at 75 not all
-are seen to be saved twice: the first quality explains their changes, which are everywhere.
+EVEN = 8.0
+"""PSNR in dB by which three quarters of the 8x8 blocks exceed the whole at most, where changes are even.
+
+Then that does not count: the artifacts of an earlier JPEG, which the quantization of the last one does not explain, are
+everywhere, while sharpening is done at edges alone. Of 894 cuts of validation pictures, saved at quality 75 to 94, 660
+that were enlarged before and 234 that were JPEGs scaled to 1.4 or 2, 206 were left alone without it. It restores 68 of
+these, all scaled JPEGs, which gain 0.9 dB in the mean, 0.2 at least. Of the enlarged ones 29 would lose.
 """
 
 DRAWN_SHARE, DRAWN_COLORS = 0.4, 512
@@ -153,14 +158,12 @@ class Trial:
 
         Returns:
             Whether it changes samples by more than their quantization left open. No, where that is coarse, the picture
-            was not enlarged, or samples are smaller than 128 pixels.
+            was not enlarged, samples are smaller than 128 pixels, or they are changed evenly.
         """
         if compression.quality < FINE or not self._samples or not self._enlarged:
             return False
         changes = _to_luma(self._changes)
-        if compression.quality < FINE_EVERYWHERE and _is_everywhere(changes):
-            return False
-        return share_beyond_quantization(changes, compression) > BEYOND_QUANTIZATION
+        return not _is_even(changes) and share_beyond_quantization(changes, compression) > BEYOND_QUANTIZATION
 
     @functools.cached_property
     def _samples(self) -> list[np.ndarray]:
@@ -201,8 +204,16 @@ def _correlate(one, other) -> float:
 
 
 def _is_everywhere(changes) -> bool:
+    return _psnr_of_the_least_quarter(changes) < EVERYWHERE
+
+
+def _is_even(changes) -> bool:
+    return _psnr_of_the_least_quarter(changes) - _psnr(changes) < EVEN
+
+
+def _psnr_of_the_least_quarter(changes) -> float:
     powers = np.square(_cut_blocks(changes, _BLOCK)).mean(axis=(3, 4))
-    return _to_psnr(np.percentile(powers, 25)) < EVERYWHERE
+    return _to_psnr(np.percentile(powers, 25))
 
 
 def _is_drawn(pixels) -> bool:

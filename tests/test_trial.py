@@ -67,6 +67,7 @@ def test_what_was_enlarged_is_not_restored_for_its_softness(dtype):
         (True, 90, sharper, True),
         (True, 60, sharper, False),
         (True, 90, dithered, False),
+        (True, 90, darker_by(40), False),
         (False, 90, sharper, False),
     ],
 )
