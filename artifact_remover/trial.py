@@ -69,7 +69,7 @@ FINE = 70
 """Quality of a JPEG from which that counts: coarser ones lack the finest frequencies as enlarged pictures do."""
 
 EVEN = 8.0
-"""PSNR in dB by which three quarters of the 8x8 blocks exceed the whole at most, where changes are even.
+"""Power in dB that the least changed quarter of the 8x8 blocks may lie below the whole's, where changes are even.
 
 Then that does not count: the artifacts of an earlier JPEG, which the quantization of the last one does not explain, are
 everywhere, while sharpening is done at edges alone. Of 894 cuts of validation pictures, saved at quality 75 to 94, 660
