@@ -211,8 +211,14 @@ class DataConfig:
         if self.patch_size < GRID or self.patch_size % GRID:
             raise InputError(Option("patch_size"), f" must be a positive multiple of {GRID}: {self.patch_size}")
         require_positive(self, "patches_per_photo", "batch_size")
-        shares = ("graphics_clean_share", "enlarged_share", "processed_share")
-        for field in (*shares, "color_augmentation", "complementary_share", "gray_share"):
+        for field in (
+            "graphics_clean_share",
+            "enlarged_share",
+            "processed_share",
+            "color_augmentation",
+            "complementary_share",
+            "gray_share",
+        ):
             require_between(field, getattr(self, field), 0, 1)
         if not 0 < self.graphics_share < 1:
             raise InputError(Option("graphics_share"), f" must lie in 0..1, both excluded: {self.graphics_share}")

@@ -31,8 +31,9 @@ _PAGES = (
 _CHARACTERS = np.array(
     list(string.ascii_lowercase * 6 + string.ascii_uppercase + string.digits * 2 + ".,:;-()[]{}=+*/<>\"'_#%&!?@")
 )
-# Of dots on paper: the order in which Bayer's matrix sets them.
-_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16
+BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16
+"""Of dots on paper: the order in which Bayer's matrix sets them, float64 [4, 4], 0..1."""
+
 _SUPERSAMPLING = 4
 
 
@@ -254,7 +255,7 @@ def _draw_dither(rng: np.random.Generator, size: int) -> Image.Image:
     rows, columns = np.mgrid[:side, :side]
     slope = (columns * rng.uniform(-1, 1) + rows * rng.uniform(-1, 1)) / side
     slope += rng.uniform(0.2, 0.8) - slope.mean()
-    dots = slope > _BAYER[rows % 4, columns % 4]
+    dots = slope > BAYER[rows % 4, columns % 4]
     return _enlarge(rng, _to_two_colors(dots, _draw_color(rng), _draw_color(rng)), scale, size)
 
 

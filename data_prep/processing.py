@@ -11,6 +11,9 @@ import numpy as np
 from PIL import Image
 
 from data_prep.config import LUMA
+from data_prep.drawing import BAYER
+
+Process = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 MOST_ENLARGED = 4
 """Times that a patch is enlarged at most."""
@@ -20,8 +23,6 @@ _INTERPOLATIONS = (
     (Image.Resampling.BICUBIC, cv2.INTER_CUBIC),
     (Image.Resampling.LANCZOS, cv2.INTER_LANCZOS4),
 )
-# The order in which Bayer's matrix sets dots.
-_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.float32) / 16
 
 
 def process(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -34,8 +35,12 @@ def process(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns:
         The processed patch, uint8 [H, W, 3], RGB, 0..255.
     """
-    drawn = PROCESSES[rng.integers(len(PROCESSES))](patch.astype(np.float32), rng)
-    return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
+    return apply(PROCESSES[rng.integers(len(PROCESSES))], patch, rng)
+
+
+def apply(process: Process, patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Applies one of `PROCESSES` to a patch, uint8 [H, W, 3], RGB, 0..255, and rounds the result to such a patch."""
+    return np.clip(np.rint(process(patch.astype(np.float32), rng)), 0, 255).astype(np.uint8)
 
 
 def draw_side(size: int, rng: np.random.Generator) -> int:
@@ -114,7 +119,8 @@ def dither(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     in_gray = rng.random() < 0.5
     if rng.random() < 0.5:
         values = patch @ np.array(LUMA, np.float32)[:, None] if in_gray else patch
-        order = np.tile(_BAYER, (-(-patch.shape[0] // 4), -(-patch.shape[1] // 4)))[: patch.shape[0], : patch.shape[1]]
+        rows, columns = np.indices(patch.shape[:2])
+        order = BAYER[rows % 4, columns % 4]
         step = 255 / rng.integers(1, 6)
         return _to_three_channels(np.floor(values / step + order[..., None]) * step)
     image = Image.fromarray(patch.astype(np.uint8))
@@ -125,7 +131,7 @@ def dither(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.array(image.convert("RGB"), np.float32)
 
 
-PROCESSES: tuple[Callable[[np.ndarray, np.random.Generator], np.ndarray], ...] = (
+PROCESSES: tuple[Process, ...] = (
     add_noise,
     add_grain,
     blur,

@@ -141,9 +141,9 @@ def scale_jpeg(patch, offset, factor, resample, quality, sampling):
     """
     size = patch.shape[0]
     side = round(size / factor)
-    wide = np.pad(np.pad(patch, ((size,) * 2, (size,) * 2, (0, 0)), "symmetric"), ((16, 16), (16, 16), (0, 0)), "edge")
-    start = size + 16 - (side - size) // 2
-    window = np.ascontiguousarray(wide[start - 16 : start + side + 16, start - 16 : start + side + 16])
+    place = (np.arange(side + 32) - (side - size) // 2 - 16) % (2 * size)
+    place = np.minimum(place, 2 * size - 1 - place)
+    window = np.ascontiguousarray(patch[place][:, place])
     coded = jpeg_off_the_grid(window, *offset, quality, sampling)
     return [
         np.asarray(Image.fromarray(each[16:-16, 16:-16]).resize((size, size), resample)) for each in (coded, window)

@@ -26,13 +26,21 @@ def test_processed_patches_are_other_pictures_of_the_same_size(process):
     np.testing.assert_array_equal(patches[3], process(PHOTO, np.random.default_rng(3)))
 
 
-def test_every_process_is_drawn():
+def test_processed_patches_are_rounded_and_repeatable():
     patch = PHOTO.astype(np.uint8)
     drawn = [processing.process(patch, np.random.default_rng(seed)) for seed in range(100)]
     assert {(each.shape, each.dtype) for each in drawn} == {(patch.shape, np.dtype(np.uint8))}
-    chosen = {np.random.default_rng(seed).integers(len(processing.PROCESSES)) for seed in range(100)}
-    assert chosen == set(range(len(processing.PROCESSES)))
     np.testing.assert_array_equal(drawn[7], processing.process(patch, np.random.default_rng(7)))
+
+
+def test_each_process_is_drawn_as_often(monkeypatch):
+    levels = (-20.0, 100.4, 200.6, 300.0)
+    monkeypatch.setattr(
+        processing, "PROCESSES", [lambda patch, _, level=level: np.full_like(patch, level) for level in levels]
+    )
+    rng, patch = np.random.default_rng(0), PHOTO[:1, :1].astype(np.uint8)
+    drawn = np.array([processing.process(patch, rng)[0, 0, 0] for _ in range(400)])
+    assert all(0.18 < (drawn == level).mean() < 0.32 for level in (0, 100, 201, 255))
 
 
 def test_noise_is_of_1_to_25_levels_and_in_some_patches_gray():

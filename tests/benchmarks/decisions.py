@@ -43,7 +43,7 @@ from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.photographs import SUFFIXES
-from data_prep.processing import PROCESSES
+from data_prep.processing import PROCESSES, apply
 from tests.sample_pictures import to_file, to_jpeg, to_png
 
 QUALITIES = (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100)
@@ -175,10 +175,9 @@ def measure_scaled(clean, restorer):
 
 def measure_processed(clean, restorer):
     for process in PROCESSES:
-        pictures = []
-        for number, each in enumerate(clean):
-            processed = process(each[:256, :256].astype(np.float32), np.random.default_rng(number))
-            pictures.append(np.clip(np.rint(processed), 0, 255).astype(np.uint8))
+        pictures = [
+            apply(process, each[:256, :256], np.random.default_rng(number)) for number, each in enumerate(clean)
+        ]
         for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4")):
             jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in pictures]
             case = {"process": process.__name__, "quality": quality, "subsampling": subsampling}
