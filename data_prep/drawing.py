@@ -32,7 +32,7 @@ _CHARACTERS = np.array(
     list(string.ascii_lowercase * 6 + string.ascii_uppercase + string.digits * 2 + ".,:;-()[]{}=+*/<>\"'_#%&!?@")
 )
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16
-"""Of dots on paper: the order in which Bayer's matrix sets them, float64 [4, 4], 0..1."""
+"""Bayer's matrix, the order in which dots are set on paper, float64 [4, 4], 0..1."""
 
 _SUPERSAMPLING = 4
 
