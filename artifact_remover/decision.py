@@ -100,12 +100,14 @@ def decide(
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
         if trial and len(compressions) == 1 and trial.would_sharpen(compressions[0]):
+            if _is_subsampled(picture.header) and trial.changes_alike():
+                return _restore_colors(found)
             return leave_alone("it was enlarged and would only be sharpened", found)
         return Decision(restore=True, found=found, offset=_choose_grid(compressions))
     if trial and trial.finds_artifacts(bool(compressions)):
         return Decision(restore=True, found=f"{found}, artifacts")
     if _is_reduced_in_color(picture, trial):
-        return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
+        return _restore_colors(found)
     if compressions:
         return leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
     return leave_alone("no trace of JPEG compression was found", found)
@@ -163,6 +165,10 @@ def leave_alone(why: str, found: str) -> Decision:
         found: As in `Decision`.
     """
     return Decision(restore=False, why=Message(f"{why}, ", Option("force"), " restores it"), found=found)
+
+
+def _restore_colors(found) -> Decision:
+    return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
 
 
 def _is_coarse(compressions, picture) -> bool:

@@ -45,6 +45,11 @@ AGREEMENT = 0.6
 
 Of clean validation pictures, as they are, scaled and sharpened, changes of the faithful model agree by 0.24 at most, or
 by 0.54 where they were enlarged to 2, and of noisy graphics by up to 0.77; of scaled JPEGs mostly by 0.6 to 0.95.
+
+The same is asked of the colors of enlarged JPEGs, 4:2:0, which the model would sharpen: of 24 validation graphics, and
+of 70 that the models were trained on, 324 are such cases. In 289 luma and chroma agree by more. With only their colors
+restored they gain 3.1 dB in the mean; two, pixel art that was enlarged by Lanczos interpolation, lose 0.5 and 0.8 dB.
+Restored whole they would gain 3.7, and three would lose, by up to 4.4.
 """
 
 EVERYWHERE, AGREEMENT_EVERYWHERE = 50.0, 0.5
@@ -130,8 +135,7 @@ class Trial:
         changes = _to_luma(self._changes)  # as subsampled chroma is mended at any quality
         if _psnr(changes) >= (MUCH_TO_MEND_COMPRESSED if compressed else MUCH_TO_MEND):
             return False
-        turned = [np.ascontiguousarray(sample[::-1, ::-1]) for sample in self._samples]
-        agreement = _correlate(changes, _to_luma(self._find_changes(turned))[:, ::-1, ::-1])
+        agreement = _correlate(changes, _to_luma(self._changes_when_turned))
         if _is_everywhere(changes):
             return agreement > AGREEMENT_EVERYWHERE
         return agreement > AGREEMENT and not self._enlarged
@@ -148,7 +152,7 @@ class Trial:
         if not self._samples or self._enlarged:
             return False
         limit = COLORS_TO_MEND_COMPRESSED if compressed else COLORS_TO_MEND
-        return _psnr(self._changes - _to_luma(self._changes)[..., np.newaxis]) < limit
+        return _psnr(_to_chroma(self._changes)) < limit
 
     def would_sharpen(self, compression: Compression) -> bool:
         """Tells whether the model would sharpen an enlarged picture more than it mends it.
@@ -164,6 +168,11 @@ class Trial:
             return False
         changes = _to_luma(self._changes)
         return not _is_even(changes) and share_beyond_quantization(changes, compression) > BEYOND_QUANTIZATION
+
+    def changes_alike(self) -> bool:
+        """Tells whether the model changes luma and chroma alike in samples and in the same samples turned."""
+        pair = self._changes, self._changes_when_turned
+        return all(_correlate(*map(part, pair)) > AGREEMENT for part in (_to_luma, _to_chroma))
 
     @functools.cached_property
     def _samples(self) -> list[np.ndarray]:
@@ -181,6 +190,11 @@ class Trial:
     def _changes(self) -> np.ndarray:
         return self._find_changes(self._samples)
 
+    @functools.cached_property
+    def _changes_when_turned(self) -> np.ndarray:
+        turned = [np.ascontiguousarray(sample[::-1, ::-1]) for sample in self._samples]
+        return self._find_changes(turned)[:, ::-1, ::-1]
+
     def _find_changes(self, samples) -> np.ndarray:
         """Finds the changes in levels of 255, float32 [N, side, side, C]."""
         level = np.float32(255 / np.iinfo(self._pixels.dtype).max)
@@ -189,6 +203,10 @@ class Trial:
 
 def _to_luma(changes) -> np.ndarray:
     return changes @ np.array(LUMA, np.float32) if changes.shape[-1] == 3 else changes[..., 0]
+
+
+def _to_chroma(changes) -> np.ndarray:
+    return changes - _to_luma(changes)[..., np.newaxis]
 
 
 def _psnr(changes) -> float:

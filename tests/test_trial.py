@@ -82,6 +82,36 @@ def test_an_enlarged_picture_would_be_sharpened_by_more_than_its_quantization_le
     assert decide(picture, restore=restore, force=True).restore and decide(picture).restore
 
 
+def sharper_by_chance(pixels):
+    """Sharpens every other part of 16 rows: other parts in a sample that was turned and is no multiple of 32 high."""
+    parts = np.arange(len(pixels))[:, np.newaxis, np.newaxis] // 16 % 2
+    return np.where(parts, sharper(pixels), pixels)
+
+
+@pytest.mark.parametrize(
+    ("subsampling", "restore", "colors_only"),
+    [
+        ("4:2:0", sharper, True),
+        ("4:2:2", sharper, True),
+        ("4:4:4", sharper, False),
+        ("4:2:0", sharper_by_chance, False),
+    ],
+)
+def test_its_colors_are_restored_where_they_were_reduced_and_are_changed_alike(subsampling, restore, colors_only):
+    picture = decode_picture(to_jpeg(soft_shapes(), 90, subsampling=subsampling))
+    [compression] = find_compressions(picture.pixels, picture.header)
+    assert Trial(picture.pixels, restore).would_sharpen(compression)
+    decision = decide(picture, restore=restore)
+    assert decision.restore == decision.colors_only == colors_only
+    assert decision.found == ("Q90, chroma subsampled" if colors_only else "Q90")
+
+
+def test_where_all_is_gray_there_are_no_colors_to_restore():
+    picture = decode_picture(to_jpeg(soft_shapes()[..., :1].repeat(3, axis=2), 90))
+    assert picture.header.chroma_subsampling == "4:2:0"
+    assert "sharpened" in decide(picture, restore=sharper).why
+
+
 def test_what_the_model_changes_by_chance_is_not_restored():
     rng = np.random.default_rng(0)
 
