@@ -171,7 +171,7 @@ def _write(folder, manifest, signatures, warm_up):
 
 
 def _load_checkpoint(network, checkpoint):
-    # The moving average is what counts, where there is one.
+    # Of a GAN stage the moving average is what counts.
     averaged = f"averaged_{network.name}"
     try:
         try:

@@ -60,10 +60,7 @@ def make_discriminator():
 
 def make_generator_pretraining(distance):
     # The second device has no patch of its own for the perceptual loss.
-    generator, averaged = make_stand_in(), make_stand_in()
-    averaged.set_weights(generator.get_weights())
-    loss = LossConfig(perceptual=0.5, perceptual_patches=1)
-    trainer = gan.GeneratorPretraining(generator, averaged, loss, distance)
+    trainer = gan.GeneratorPretraining(make_stand_in(), LossConfig(perceptual=0.5, perceptual_patches=1), distance)
     trainer.compile(optimizer=make_optimizer(make_schedule("adam")))
     trainer.optimizer.build(trainer.generator.trainable_variables)
     return trainer

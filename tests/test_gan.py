@@ -49,9 +49,7 @@ def adam(rate=1e-3):
 
 
 def make_pretraining(loss=LossConfig(), distance=None):  # noqa: B008
-    generator, averaged = make_stand_in(), make_stand_in()
-    averaged.set_weights(generator.get_weights())
-    trainer = GeneratorPretraining(generator, averaged, loss, distance)
+    trainer = GeneratorPretraining(make_stand_in(), loss, distance)
     trainer.compile(optimizer=adam())
     trainer.optimizer.build(trainer.generator.trainable_variables)
     return trainer
@@ -206,22 +204,15 @@ def test_optimizer_is_the_generators_and_each_keeps_to_its_network():
     assert moments == [2 * len(network.trainable_variables) for network in networks]
 
 
-@pytest.mark.parametrize(
-    ("make", "decay"), [(make_pretraining, "PRETRAINING_AVERAGE_DECAY"), (make_gan, "AVERAGE_DECAY")]
-)
-def test_average_follows_its_formula(batch, monkeypatch, make, decay):
-    monkeypatch.setattr(gan_module, decay, 0.3)
-    trainer = make()
-    expected = weights(trainer.averaged_generator)
+def test_average_follows_its_formula(batch, monkeypatch):
+    monkeypatch.setattr(gan_module, "AVERAGE_DECAY", 0.3)
+    gan = make_gan()
+    expected = weights(gan.averaged_generator)
     for step in range(1, 5):
-        trainer.train_step(batch)
-        kept = min(0.3, (1 + step) / (10 + step))
-        expected = kept * expected + (1 - kept) * weights(trainer.generator)
-    np.testing.assert_allclose(weights(trainer.averaged_generator), expected, rtol=1e-5, atol=1e-7)
-
-
-def test_stage_one_remembers_longer_than_the_gan_stage():
-    assert gan_module.AVERAGE_DECAY < gan_module.PRETRAINING_AVERAGE_DECAY < 1
+        gan.train_step(batch)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weights(gan.generator)
+    np.testing.assert_allclose(weights(gan.averaged_generator), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_adversarial_term_pulls_restored_patches_towards_clean(batch):

@@ -100,16 +100,6 @@ def test_the_average_is_neither_the_start_nor_the_generator_itself(finished_run,
     assert 0 < to_end < to_start  # a short memory: closer to where the generator is than to where it began
 
 
-def test_stage_one_exports_the_average_that_its_last_checkpoint_holds(finished_run, make_run):
-    run = make_run(finished_run.folder)
-    path = str(find_checkpoints(run.folder / "checkpoints" / "pretrain_generator")[0])
-    itself, averaged = build_generator(run.config.generator), build_generator(run.config.generator)
-    kept = tf.train.Checkpoint(generator=itself, averaged_generator=averaged).read(path).expect_partial()
-    kept.assert_existing_objects_matched()
-    exported = load_generator(run, find_result(run.folder, "pretrain_generator").export).get_weights()
-    assert arrays_equal(exported, averaged.get_weights()) and not arrays_equal(exported, itself.get_weights())
-
-
 def test_a_gan_checkpoint_gives_its_average(finished_run, make_run):
     run = make_run(finished_run.folder)
     taken = load_generator(run, run.folder / "checkpoints" / "train_gan")

@@ -32,43 +32,27 @@ A discriminator that cannot tell restored from clean has nothing to teach.
 """
 
 AVERAGE_DECAY = 0.99
-"""Decay of the moving average of the generator's weights in the GAN stage."""
-
-PRETRAINING_AVERAGE_DECAY = 0.999
-"""Decay of that average in stage 1, which is longer."""
+"""Decay of the moving average of the generator's weights."""
 
 
 class GeneratorPretraining(keras.Model):
     """Stage 1: the generator on its own, on pixels and, where pretrained features are at hand, on these.
 
-    What is judged and exported is `averaged_generator`, the moving average of the generator's weights: a small batch
-    leaves noise in them.
-
     Args:
         generator: From `build_generator`.
-        averaged_generator: A second generator with the same weights, float32.
         loss: Weights of the terms.
         distance: The perceptual loss; `None` trains on pixels alone.
     """
 
-    def __init__(
-        self,
-        generator: keras.Model,
-        averaged_generator: keras.Model,
-        loss: LossConfig,
-        distance: MeanDistance | None,
-    ):
+    def __init__(self, generator: keras.Model, loss: LossConfig, distance: MeanDistance | None):
         """Takes the arguments that the class documents."""
         super().__init__(name="generator_pretraining")
         self.generator = generator
-        self.averaged_generator = averaged_generator
         self.objective = GeneratorObjective(loss, distance)
 
     def train_step(self, batch):
         """One step of the generator; see the module."""
-        terms = run_on_devices(self._step, batch)
-        move_average(self.averaged_generator, self.generator, self.optimizer.iterations, PRETRAINING_AVERAGE_DECAY)
-        return terms
+        return run_on_devices(self._step, batch)
 
     def _step(self, degraded, clean):
         with tf.GradientTape() as tape:
@@ -108,11 +92,12 @@ class ArtifactRemovalGAN(keras.Model):
     """Stage 3: both networks, briefly.
 
     The discriminator takes every step, the generator only those in which the discriminator's loss is under `GATE`. What
-    is judged and exported is `averaged_generator`: the generator itself jitters with the discriminator's moods.
+    is judged and exported is `averaged_generator`, the moving average of the generator's weights: the generator itself
+    jitters with the discriminator's moods.
 
     Args:
         generator: From stage 1.
-        averaged_generator: As for `GeneratorPretraining`.
+        averaged_generator: A second generator with the same weights, float32.
         discriminator: From stage 2.
         loss: Weights of the terms.
         distance: As for `GeneratorPretraining`.
@@ -159,7 +144,7 @@ class ArtifactRemovalGAN(keras.Model):
 
     def _due_step(self, batch):
         terms = run_on_devices(self._generator_step, batch)
-        move_average(self.averaged_generator, self.generator, self.optimizer.iterations, AVERAGE_DECAY)
+        self._average_weights()
         return terms
 
     def _generator_step(self, degraded, clean):
@@ -173,6 +158,14 @@ class ArtifactRemovalGAN(keras.Model):
     def _skipped_step(self):
         # "Not measured" rather than zero: a curve must not show a loss that nobody computed.
         return {name: tf.constant(float("nan")) for name in ("loss", *self.objective.terms, "gradient_norm")}
+
+    def _average_weights(self):
+        # The decay grows with the steps taken, as in tf.train.ExponentialMovingAverage, so that a short stage is not
+        # an average of mostly its start.
+        steps = tf.cast(self.optimizer.iterations, tf.float32)
+        decay = tf.minimum(AVERAGE_DECAY, (1 + steps) / (10 + steps))
+        for average, weight in zip(self.averaged_generator.weights, self.generator.weights, strict=True):
+            average.assign(decay * average + (1 - decay) * weight)
 
 
 class GeneratorObjective:
@@ -276,22 +269,6 @@ def run_on_devices(step: Callable[..., dict[str, tf.Tensor]], batch) -> dict[str
 
     strategy = tf.distribute.get_strategy()
     return {name: strategy.experimental_local_results(value)[0] for name, value in strategy.run(run, batch).items()}
-
-
-def move_average(average: keras.Model, network: keras.Model, steps: tf.Tensor | keras.Variable, decay: float) -> None:
-    """Moves the average of a network's weights towards what they are after a step.
-
-    Args:
-        average: Holds the average, float32; changed in place.
-        network: What has taken the step.
-        steps: int [], how many it has taken.
-        decay: In [0, 1], how much of the average stays. It is less in the first steps, as in
-            `tf.train.ExponentialMovingAverage`, so that a short stage is not an average of mostly its start.
-    """
-    taken = tf.cast(steps, tf.float32)
-    kept = tf.minimum(decay, (1 + taken) / (10 + taken))
-    for averaged, weight in zip(average.weights, network.weights, strict=True):
-        averaged.assign(kept * averaged + (1 - kept) * weight)
 
 
 def discriminator_step(discriminator, optimizer, clean, restored) -> dict[str, tf.Tensor]:

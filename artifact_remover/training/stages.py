@@ -56,27 +56,24 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
     keras.utils.set_random_seed(run.config.seed)
     with run.strategy.scope():
         generator = build_generator(run.config.generator, run.dtype)
-        averaged_generator = build_generator(run.config.generator)
-        loss = run.config.generator_loss
-        trainer = GeneratorPretraining(generator, averaged_generator, loss, run.perceptual_distance)
+        trainer = GeneratorPretraining(generator, run.config.generator_loss, run.perceptual_distance)
         trainer.compile(optimizer=make_optimizer(schedule))
         trainer.optimizer.build(generator.trainable_variables)
     if not run.is_chief:
         return _follow(run, stage, "generator", trainer)
     if init:
         saved_model.load_weights(generator, init)
-    averaged_generator.set_weights(generator.get_weights())
     validation = _open_validation(run, "generator", run.perceptual_distance)
 
     def validate(step, monitor):
-        scores, pictures = validation.score(averaged_generator)
+        scores, pictures = validation.score(generator)
         monitor.validation(step, scores, validation.jpeg, pictures)
         return scores
 
-    state = {"generator": generator, "averaged_generator": averaged_generator, "optimizer": trainer.optimizer}
+    state = {"generator": generator, "optimizer": trainer.optimizer}
     history = _train(run, stage, "generator", trainer, state, validate)
     manifest = describe_stage(run, stage, parents, history, history[-1], validation.jpeg)
-    saved_model.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
+    saved_model.export_generator(generator, run.config.generator, name_export(run.folder, stage), manifest)
     return read_result(run.folder, stage)
 
 

@@ -61,8 +61,8 @@ def main():
 
 def training_step(config, shape, dtype):
     """Returns functions that compute the loss, that with its gradients, and take a whole step; and the step's FLOPs."""
-    generator, averaged = build_generator(config.generator, dtype), build_generator(config.generator)
-    trainer = GeneratorPretraining(generator, averaged, config.generator_loss, distance=None)
+    generator = build_generator(config.generator, dtype)
+    trainer = GeneratorPretraining(generator, config.generator_loss, distance=None)
     trainer.compile(optimizer=make_optimizer(config.pretrain_generator))
     trainer.optimizer.build(generator.trainable_variables)
     batch = tf.random.uniform(shape), tf.random.uniform(shape)
