@@ -208,13 +208,12 @@ def test_init_starts_from_those_weights(finished_run, options, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["br[1]", "a*b"])
-def test_a_folder_may_have_any_name(options, name, tmp_path):
-    command = [*options, *SHORT, "--workdir", str(tmp_path / name)]
+def test_a_folder_may_have_any_name(options, tmp_path):
+    folder = tmp_path / "a*b[1]"  # as a pattern it would not find itself
+    command = [*options, *SHORT, "--workdir", str(folder)]
     assert fit.main([*command, "--stage", "pretrain_generator"]) == 0
-    export = tmp_path / name / "saved_models" / "pretrain_generator" / "1"
-    assert read_report(tmp_path / name)["stages"]["stage 1"]["steps"] == 2
-    shutil.rmtree(export)
+    assert read_report(folder)["stages"]["stage 1"]["steps"] == 2
+    shutil.rmtree(folder / "saved_models" / "pretrain_generator" / "1")
     assert fit.main([*command, "--stage", "pretrain_generator"]) == 0  # from its last checkpoint
     assert fit.main([*command, "--stage", "pretrain_discriminator"]) == 0  # from that export
 
