@@ -114,6 +114,16 @@ def test_a_jpeg_that_was_saved_once_has_no_earlier_compression(quality, picture)
     assert told(once.pixels, once.header) == [(quality, (0, 0))]
 
 
+@pytest.mark.parametrize("filter", [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS], ids=lambda each: each.name)
+@pytest.mark.parametrize("kind", ["code", "pixel_art", "bitmap_text"])
+def test_nor_has_one_of_an_enlarged_pattern_whose_few_blocks_repeat(kind, filter):
+    for seed in range(6):
+        drawn = Image.fromarray(draw_graphic(np.random.default_rng(seed), 192, kind))
+        picture = decode_picture(to_jpeg(np.array(drawn.resize((384, 384), filter)), 90))
+        [found] = find_compressions(picture.pixels, picture.header)
+        assert found.quality == 90 and found.offset == (0, 0)
+
+
 def test_the_strongest_of_two_compressions_of_a_lossless_file():
     assert told(compressed(compressed(PHOTO, 20)[2:, 3:], 95)[1:, 1:]) == [(20, (5, 4))]
     [(first, grid), last] = told(compressed(compressed(CUPS, 80)[2:, 3:], 95)[1:, 1:])

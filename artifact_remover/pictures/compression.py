@@ -33,6 +33,13 @@ traces in pixel art, codes, letters and dots, enlarged by 2 to 8, reach 23.3 and
 JPEGs of Photoshop's lowest tables, and of none of 60 of qualities 5, 10 and 75.
 """
 _LEAST_BESIDE = 0.3  # the same for a second trace, of the strongest: a weaker one may be its echo
+_AHEAD = 1.7
+"""Factor by which a second trace must be stronger than the strongest like it at any other offset.
+
+Codes and pixel art that were enlarged and saved once have traces of chance at many offsets, nearly alike: the strongest
+of 92 in about 1,200 such JPEGs is ahead by 1.6. Of 767 earlier compressions it costs nine, all found at a wrong offset.
+Where there are two, each on a grid of its own, the stronger is ahead by 2.05 or more, of 60.
+"""
 _COARSER = 2.5  # an earlier compression counts if its steps are larger by at least this factor
 _WORTH_TELLING = 12  # and have at least this scale, that of quality 94
 _EMPTY = -19.0  # decibels
@@ -92,7 +99,8 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
     coarser = [step_scale(quality) >= least_scale for quality in range(1, 101)]
     earlier = _peak(strengths * coarser)
     echo = _LEAST_BESIDE * strengths[own.offset].max()
-    return (own,) if earlier.strength < max(_LEAST, echo) else (earlier, own)
+    is_earlier = earlier.strength >= max(_LEAST, echo) and _stands_out(earlier, strengths * coarser)
+    return (earlier, own) if is_earlier else (own,)
 
 
 def share_beyond_quantization(changes: np.ndarray, compression: Compression) -> float:
@@ -283,6 +291,12 @@ def _above_other_offsets(strengths):
 def _peak(strengths) -> Compression:
     row, column, best = (int(each) for each in np.unravel_index(strengths.argmax(), strengths.shape))
     return Compression(best + 1, (row, column), float(strengths[row, column, best]))
+
+
+def _stands_out(trace, strengths) -> bool:
+    others = strengths.max(axis=2)
+    others[trace.offset] = 0
+    return trace.strength >= _AHEAD * others.max()
 
 
 def _find_strongest(fit, counted, strengths) -> Compression | None:
