@@ -82,6 +82,12 @@ def test_clean_graphics_have_no_trace_when_enlarged(kind, seed, factor, filter):
     assert told(np.array(graphic.resize([256 * factor] * 2, filter))) == []
 
 
+@pytest.mark.parametrize(("seed", "filter"), [(23, "LANCZOS"), (30, "BICUBIC"), (35, "LANCZOS"), (37, "LANCZOS")])
+def test_clean_codes_have_traces_of_chance_at_many_offsets_and_so_none(seed, filter):
+    code = Image.fromarray(draw_graphic(np.random.default_rng(seed), 192, "code"))
+    assert told(np.array(code.resize([384, 384], Image.Resampling[filter]))) == []
+
+
 @pytest.mark.parametrize("side", [4, 8])
 def test_a_code_whose_cells_become_blocks_has_no_trace_when_enlarged(side):
     dark = np.random.default_rng(0).random([48, 48]) < 0.5
