@@ -89,7 +89,7 @@ def write_report(file: Path, rows: list[dict[str, object]]) -> None:
 
 def lay_out(rows: Iterable[dict[str, object]]) -> Iterable[str]:
     """Yields the lines of a table for the terminal, a line for each row as soon as it is there."""
-    yield f"{'format':<7}{'size':>12}{'MP':>8}  {'quality':<9}{'chroma':<8}{'left alone':<12}{'found':<34}path"
+    yield f"{'format':<7}{'size':>12}{'MP':>8}  {'quality':<9}{'chroma':<8}{'left alone':<12}{'found':<38}path"
     for row in rows:
         width, height = row["width"], row["height"]
         assert isinstance(width, int) and isinstance(height, int)
@@ -97,4 +97,4 @@ def lay_out(rows: Iterable[dict[str, object]]) -> Iterable[str]:
         alone = "yes" if row["decision"] == "left alone" else "no"
         size, megapixels, found = f"{width}x{height}", width * height / 1e6, row["found"] or ""
         size = f"{size:>12}{megapixels:>8.2f}"
-        yield f"{row['format']:<7}{size}  {quality:<9}{chroma:<8}{alone:<12}{found:<34}{row['path']}"
+        yield f"{row['format']:<7}{size}  {quality:<9}{chroma:<8}{alone:<12}{found:<37} {row['path']}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from artifact_remover.batch_plan import Job, Outcome
-from artifact_remover.batch_report import check_report, make_row, row_of, write_report
+from artifact_remover.batch_report import check_report, lay_out, make_row, row_of, write_report
 from artifact_remover.pictures.picture import inspect_picture
 from data_prep.errors import InputError, Message, Option
 from tests.sample_pictures import PHOTO, to_jpeg
@@ -54,6 +54,13 @@ def test_any_name_can_be_read_back(tmp_path):
     with (tmp_path / "report.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert [row["path"] for row in csv.DictReader(file)] == NAMES
     assert [row["path"] for row in json.loads((tmp_path / "report.json").read_text())] == NAMES
+
+
+@pytest.mark.parametrize("found", ["no trace of JPEG, chroma subsampled", "Q20, grid at 5, 3, saved again at Q97"])
+def test_a_table_keeps_what_was_found_apart_from_the_path(found):
+    row = {"format": "PNG", "width": 64, "height": 80, "quality": None, "subsampling": None, "decision": "restore"}
+    names, line = lay_out([row | {"found": found, "path": "a.png"}])
+    assert line.endswith(f"{found} ".ljust(38) + "a.png") and line.index("a.png") == names.index("path")
 
 
 def test_an_empty_report_has_its_names(tmp_path):

@@ -329,11 +329,11 @@ def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
     assert restore.main(["--info", ".", "--report", "report.json"]) == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
-        "format         size      MP  quality  chroma  left alone  found                             path",
-        "JPEG         100x96    0.01  10       4:2:0   no          Q10                               a.jpg",
-        "JPEG          64x80    0.01  97       4:4:4   yes         Q97                               b.jpg",
-        "PNG           64x80    0.01                   yes         no trace of JPEG                  c.png",
-        "JPEG         100x96    0.01  10       4:2:0   no          Q10                               sub/c.jpeg",
+        "format         size      MP  quality  chroma  left alone  found                                 path",
+        "JPEG         100x96    0.01  10       4:2:0   no          Q10                                   a.jpg",
+        "JPEG          64x80    0.01  97       4:4:4   yes         Q97                                   b.jpg",
+        "PNG           64x80    0.01                   yes         no trace of JPEG                      c.png",
+        "JPEG         100x96    0.01  10       4:2:0   no          Q10                                   sub/c.jpeg",
         "passed over, as they are no pictures that can be read: .txt 1",
     ]
     assert printed.err.count("\n") == 1 and "broken.jpg is no picture" in printed.err
