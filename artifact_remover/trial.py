@@ -103,6 +103,15 @@ DOUBLED_SHARE = 0.95
 Two of seven photographs came back at 44 and 46 dB. Of 150 JPEGs of graphics, scaled, one has more, and little to mend.
 """
 
+TWO_VALUES, FINE_PATTERN = 0.03, 0.33
+"""A fine JPEG counts as dithered to two values where samples spread around two levels of luma by less than the first,
+of their distance, and where a larger share of neighbors than the second lies on both sides.
+
+Regular patterns of single pixels look like ringing: of such pictures, old scans and faxes, some lose up to 9 dB at
+quality 75 and 90, while most gain 0.3 to 1.1. It finds 154 of 168 that were dithered by error diffusion or by Bayer's
+matrix, and none of 742 JPEGs of photographs and graphics, text and codes among them.
+"""
+
 _SAMPLE_SIDE, _SAMPLES = 192, 4
 _LEAST_SAMPLE_SIDE = 128  # clean pictures of 64 pixels come back at 42 dB, of 128 at 55
 _BLOCK = 8
@@ -168,6 +177,24 @@ class Trial:
             return False
         changes = _to_luma(self._changes)
         return not _is_even(changes) and share_beyond_quantization(changes, compression) > BEYOND_QUANTIZATION
+
+    def is_dithered(self, compression: Compression) -> bool:
+        """Tells whether a fine JPEG is of two values in patterns of single pixels, which look like ringing.
+
+        Args:
+            compression: The picture's last one.
+        """
+        if compression.quality < FINE or not self._samples:
+            return False
+        level = np.float32(255 / np.iinfo(self._pixels.dtype).max)
+        luma = _to_luma(np.stack(self._samples).astype(np.float32) * level)
+        bright = luma > np.percentile(luma, (2, 98)).mean()
+        if bright.all() or not bright.any():
+            return False
+        low, high = luma[~bright].mean(), luma[bright].mean()
+        spread = np.sqrt(np.square(luma - np.where(bright, high, low)).mean())
+        changes = [(bright[:, 1:] != bright[:, :-1]).mean(), (bright[:, :, 1:] != bright[:, :, :-1]).mean()]
+        return bool(spread < TWO_VALUES * (high - low) and np.mean(changes) > FINE_PATTERN)
 
     def changes_alike(self) -> bool:
         """Tells whether the model changes luma and chroma alike in samples and in the same samples turned."""

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from skimage import data as skimage_data
 
 from artifact_remover.decision import decide
-from artifact_remover.pictures.compression import find_compressions, is_enlarged
+from artifact_remover.pictures.compression import Compression, find_compressions, is_enlarged
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.trial import Trial
@@ -110,6 +110,37 @@ def test_where_all_is_gray_there_are_no_colors_to_restore():
     picture = decode_picture(to_jpeg(soft_shapes()[..., :1].repeat(3, axis=2), 90))
     assert picture.header.chroma_subsampling == "4:2:0"
     assert "sharpened" in decide(picture, restore=sharper).why
+
+
+def to_two_values(pixels):
+    return np.array(Image.fromarray(pixels).convert("1").convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("clean", "quality", "dithered"),
+    [
+        (to_two_values(LARGE), 90, True),
+        (to_two_values(LARGE), 75, True),
+        (to_two_values(LARGE), 60, False),
+        (to_two_values(LARGE)[:120, :120], 90, False),
+        (to_two_values(LARGE).repeat(2, axis=0).repeat(2, axis=1), 90, False),
+        (LARGE, 90, False),
+        (np.full_like(LARGE, 128), 90, False),
+    ],
+    ids=["dithered", "poorer", "too poor", "too small", "doubled", "photograph", "blank"],
+)
+def test_a_fine_jpeg_that_was_dithered_to_two_values_is_left_alone(clean, quality, dithered):
+    """A model takes patterns of single pixels for ringing."""
+    picture = decode_picture(to_jpeg(clean, quality))
+    decision = decide(picture, restore=darker_by(4))
+    assert decision.restore != dithered and ("dithered to two values" in decision.why) == dithered
+    assert decide(picture, restore=darker_by(4), force=True).restore and decide(picture).restore
+
+
+@pytest.mark.parametrize("white", [1, 257])
+def test_gray_and_16_bits_may_be_dithered_too(white):
+    gray = to_two_values(LARGE)[..., :1].astype(np.uint8 if white == 1 else np.uint16) * white
+    assert Trial(gray, darker_by(4)).is_dithered(Compression(90, (0, 0), 1.0))
 
 
 def test_what_the_model_changes_by_chance_is_not_restored():
