@@ -146,6 +146,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
         (bytes(10_000_000), {}, 413, "more than 3 megabytes"),
         (SMALL, {"strength": 1.5}, 422, "strength: "),
         (SMALL, {"strength": "nan"}, 422, "strength: "),
+        (SMALL, {"strenght": 0.5, "strength": 0.5, "foo": 1}, 422, "no such option: foo, strenght"),
         (SMALL, {"format": "gif"}, 422, "format: "),
         (SMALL, {"quality": 80}, 422, "png takes no quality"),
         (SMALL, {"job": "../../etc"}, 422, "job: "),

@@ -82,8 +82,17 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
 
     Place = Annotated[HeldPlace, Depends(take_place)]
 
+    async def refuse_unknown_options(request: Request):
+        """Refuses what is misspelled, as its default would be taken instead."""
+        known = app.openapi()["paths"][request.scope["route"].path]["post"].get("parameters", [])
+        if unknown := request.query_params.keys() - {each["name"] for each in known}:
+            raise HTTPException(422, f"no such option: {', '.join(sorted(unknown))}")
+
+    options_are_known = [Depends(refuse_unknown_options)]
+
     @app.post(
         "/api/restore",
+        dependencies=options_are_known,
         openapi_extra=_BODY,
         response_class=Response,
         responses={200: {"description": "The restored picture.", "content": {"image/*": _PICTURE}}, **_ERROR_RESPONSES},
@@ -115,7 +124,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
             headers["X-Notes"] = "; ".join(map(word_for_api, answer.notes)).encode("ascii", "replace").decode()
         return _Delivery(config.time_limit, answer.content, headers, f"image/{format}")
 
-    @app.post("/api/inspect", openapi_extra=_BODY, responses=_ERROR_RESPONSES)
+    @app.post("/api/inspect", dependencies=options_are_known, openapi_extra=_BODY, responses=_ERROR_RESPONSES)
     async def inspect(request: Request, place: Place) -> Inspection:
         """Tells what a picture says of itself and of its compression."""
         content = await queue.read(request, place)
