@@ -38,6 +38,9 @@ def write_tables(text: str, measured: Cells) -> str:
 
     Returns:
         The document with these cells.
+
+    Raises:
+        ValueError: If a row has more or fewer cells, as where not all of its data was measured.
     """
     lines, place, above = text.split("\n"), "", ""
     for number, line in enumerate(lines):
@@ -51,6 +54,8 @@ def write_tables(text: str, measured: Cells) -> str:
         label = row[0] if labels == 1 else " ".join([above, row[1]])
         new = measured.get((place, label))
         if new:
+            if len(new) != len(row) - labels:
+                raise ValueError(f"{place}, {label}: {len(new)} cells were measured, the row has {len(row) - labels}")
             cells = [old if cell is None else cell for cell, old in zip(new, row[labels:], strict=True)]
             lines[number] = "|" + "".join(f" {cell} |" if cell else " |" for cell in row[:labels] + cells)
     return "\n".join(lines)
@@ -261,7 +266,11 @@ def main() -> None:
         _merge(measured, read_evaluation(json.loads(file.read_text())))
     if not measured:
         parser.error(f"nothing measured: {folder}")
-    DOCUMENT.write_text(write_tables(DOCUMENT.read_text(encoding="utf-8"), measured), encoding="utf-8")
+    try:
+        text = write_tables(DOCUMENT.read_text(encoding="utf-8"), measured)
+    except ValueError as error:
+        parser.error(str(error))
+    DOCUMENT.write_text(text, encoding="utf-8")
     _summarize(decisions)
 
 

@@ -42,8 +42,8 @@ def test_cells_are_put_where_their_table_and_label_are():
     assert write_tables(TABLES, measured) == "\n\n**Two**".join(expected)
 
 
-def test_a_row_of_another_length_is_no_row_of_this_table():
-    with pytest.raises(ValueError, match="zip"):
+def test_a_row_of_which_a_part_was_measured_is_refused():
+    with pytest.raises(ValueError, match="One, ours: 1 cells were measured, the row has 2"):
         write_tables(TABLES, {("One", "ours"): ["5"]})
 
 
