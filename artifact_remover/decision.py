@@ -99,8 +99,8 @@ def decide(
     found = describe(compressions)
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
-        if trial and trial.is_dithered(compressions[-1]):
-            return leave_alone("it is dithered to two values", found)
+        if trial and len(compressions) == 1 and trial.would_smear(compressions[0]):
+            return leave_alone("it was dithered and would be smeared", found)
         if trial and len(compressions) == 1 and trial.would_sharpen(compressions[0]):
             if _is_subsampled(picture.header) and trial.changes_alike():
                 return _restore_colors(found)

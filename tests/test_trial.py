@@ -21,7 +21,7 @@ def finds_artifacts(pixels, restore):
 
 
 def darker_by(levels):
-    return lambda pixels: np.where(pixels > levels, pixels - np.uint8(levels), pixels)
+    return lambda pixels: np.where(pixels > levels, pixels - pixels.dtype.type(levels), pixels)
 
 
 def sharper(pixels):
@@ -116,31 +116,34 @@ def to_two_values(pixels):
     return np.array(Image.fromarray(pixels).convert("1").convert("RGB"))
 
 
+DOTS = to_two_values(LARGE)
+
+
 @pytest.mark.parametrize(
-    ("clean", "quality", "dithered"),
+    ("clean", "quality", "restore", "smeared"),
     [
-        (to_two_values(LARGE), 90, True),
-        (to_two_values(LARGE), 75, True),
-        (to_two_values(LARGE), 60, False),
-        (to_two_values(LARGE)[:120, :120], 90, False),
-        (to_two_values(LARGE).repeat(2, axis=0).repeat(2, axis=1), 90, False),
-        (LARGE, 90, False),
-        (np.full_like(LARGE, 128), 90, False),
+        (DOTS, 90, darker_by(40), True),
+        (DOTS, 75, darker_by(40), True),
+        (DOTS, 60, darker_by(40), False),
+        (DOTS, 90, dithered, False),
+        (DOTS[:120, :120], 90, darker_by(40), False),
+        (DOTS.repeat(2, axis=0).repeat(2, axis=1), 90, darker_by(40), False),
+        (LARGE, 90, darker_by(40), False),
+        (np.full_like(LARGE, 128), 90, darker_by(40), False),
     ],
-    ids=["dithered", "poorer", "too poor", "too small", "doubled", "photograph", "blank"],
+    ids=["dots", "poorer", "too poor", "mended", "too small", "doubled", "photograph", "blank"],
 )
-def test_a_fine_jpeg_that_was_dithered_to_two_values_is_left_alone(clean, quality, dithered):
-    """A model takes patterns of single pixels for ringing."""
+def test_a_fine_jpeg_that_was_dithered_to_two_values_is_not_smeared(clean, quality, restore, smeared):
     picture = decode_picture(to_jpeg(clean, quality))
-    decision = decide(picture, restore=darker_by(4))
-    assert decision.restore != dithered and ("dithered to two values" in decision.why) == dithered
-    assert decide(picture, restore=darker_by(4), force=True).restore and decide(picture).restore
+    decision = decide(picture, restore=restore)
+    assert decision.restore != smeared and ("smeared" in decision.why) == smeared
+    assert decide(picture, restore=restore, force=True).restore and decide(picture).restore
 
 
 @pytest.mark.parametrize("white", [1, 257])
-def test_gray_and_16_bits_may_be_dithered_too(white):
-    gray = to_two_values(LARGE)[..., :1].astype(np.uint8 if white == 1 else np.uint16) * white
-    assert Trial(gray, darker_by(4)).is_dithered(Compression(90, (0, 0), 1.0))
+def test_gray_and_16_bits_may_be_smeared_too(white):
+    gray = DOTS[..., :1].astype(np.uint8 if white == 1 else np.uint16) * white
+    assert Trial(gray, darker_by(40 * white)).would_smear(Compression(90, (0, 0), 1.0))
 
 
 def test_what_the_model_changes_by_chance_is_not_restored():
