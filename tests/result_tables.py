@@ -26,6 +26,7 @@ _PROCESSES = {
     "dither": "dithered",
 }
 _FACTORS = {"BICUBIC": "x2 bicubic", "LANCZOS": "x2 Lanczos"}
+_HARM_STATES = ((50, "4:2:0"), (90, "4:2:0"), (90, "4:4:4"), (94, "4:4:4"))
 _LIVE1_QUALITIES = ("10", "20", "30", "40", "50", "80", "90", "95")
 
 
@@ -62,7 +63,11 @@ def write_tables(text: str, measured: Cells) -> str:
 
 
 def read_decisions(rows: list[dict]) -> Cells:
-    """Makes cells of the lines of `tests.benchmarks.decisions`."""
+    """Makes cells of the lines of `tests.benchmarks.decisions`.
+
+    Raises:
+        ValueError: If not all qualities of `harm` were measured.
+    """
     measured: Cells = {}
     for (place, label), columns in _group(rows).items():
         measured[place, label] = [cell for column in columns for cell in column]
@@ -129,9 +134,11 @@ def _tabulate_harm(rows) -> Cells:
             for row in rows
             if _NAMES[Path(row["data"]).name] == name and tuple(row["cut"]) == cut
         }
+        if not states.keys() >= set(_HARM_STATES):
+            raise ValueError(f"Harm, {name}: not all qualities were measured")
         cases, worse = (sum(row[each] for row in states.values()) for each in ("pictures", "worse"))
-        means = [states[state]["mean_gain"] for state in ((50, "4:2:0"), (90, "4:2:0"), (90, "4:4:4"))]
-        gains = [f"{gain:+.2f}" for gain in (*means, states[94, "4:4:4"]["least_gain"])]
+        means, least = [states[state]["mean_gain"] for state in _HARM_STATES[:3]], states[_HARM_STATES[3]]["least_gain"]
+        gains = [f"{gain:+.2f}" for gain in (*means, least)]
         measured["Harm", f"{name}, cut" if any(cut) else name] = [str(cases), str(worse), *gains]
     return measured
 
@@ -261,15 +268,15 @@ def main() -> None:
     folder = parser.parse_args().folder
     lines = [line for file in sorted(folder.rglob("*.jsonl")) for line in file.read_text().splitlines()]
     decisions = [json.loads(line) for line in lines if line.startswith("{")]
-    measured = read_decisions(decisions)
-    for file in sorted(folder.rglob("evaluation.json")):
-        _merge(measured, read_evaluation(json.loads(file.read_text())))
-    if not measured:
-        parser.error(f"nothing measured: {folder}")
     try:
+        measured = read_decisions(decisions)
+        for file in sorted(folder.rglob("evaluation.json")):
+            _merge(measured, read_evaluation(json.loads(file.read_text())))
         text = write_tables(DOCUMENT.read_text(encoding="utf-8"), measured)
     except ValueError as error:
         parser.error(str(error))
+    if not measured:
+        parser.error(f"nothing measured: {folder}")
     DOCUMENT.write_text(text, encoding="utf-8")
     _summarize(decisions)
 

@@ -45,6 +45,8 @@ def test_cells_are_put_where_their_table_and_label_are():
 def test_a_row_of_which_a_part_was_measured_is_refused():
     with pytest.raises(ValueError, match="One, ours: 1 cells were measured, the row has 2"):
         write_tables(TABLES, {("One", "ours"): ["5"]})
+    with pytest.raises(ValueError, match="Harm, LIVE1: not all qualities were measured"):
+        read_decisions([line("harm", quality=50, subsampling="4:2:0", cut=[0, 0], **GAIN)])
 
 
 @pytest.mark.parametrize(
