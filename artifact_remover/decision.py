@@ -99,12 +99,13 @@ def decide(
     found = describe(compressions)
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
-        if trial and len(compressions) == 1 and trial.would_smear(compressions[0]):
-            return leave_alone("it was dithered and would be smeared", found)
-        if trial and len(compressions) == 1 and trial.would_sharpen(compressions[0]):
-            if _is_subsampled(picture.header) and trial.changes_alike():
-                return _restore_colors(found)
-            return leave_alone("it was enlarged and would only be sharpened", found)
+        if trial and len(compressions) == 1:
+            if trial.would_smear(compressions[0]):
+                return leave_alone("it was dithered and would be smeared", found)
+            if trial.would_sharpen(compressions[0]):
+                if _is_subsampled(picture.header) and trial.changes_alike():
+                    return _restore_colors(found)
+                return leave_alone("it was enlarged and would only be sharpened", found)
         return Decision(restore=True, found=found, offset=_choose_grid(compressions))
     if trial and trial.finds_artifacts(bool(compressions)):
         return Decision(restore=True, found=f"{found}, artifacts")

@@ -14,6 +14,7 @@ from artifact_remover.pictures.compression import (
     busiest_corners,
     is_enlarged,
     share_beyond_quantization,
+    to_luma,
 )
 from data_prep.config import LUMA
 
@@ -177,8 +178,7 @@ class Trial:
         """
         if compression.quality < FINE or not self._samples or not self._enlarged:
             return False
-        changes = _to_luma(self._changes)
-        return not _is_even(changes) and share_beyond_quantization(changes, compression) > BEYOND_QUANTIZATION
+        return not _is_even(_to_luma(self._changes)) and self._goes_beyond_quantization(compression)
 
     def would_smear(self, compression: Compression) -> bool:
         """Tells whether the model would smear the dots of a picture that was dithered to two values.
@@ -192,7 +192,7 @@ class Trial:
         """
         if compression.quality < FINE or not self._samples or not self._is_dithered:
             return False
-        return share_beyond_quantization(_to_luma(self._changes), compression) > BEYOND_QUANTIZATION
+        return self._goes_beyond_quantization(compression)
 
     def changes_alike(self) -> bool:
         """Tells whether the model changes luma and chroma alike in samples and in the same samples turned."""
@@ -209,8 +209,7 @@ class Trial:
 
     @functools.cached_property
     def _is_dithered(self) -> bool:
-        level = np.float32(255 / np.iinfo(self._pixels.dtype).max)
-        luma = _to_luma(np.stack(self._samples).astype(np.float32) * level)
+        luma = np.stack([to_luma(sample) for sample in self._samples])
         bright = luma > np.percentile(luma, (2, 98)).mean()
         if bright.all() or not bright.any():
             return False
@@ -231,6 +230,9 @@ class Trial:
     def _changes_when_turned(self) -> np.ndarray:
         turned = [np.ascontiguousarray(sample[::-1, ::-1]) for sample in self._samples]
         return self._find_changes(turned)[:, ::-1, ::-1]
+
+    def _goes_beyond_quantization(self, compression) -> bool:
+        return share_beyond_quantization(_to_luma(self._changes), compression) > BEYOND_QUANTIZATION
 
     def _find_changes(self, samples) -> np.ndarray:
         """Finds the changes in levels of 255, float32 [N, side, side, C]."""

@@ -69,19 +69,12 @@ def read_decisions(rows: list[dict]) -> Cells:
         ValueError: If not all qualities of `harm` were measured.
     """
     measured: Cells = {}
-    for (place, label), columns in _group(rows).items():
-        measured[place, label] = [cell for column in columns for cell in column]
-    return measured | _tabulate_harm([row for row in rows if row["benchmark"] == "harm"])
-
-
-def _group(rows) -> dict[tuple[str, str], list[list[str]]]:
-    """Collects the columns of each row: of photographs and of graphics, or of the ways in which files are written."""
-    groups: dict[tuple[str, str], list[list[str]]] = {}
     for row in rows:
         place, label = _name(row)
         if place:
-            groups.setdefault((place, label), []).append(_tabulate(row))
-    return groups
+            # Columns of photographs and of graphics, or of the ways in which files are written.
+            measured.setdefault((place, label), []).extend(_tabulate(row))
+    return measured | _tabulate_harm([row for row in rows if row["benchmark"] == "harm"])
 
 
 def _name(row) -> tuple[str, str]:
@@ -127,19 +120,17 @@ def _tabulate(row) -> list[str]:
 
 
 def _tabulate_harm(rows) -> Cells:
+    groups: dict[str, dict[tuple[int, str], dict]] = {}
+    for row in rows:
+        label = _NAMES[Path(row["data"]).name] + (", cut" if any(row["cut"]) else "")
+        groups.setdefault(label, {})[row["quality"], row["subsampling"]] = row
     measured: Cells = {}
-    for name, cut in {(_NAMES[Path(row["data"]).name], tuple(row["cut"])) for row in rows}:
-        states = {
-            (row["quality"], row["subsampling"]): row
-            for row in rows
-            if _NAMES[Path(row["data"]).name] == name and tuple(row["cut"]) == cut
-        }
+    for label, states in groups.items():
         if not states.keys() >= set(_HARM_STATES):
-            raise ValueError(f"Harm, {name}: not all qualities were measured")
+            raise ValueError(f"Harm, {label}: not all qualities were measured")
         cases, worse = (sum(row[each] for row in states.values()) for each in ("pictures", "worse"))
         means, least = [states[state]["mean_gain"] for state in _HARM_STATES[:3]], states[_HARM_STATES[3]]["least_gain"]
-        gains = [f"{gain:+.2f}" for gain in (*means, least)]
-        measured["Harm", f"{name}, cut" if any(cut) else name] = [str(cases), str(worse), *gains]
+        measured["Harm", label] = [str(cases), str(worse), *(f"{gain:+.2f}" for gain in (*means, least))]
     return measured
 
 

@@ -97,10 +97,10 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
         if own is None or not _is_shared(*(each[own.offset] for each in (histograms, fit, counted))):
             return ()
     least_scale = max(_COARSER * step_scale(own.quality), _WORTH_TELLING)
-    coarser = [step_scale(quality) >= least_scale for quality in range(1, 101)]
-    earlier = _peak(strengths * coarser)
+    coarser = strengths * [step_scale(quality) >= least_scale for quality in range(1, 101)]
+    earlier = _peak(coarser)
     echo = _LEAST_BESIDE * strengths[own.offset].max()
-    is_earlier = earlier.strength >= max(_LEAST, echo) and _stands_out(earlier, strengths * coarser)
+    is_earlier = earlier.strength >= max(_LEAST, echo) and _stands_out(earlier, coarser)
     return (earlier, own) if is_earlier else (own,)
 
 
@@ -305,12 +305,12 @@ def _find_strongest(fit, counted, strengths) -> Compression | None:
 
     Then each frequency has a step of its own, the one that fits best.
     """
-    scores = (fit / np.sqrt(np.maximum(counted, 16) / 2))[:, :, 1:]
     found = _peak(strengths)
-    any_table = _above_other_offsets(np.maximum(scores.max(axis=3) - 3.5, 0).sum(axis=2))
     if found.strength >= _LEAST and not _stands_out(found, strengths):
         return None
+    scores = (fit / np.sqrt(np.maximum(counted, 16) / 2))[:, :, 1:]
     if found.strength < _LEAST:
+        any_table = _above_other_offsets(np.maximum(scores.max(axis=3) - 3.5, 0).sum(axis=2))
         row, column = (int(each) for each in np.unravel_index(any_table.argmax(), any_table.shape))
         if any_table[row, column] < _LEAST_ANY_TABLE:
             return None
