@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from skimage import data as skimage_data
 
 from artifact_remover import engines, openvino_engine, precision
@@ -41,6 +42,10 @@ def published():
 
 def noise(*shape):
     return np.random.default_rng(0).random((*shape, 3), np.float32)
+
+
+def photograph(rows, columns):
+    return skimage_data.coffee()[np.newaxis, :rows, :columns] / np.float32(255)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 7, 9), (1, 33, 65), (1, 64, 1), (1, 333, 517)])
@@ -136,7 +141,7 @@ def test_tensorflow_and_onednn_short_of_memory_raise_pythons_own_error(export, e
 def test_a_result_depends_on_nothing_that_was_restored_before(name, monkeypatch):
     monkeypatch.setattr(openvino_engine, "_WORTH_COMPILING", 10_000)
     engine = OpenVinoEngine(find_exports(PUBLISHED)[FAITHFUL], name)
-    small, large, other = noise(1, 64, 96), noise(1, 128, 112), noise(1, 144, 96)
+    small, large, other = (photograph(rows, columns) for rows, columns in ((64, 96), (128, 112), (144, 96)))
     first = [engine(picture) for picture in (small, large)]
     assert engine._shape == large.shape and engine._for_any
     engine(other)
@@ -234,6 +239,28 @@ def test_int8_restores_photographs_as_well_and_graphics_hardly_less(quantized, q
         restored = {name: OpenVinoEngine(quantized, name)(jpeg) for name in ("float32", "int8")}
         gains = {name: float(psnr(clean, each)[0] - psnr(clean, jpeg)[0]) for name, each in restored.items()}
         assert gains["float32"] > least_gain and gains["int8"] > gains["float32"] - most_lost, gains
+
+
+@pytest.fixture
+def dithered():
+    """A JPEG of a photograph that was dithered to black and white, whose values leave the ranges of int8."""
+    clean = np.array(Image.fromarray(skimage_data.coffee()[:128, :192]).convert("1").convert("RGB"))
+    return decode(to_jpeg(clean, 90)).numpy()[np.newaxis] / np.float32(255)
+
+
+def test_what_int8_would_clip_is_restored_in_float(quantized, dithered):
+    in_int8, in_float = (OpenVinoEngine(quantized, name) for name in ("int8", "bfloat16"))
+    restored = in_int8(np.concatenate([photograph(128, 192), dithered]))
+    assert not np.array_equal(restored[:1], in_float(photograph(128, 192)))
+    np.testing.assert_array_equal(restored[1:], in_float(dithered))
+
+
+def test_a_large_picture_in_float_leaves_no_other_model_in_memory(quantized, dithered, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "_WORTH_COMPILING", 10_000)
+    engine = OpenVinoEngine(quantized, "int8")
+    first = engine(dithered)
+    assert engine._shape is engine._in_float._shape is None
+    np.testing.assert_array_equal(engine(dithered), first)
 
 
 def test_int8_is_refused_where_it_cannot_be_had(export, quantized, tmp_path):
