@@ -32,7 +32,12 @@ def load_restorer(config: RestoreConfig):
         from artifact_remover.restoration import Restorer
 
         return Restorer.load(
-            config.model, blend=config.blend, engine=config.engine, precision=config.precision, tile=config.tile
+            config.model,
+            blend=config.blend,
+            engine=config.engine,
+            precision=config.precision,
+            tile=config.tile,
+            self_ensemble=config.self_ensemble,
         )
 
 

@@ -68,7 +68,9 @@ def evaluate(config: EvaluateConfig) -> None:
     notes = [word_for_terminal(note) for note in notes]
     distances = {name.lower(): distance for name, distance in distances.items()}
     restorers = {
-        name: Restorer.load(export, engine=config.engine, precision=config.precision)
+        name: Restorer.load(
+            export, engine=config.engine, precision=config.precision, self_ensemble=config.self_ensemble
+        )
         for name, export in exports.items()
     }
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
@@ -86,6 +88,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "clean": config.clean,
         "resave": config.resave,
         "offset": list(config.offset),
+        "self_ensemble": config.self_ensemble,
         "machine": _describe_machine([*restorers.values()]),
         "models": {name: str(export) for name, export in exports.items()},
         "externals": commands,

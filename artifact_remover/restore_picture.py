@@ -68,7 +68,7 @@ def restore_parts(
             same.
         restore_alpha: From uint8 [H, W, 1] in 0..255 or uint16 [H, W, 1] in 0..65535 to the same, the largest value
             opaque.
-        restore_sample: As `restore` of `decide`: what `restore_colors` does, in full strength.
+        restore_sample: As `restore` of `decide`.
         force: As in `decide`.
         notes: What else the user should be told of a picture that is restored.
 

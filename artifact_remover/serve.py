@@ -64,6 +64,7 @@ def serve(config: ServeConfig) -> None:
                 engine=config.engine,
                 precision=config.precision,
                 tile=config.tile,
+                self_ensemble=config.self_ensemble,
             )
         app = create_app(restorer, config)
         say(f"model: {restorer.description}")

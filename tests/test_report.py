@@ -16,6 +16,7 @@ DESCRIBED = {
     "clean": False,
     "resave": None,
     "offset": [0, 0],
+    "self_ensemble": False,
     "machine": {
         "processor": "a processor",
         "cores": 2,

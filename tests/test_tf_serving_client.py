@@ -253,7 +253,14 @@ def test_another_kind_of_server_is_told(answer):
 
 @pytest.mark.parametrize(
     "option",
-    [["--model", "runs/a"], ["--blend", "1"], ["--tile", "64"], ["--engine", "openvino"], ["--precision", "float32"]],
+    [
+        ["--model", "runs/a"],
+        ["--blend", "1"],
+        ["--tile", "64"],
+        ["--engine", "openvino"],
+        ["--precision", "float32"],
+        ["--self-ensemble"],
+    ],
 )
 def test_options_of_the_local_model_are_refused(option, capsys):
     with pytest.raises(SystemExit) as leaving:

@@ -153,7 +153,8 @@ def _describe_machine(described):
     machine = described["machine"]
     parts = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"]]
     if machine["engine"]:
-        parts.append(f"models by {machine['engine']} in {machine['precision']}")
+        orientations = ", each picture in eight orientations" if described["self_ensemble"] else ""
+        parts.append(f"models by {machine['engine']} in {machine['precision']}{orientations}")
     return f"{described['made_by']}; {', '.join(parts)}"
 
 

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from skimage import data as skimage_data
+
+from artifact_remover.judging.metrics import psnr
+from artifact_remover.pictures.picture import decode_picture
+from artifact_remover.restoration import Restorer
+from artifact_remover.self_ensemble import ORIENTATIONS, restore_in_all_orientations, turn
+from tests.sample_pictures import to_jpeg, to_png
+
+
+def darken_at_the_top(pictures):
+    return pictures * np.linspace(0, 1, pictures.shape[1], dtype=np.float32)[:, np.newaxis, np.newaxis] ** 2
+
+
+def test_eight_orientations_are_turned_back():
+    pictures = np.random.default_rng(0).random((2, 3, 5, 3), np.float32)
+    turned = [turn(pictures, orientation) for orientation in ORIENTATIONS]
+    assert sorted(ORIENTATIONS) == list(range(8)) and len({each[0].tobytes() for each in turned}) == 8
+    assert [each.shape == pictures.shape for each in turned] == 4 * [True] + 4 * [False]
+    for orientation, each in zip(ORIENTATIONS, turned, strict=True):
+        np.testing.assert_array_equal(turn(each, orientation, back=True), pictures)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 8), (2, 8, 24), (1, 13, 22), (1, 1, 1)])
+def test_the_mean_of_all_orientations_is_taken(shape):
+    pictures = np.random.default_rng(0).random((*shape, 3), np.float32)
+    seen = []
+
+    def restore(given):
+        seen.append(given.shape)
+        assert given.flags.c_contiguous and not (given.shape[1] % 8 or given.shape[2] % 8)
+        return darken_at_the_top(given)
+
+    restored = restore_in_all_orientations(restore, pictures)
+    rows, columns = (np.linspace(0, 1, size + -size % 8, dtype=np.float32) ** 2 for size in shape[1:])
+    mean = (rows + rows[::-1])[:, np.newaxis] + columns + columns[::-1]
+    np.testing.assert_allclose(restored, pictures * mean[: shape[1], : shape[2], np.newaxis] / 4, rtol=1e-4, atol=1e-6)
+    assert len(seen) == 8 and len(set(seen[:4])) == len(set(seen[4:])) == 1
+
+
+def test_pictures_are_restored_in_all_orientations_but_tried_in_one():
+    """What a model changes by chance would be the same in turned samples, if these were restored so."""
+    calls = []
+
+    def add_noise(pictures):
+        calls.append(pictures.shape)
+        noise = np.random.default_rng(0).normal(0, 0.05, pictures.shape[1:3]).astype(np.float32)
+        return np.clip(pictures + noise[..., np.newaxis], 0, 1)
+
+    restorer = Restorer(add_noise, 16, self_ensemble=True)
+    clean = skimage_data.coffee()[:200, :208]
+    assert restorer.restore_picture(decode_picture(to_jpeg(clean, 50))).decision.restore and len(calls) == 8
+    calls.clear()
+    assert not restorer.restore_picture(decode_picture(to_png(clean))).decision.restore and calls
+
+
+def test_gray_and_tiles_are_restored_in_all_orientations_too():
+    gray = np.random.default_rng(0).integers(50, 200, (150, 140, 1), np.uint8)
+    tiled = Restorer(lambda pictures: np.clip(pictures * 0.9, 0, 1), 16, self_ensemble=True, tile=64).restore(gray)
+    assert np.abs(tiled - 0.9 * gray.astype(float)).max() <= 0.5 + 1e-3
+
+
+def test_the_published_model_gains_by_it():
+    clean = skimage_data.coffee()[:128, :192]
+    jpeg = decode_picture(to_jpeg(clean, 80)).pixels
+    alone, together = (
+        Restorer.load(engine="openvino", precision="float32", self_ensemble=each).restore(jpeg)
+        for each in (False, True)
+    )
+    scores = [
+        float(psnr(*(each[np.newaxis] / np.float32(255) for each in (clean, other)))[0])
+        for other in (jpeg, alone, together)
+    ]
+    assert scores[2] > scores[1] + 0.02 > scores[0] + 1
