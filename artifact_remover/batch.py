@@ -66,9 +66,10 @@ def restore_all(
     def report_written():
         nonlocal in_flight
         while writing and writing[0][1].done():
-            job, written = writing.popleft()
+            job, written = writing[0]
+            report(_conclude(job, written))  # where the user stops it meanwhile, it is told again, not lost
+            writing.popleft()
             in_flight -= job.pixels
-            report(_conclude(job, written))
 
     def advance(pixels):
         progress(pixels)

@@ -224,17 +224,14 @@ class _Run:
 
     def finish(self, outcome):
         """Tells of a picture that is done, and counts it."""
-        self._report(outcome)
         self._display.finish(outcome)
+        self._report(outcome)
 
     def _report(self, outcome):
-        """Prints the outcome of a picture, and a line for each note."""
+        """Prints the outcome of a picture, and a line for each note; then counts it, so that what counts was told."""
         from artifact_remover.batch_report import row_of
 
         job = outcome.job
-        self.counts[outcome.state] += 1
-        if self._config.report:
-            self.rows.append(row_of(outcome))
         if outcome.error:
             complain(outcome.error)
         elif outcome.state == "restored" and job.backup:
@@ -247,6 +244,9 @@ class _Run:
             say(f"{job.source} -> {job.target}")
         for note in outcome.notes:
             say(Message(f"{job.source}: ", note))
+        self.counts[outcome.state] += 1
+        if self._config.report:
+            self.rows.append(row_of(outcome))
 
 
 def _tell_others(others):

@@ -240,6 +240,19 @@ def test_an_interrupted_batch_writes_and_tells_what_is_restored(jobs):
     assert len(list(jobs[0].target.parent.iterdir())) == 2
 
 
+def test_what_is_being_told_when_the_user_stops_is_told_again(jobs):
+    told = []
+
+    def tell(outcome):
+        told.append(outcome.job)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_all(jobs[:1], PlusOne, configure(), lambda pixels: None, tell)
+    assert told == 2 * jobs[:1]
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_picture_that_is_left_alone_is_counted_as_such(jobs, force):
     Image.fromarray(skimage_data.astronaut()[:100, :100]).save(jobs[0].source, quality=98)

@@ -537,7 +537,6 @@ def test_a_watched_folder_is_restored_as_pictures_appear(folder, saved_models, s
         time.sleep(0.5)
         Path("new/d.jpg").write_bytes(content)
         wait_for("out/new/d.png", process)
-        time.sleep(0.5)  # the file is there a moment before its line is
         process.send_signal(stop)
         printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
