@@ -227,6 +227,19 @@ def test_resaved_jpegs_are_those_that_are_restored_and_beaten(model, run, protoc
         assert scores[name] == scoring.score(clean, twice.pixels) != scoring.score(clean, once.pixels)
 
 
+def test_models_are_judged_in_eight_orientations(model, run):
+    scores = []
+    for options in ((), ("--self-ensemble",)):
+        assert run("--model", model, *options)[0] == 0
+        page = Path("evaluation/evaluation.html").read_text()
+        assert ("in float32, each picture in eight orientations" in page) == bool(options)
+        assert read_report()["self_ensemble"] == bool(options)
+        scores.append(read_report()["qualities"]["10"]["each"][0]["scores"])
+    alone, together = scores
+    assert together["tiny faithful"] == alone["tiny faithful"]  # its input
+    assert together["tiny perceptual"]["psnr"] > alone["tiny perceptual"]["psnr"] + 0.1
+
+
 @pytest.mark.parametrize("protocol", ["color", "gray"])
 def test_a_jpeg_is_cut_off_its_grid(model, run, protocol):
     code, printed, _ = run("--model", model, "--offset", "3", "10", "--protocol", protocol)

@@ -23,6 +23,7 @@ from artifact_remover import restore
 from artifact_remover.__main__ import COMMANDS
 from artifact_remover.options import Format
 from artifact_remover.pictures.picture import FORMATS
+from artifact_remover.restoration import Restorer
 from tests.conftest import describe, running
 
 PHOTO = skimage_data.astronaut()
@@ -117,6 +118,14 @@ def test_strength_0_is_the_decoded_input_and_half_lies_between(folder, run):
     before, half, full = (read(f"{strength}.png").astype(int) for strength in ("0", "0.5", "1"))
     np.testing.assert_array_equal(before, read("a.jpg"))
     assert np.abs(half - (before + full) / 2).max() <= 1
+
+
+def test_the_self_ensemble_is_another_result_and_pythons_own(folder, run, saved_models):
+    for name, options in (("alone", ()), ("together", ("--self-ensemble",))):
+        assert run("a.jpg", "-o", f"{name}.png", *options)[0] == 0
+    assert (read("alone.png") != read("together.png")).any()
+    restorer = Restorer.load(saved_models, precision="float32", self_ensemble=True)
+    assert restorer.restore_bytes(Path("a.jpg").read_bytes()) == Path("together.png").read_bytes()
 
 
 def test_blend_mixes_in_the_perceptual_model(folder, run):
