@@ -89,7 +89,11 @@ def restore_all(
                     reading.append((job, reader.submit(_read, job, config)))
                 restorer = restorer or load()
                 if reading:
-                    writing.append(_restore(*reading.popleft(), restorer, config, advance, writer))
+                    job, read = reading.popleft()
+                    written, left = _restore(job, read, restorer, config, advance, writer)
+                    writing.append((job, written))
+                    del read  # the picture's memory
+                    advance(left)
                 else:
                     wait([writing[0][1]])
                 report_written()
@@ -109,10 +113,11 @@ def _read(job, config):
     return decode_picture(job.source, **limits), stat
 
 
-def _restore(job, read, restorer, config, progress, writer) -> tuple[Job, Future[Outcome]]:
+def _restore(job, read, restorer, config, progress, writer) -> tuple[Future[Outcome], int]:
     """Restores one picture and hands it to the writer.
 
-    The picture's memory is freed when this function returns, as no variable of the loop over all pictures holds it.
+    Returns:
+        What becomes of it, and its pixels that `progress` was not told of.
     """
     left = job.pixels
 
@@ -137,8 +142,7 @@ def _restore(job, read, restorer, config, progress, writer) -> tuple[Job, Future
         written = writer.submit(_write, outcome, after, before if job.compare else None, stat, config)
     except Exception as error:
         written.set_exception(error)
-    progress(left)
-    return job, written
+    return written, left
 
 
 def _restore_picture(picture, job, restorer, config, advance):

@@ -23,15 +23,16 @@ INT8 = "openvino_int8.xml"
 """The quantized model in an export's folder, whose weights are in a `.bin`; `saved_models/quantize.py` makes it."""
 
 CLIPPED = 0.003
-"""Share of the energy of values that int8 clips, above which a picture is restored in float.
+"""Share of the energy of values that int8 clips in 64x64 pixels, above which a picture or tile is restored in float.
 
 The int8 models round values to steps of a range, which fine patterns of full contrast exceed up to twentyfold: of 35
-photographs that were dithered to two values and saved at quality 90, 28 lost 0.2 to 12 dB in int8 beside float, and
-none loses with this limit. The share is that of the window of 64 pixels that has most. Of 303 JPEGs of photographs, of
-quality 20, 60 and 90, one has more, 0.004, and of 333 of graphics 16 have.
+photographs that were dithered to two values and saved at quality 90, 28 lost 0.2 to 12 dB in int8 beside float. With
+this limit all 35 are as in float. Of 303 JPEGs of photographs, of quality 20, 60 and 90, it is exceeded in one, by
+0.001, and of 333 of graphics in 16.
 """
 
 _WINDOW = 16  # values a side, at a quarter of the picture's resolution
+
 _MEMORY_FACTORS = {"float32": 0.75, "bfloat16": 0.45, "int8": 0.5}  # measured
 _WORTH_COMPILING = 400_000
 """Pixels from which on compiling for a shape pays. The shape alone decides, as in int8 the two differ by a level."""
@@ -62,6 +63,8 @@ class OpenVinoEngine:
 
     def __init__(self, export: Path, precision: Precision, to_blend: bool = False):
         """Reads a SavedModel, or in int8 the quantized model beside it; it is compiled when it first restores.
+
+        In int8 the SavedModel is read when the first picture needs it.
 
         Args:
             export: Folder of the SavedModel.
@@ -101,7 +104,7 @@ class OpenVinoEngine:
         if in_int8:
             _tell_clipping(self._model)
             in_float = "bfloat16" if in_bfloat16 else "float32"
-            self.memory_factor = max(self.memory_factor, _MEMORY_FACTORS[in_float])  # they take turns
+            self.memory_factor = max(self.memory_factor, _MEMORY_FACTORS[in_float])  # large tiles take turns
         self._is_short = False  # of memory: then each shape gets the model that takes less
         self._lock = threading.Lock()
         self._shape: tuple[int, ...] | None
@@ -182,8 +185,8 @@ class OpenVinoEngine:
         """Raises Python's own error where OpenVINO is short of memory."""
         try:
             yield
-        except RuntimeError as error:
-            if not _NO_MEMORY.search(str(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
                 raise
             self._is_short = True
             self._forget()  # what has failed once fails from then on, whatever it is given
@@ -191,7 +194,7 @@ class OpenVinoEngine:
 
 
 def _tell_clipping(model):
-    """Adds an output, float32 [N], the largest share of energy in any window of each picture that is clipped.
+    """Adds an output, float32 [N]: the share of energy that is clipped, in each picture's window where it is largest.
 
     It is measured in the sums of residuals that are rounded last. These tell of the layers before them: the same
     pictures exceed the ranges of all.

@@ -24,7 +24,7 @@ from artifact_remover.options import SMALLEST_TILE, require_tile
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import Precision
 from artifact_remover.restore_picture import RestoredPicture, fit_to_format, restore_parts, write_restored
-from artifact_remover.self_ensemble import restore_in_all_orientations
+from artifact_remover.self_ensemble import MEMORY_OF_ORIENTATIONS, restore_in_all_orientations
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA, require_between
 from data_prep.errors import InputError, Message, Option
@@ -82,9 +82,9 @@ class Restorer:
         self.trained_quality = trained_quality
         self.engine = self.precision = ""
         self._network = network
-        self._for_pictures = functools.partial(restore_in_all_orientations, network) if self_ensemble else network
+        self._self_ensemble = self_ensemble
         self._overlap = overlap
-        self._memory_per_pixel = memory_per_pixel
+        self._memory_per_pixel = memory_per_pixel + (MEMORY_OF_ORIENTATIONS if self_ensemble else 0)
         self._tile = tile
         self._together = _TOGETHER
         self._mixture: Mixture | None = None
@@ -184,14 +184,18 @@ class Restorer:
             InputError: If the strength is out of range, there is not enough memory for the smallest tile, or the model
                 gives no numbers.
         """
-        return self._restore(self._for_pictures, np.asarray(pixels), strength, progress)
+        return self._restore(np.asarray(pixels), strength, progress, self._self_ensemble)
 
-    def _restore(self, network, pixels, strength=1.0, progress=None):
+    def _restore(self, pixels, strength, progress, self_ensemble):
         _check(pixels, strength)
         if strength == 0 or not pixels.size:
             return pixels.copy()
         if pixels.shape[2] == 3 and _is_neutral(pixels):
-            return np.repeat(self._restore(network, pixels[:, :, :1], strength, progress), 3, axis=2)
+            return np.repeat(self._restore(pixels[:, :, :1], strength, progress, self_ensemble), 3, axis=2)
+        network = self._network
+        if self_ensemble:
+            ask = progress and (lambda: progress(0))  # which may raise to stop between orientations
+            network = functools.partial(restore_in_all_orientations, network, ask=ask)
         restored = np.empty_like(pixels)
         # No more than half of the memory that is free.
         side = self._tile or choose_side(min(_free_memory() / 2, _MOST_MEMORY), self._memory_per_pixel)
@@ -241,7 +245,7 @@ class Restorer:
             lambda pixels: self.restore(pixels, strength, progress),
             lambda alpha: self.restore(alpha, strength, ask),
             # Not in all orientations: that it changes turned samples alike must be the model's own doing.
-            lambda sample: self._restore(self._network, sample, progress=ask),
+            lambda sample: self._restore(sample, 1.0, ask, self_ensemble=False),
             force,
             tuple(self._warn(picture.header)),
         )

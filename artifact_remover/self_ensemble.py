@@ -8,44 +8,51 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_prep.config import GRID
+
 ORIENTATIONS = (0, 2, 4, 6, 1, 3, 5, 7)
-"""All, those first that are as high and as wide as the picture: engines prepare for a shape."""
+"""All, first those that leave height and width as they are: within a tile an engine prepares for two shapes only."""
 
-_BLOCK = 8
-
-
-def turn(pictures: np.ndarray, orientation: int, back: bool = False) -> np.ndarray:
-    """Mirrors and turns pictures.
-
-    Args:
-        pictures: [N, H, W, C].
-        orientation: 0 to 7: quarter turns, and 4 where they are mirrored before.
-        back: Undoes it.
-
-    Returns:
-        [N, H, W, C], or [N, W, H, C] after an odd number of quarter turns.
-    """
-    quarters, is_mirrored = orientation % 4, orientation >= 4
-    if back:
-        pictures = np.rot90(pictures, -quarters, (1, 2))
-        return pictures[:, :, ::-1] if is_mirrored else pictures
-    return np.rot90(pictures[:, :, ::-1] if is_mirrored else pictures, quarters, (1, 2))
+MEMORY_OF_ORIENTATIONS = 36
+"""Bytes that each pixel takes beside the model: the picture, turned, and the sum, each of three float32."""
 
 
-def restore_in_all_orientations(restore: Callable[[np.ndarray], np.ndarray], degraded: np.ndarray) -> np.ndarray:
-    """Restores pictures in all orientations.
+def restore_turned(restore: Callable[[np.ndarray], np.ndarray], pictures: np.ndarray, orientation: int) -> np.ndarray:
+    """Mirrors and turns pictures, restores them, and turns the results back.
 
     Args:
         restore: The model, from float32 [N, H, W, 3] in [0, 1] to the same.
-        degraded: Such pictures, the first pixel at the corner of an 8x8 block.
+        pictures: Such pictures.
+        orientation: Quarter turns, 0 to 3, plus 4 where pictures are mirrored first.
+
+    Returns:
+        float32 [N, H, W, 3] in [0, 1].
+    """
+    quarters, is_mirrored = orientation % 4, orientation >= 4
+    turned = np.rot90(pictures[:, :, ::-1] if is_mirrored else pictures, quarters, (1, 2))
+    restored = np.rot90(restore(np.ascontiguousarray(turned)), -quarters, (1, 2))
+    return restored[:, :, ::-1] if is_mirrored else restored
+
+
+def restore_in_all_orientations(
+    restore: Callable[[np.ndarray], np.ndarray], degraded: np.ndarray, ask: Callable[[], None] | None = None
+) -> np.ndarray:
+    """Restores pictures in all orientations.
+
+    Args:
+        restore: As in `restore_turned`.
+        degraded: Pictures, float32 [N, H, W, 3] in [0, 1], the first pixel at the corner of a block.
+        ask: Called between orientations; what it raises ends the restoring.
 
     Returns:
         The mean, float32 [N, H, W, 3] in [0, 1].
     """
     height, width = degraded.shape[1:3]
-    # So that a block begins at every corner.
-    whole = np.pad(degraded, ((0, 0), (0, -height % _BLOCK), (0, -width % _BLOCK), (0, 0)), mode="edge")
+    # So that a block begins at every corner, at 4:2:0 one of 16 pixels.
+    whole = np.pad(degraded, ((0, 0), (0, -height % GRID), (0, -width % GRID), (0, 0)), mode="edge")
     total = np.zeros_like(whole)
     for orientation in ORIENTATIONS:
-        total += turn(restore(np.ascontiguousarray(turn(whole, orientation))), orientation, back=True)
+        total += restore_turned(restore, whole, orientation)
+        if ask:
+            ask()
     return total[:, :height, :width] / np.float32(len(ORIENTATIONS))

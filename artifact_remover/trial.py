@@ -108,11 +108,11 @@ TWO_VALUES, FINE_PATTERN = 0.03, 0.33
 """A picture counts as dithered to two values where samples spread around two levels of luma by less than the first,
 of their distance, and where a larger share of neighbors than the second lies on both sides.
 
-Their dots are what the models know least, old scans' and faxes' as well. Of 70 JPEGs of quality 75 and 90, of 14
-validation photographs that were dithered by error diffusion or by Bayer's matrix, some enlarged then, the perceptual
-model worsens 27, 19 dB in sum, of which 26 are left alone by it with nine that would gain, 3 dB in sum; the faithful
-one worsens three, by up to 0.4 dB, which are left alone with five that would gain. 154 of 168 such pictures are known
-as dithered, and none of 742 JPEGs of photographs and graphics, text and codes among them.
+Such are old scans and faxes, and their dots are what the models know least. 70 JPEGs of quality 75 and 90 were made
+from 14 validation photographs, dithered by error diffusion or by Bayer's matrix, a few enlarged to 2 before they were
+saved. The perceptual model worsens 27 of them, by 19 dB in sum. Of these 26 are left alone, and nine that would gain 3
+dB in sum. The faithful model worsens three, by up to 0.4 dB. They are left alone, and five that would gain. Of 168 such
+pictures 154 are known as dithered, and none of 742 JPEGs of photographs and graphics, text and codes among them.
 """
 
 _SAMPLE_SIDE, _SAMPLES = 192, 4

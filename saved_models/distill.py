@@ -9,8 +9,8 @@ eight times the cost (geometric self-ensemble: Lim et al., EDSR, CVPR Workshops 
 mean (knowledge distillation: Hinton et al., 2015). It says what can be known of a pixel, while the clean picture has
 what nobody can know as well. So few patches teach much.
 
-Each patch is restored by the generator as it was, as it is and in a few other orientations. The loss is the distance
-from the mean, in parts of what the mean itself is away from the clean patch: dB count alike at every quality.
+The generator before training restores each patch upright and in a few other orientations. The loss is the distance from
+their mean, in parts of the mean's own distance from the clean patch: so dB count alike at every quality.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from artifact_remover.config import PRESETS, Schedule
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import SUMS, read_manifest
 from artifact_remover.openvino_engine import OpenVinoEngine
-from artifact_remover.self_ensemble import ORIENTATIONS, turn
+from artifact_remover.self_ensemble import restore_turned
 from artifact_remover.training.loop import make_optimizer
 from artifact_remover.training.run import describe_making
 from data_prep.config import DataConfig
@@ -37,11 +37,11 @@ from data_prep.pipeline import training_batches
 from data_prep.sources import open_photographs
 
 FLOOR = 1e-5  # squared error: 50 dB, above which no patch counts for more
-LEAST = 1e-4  # squared distance, so that the slope of the root is finite
+LEAST = 1e-4  # below the root, so that its slope is finite
 REPORT_EVERY = 50
 
 
-def restore_turned(restore: Callable, degraded: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def estimate_mean(restore: Callable, degraded: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Restores patches as they are and in some of the seven other orientations.
 
     Args:
@@ -53,9 +53,7 @@ def restore_turned(restore: Callable, degraded: np.ndarray, others: np.ndarray) 
         The patches restored as they are, and an estimate of the mean of all eight, in which the others stand for seven.
     """
     own = restore(degraded)
-    turned = np.mean(
-        [turn(restore(np.ascontiguousarray(turn(degraded, each))), each, back=True) for each in others], axis=0
-    )
+    turned = np.mean([restore_turned(restore, degraded, each) for each in others], axis=0)
     return own, (own + 7 * turned) / 8
 
 
@@ -72,7 +70,7 @@ def distill(
 
     Args:
         generator: What is trained.
-        restore: What it learns from, as in `restore_turned`; at first its own.
+        restore: What it learns from, as in `estimate_mean`: the generator as it was before.
         batches: Pairs of degraded and clean patches.
         schedule: Steps and learning rate.
         others: Orientations that each patch is restored in beside its own, 1 to 7.
@@ -95,8 +93,8 @@ def distill(
 
     rng, losses, curve, started = np.random.default_rng(seed), [], [], time.perf_counter()
     for step, (degraded, clean) in enumerate(batches.take(schedule.steps).as_numpy_iterator(), 1):
-        drawn = rng.choice(ORIENTATIONS[1:], others, replace=False)
-        own, mean = restore_turned(restore, degraded, drawn)
+        drawn = rng.choice(np.arange(1, 8), others, replace=False)
+        own, mean = estimate_mean(restore, degraded, drawn)
         losses.append((float(take_step(degraded, mean, clean)), float(tf.reduce_mean(measure(own, mean, clean)))))
         if step % REPORT_EVERY == 0 or step == schedule.steps:
             loss, before = np.mean(losses[-REPORT_EVERY:], axis=0).round(5).tolist()
@@ -126,10 +124,14 @@ def main() -> None:
     p.add_argument("--graphics", required=True, help="folder of graphics")
     p.add_argument("--steps", type=int, default=3400, help="of six patches each (default: %(default)s)")
     p.add_argument("--learning-rate", type=float, default=2e-5, help="the highest (default: %(default)s)")
-    p.add_argument("--others", type=int, default=2, help="orientations beside a patch's own (default: %(default)s)")
+    p.add_argument(
+        "--others", type=int, default=2, choices=range(1, 8), help="orientations beside upright (default: 2)"
+    )
     p.add_argument("--seed", type=int, default=0, help="every random choice follows from it (default: %(default)s)")
     p.add_argument("--out", type=Path, required=True, help="folder of the new SavedModel; must not exist")
     a = p.parse_args()
+    if a.out.exists():
+        p.error(f"{a.out} exists: choose another --out")  # hours would be lost
     config = PRESETS["blind"].generator
     generator = build_generator(config)
     saved_model.load_weights(generator, a.export)

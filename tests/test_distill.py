@@ -14,7 +14,7 @@ from skimage import data as skimage_data
 from artifact_remover import saved_model
 from artifact_remover.config import PRESETS
 from artifact_remover.model_folder import SUMS
-from artifact_remover.self_ensemble import turn
+from artifact_remover.self_ensemble import restore_turned
 from tests.tiny_models import TINY, make_generator
 
 SCRIPT = Path(__file__).parents[1] / "saved_models" / "distill.py"
@@ -33,12 +33,12 @@ def test_all_orientations_give_their_mean_and_some_an_estimate(script):
     def darken(patches):  # the rows at the top most
         return patches * weight[:, np.newaxis, np.newaxis]
 
-    own, mean = script["restore_turned"](darken, patches, np.arange(1, 8))
+    own, mean = script["estimate_mean"](darken, patches, np.arange(1, 8))
     np.testing.assert_array_equal(own, darken(patches))
     both_ways = weight + weight[::-1]
     np.testing.assert_allclose(mean, patches * ((both_ways[:, np.newaxis] + both_ways) / 4)[..., np.newaxis], rtol=1e-5)
-    _, estimate = script["restore_turned"](darken, patches, np.array([6]))
-    turned = turn(darken(turn(patches, 6)), 6, back=True)
+    _, estimate = script["estimate_mean"](darken, patches, np.array([6]))
+    turned = restore_turned(darken, patches, 6)
     np.testing.assert_allclose(estimate, (own + 7 * turned) / 8, rtol=1e-5)
 
 

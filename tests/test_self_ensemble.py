@@ -5,7 +5,7 @@ from skimage import data as skimage_data
 from artifact_remover.judging.metrics import psnr
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
-from artifact_remover.self_ensemble import ORIENTATIONS, restore_in_all_orientations, turn
+from artifact_remover.self_ensemble import ORIENTATIONS, restore_in_all_orientations, restore_turned
 from tests.sample_pictures import to_jpeg, to_png
 
 
@@ -13,13 +13,19 @@ def darken_at_the_top(pictures):
     return pictures * np.linspace(0, 1, pictures.shape[1], dtype=np.float32)[:, np.newaxis, np.newaxis] ** 2
 
 
-def test_eight_orientations_are_turned_back():
+def test_eight_orientations_are_restored_and_turned_back():
     pictures = np.random.default_rng(0).random((2, 3, 5, 3), np.float32)
-    turned = [turn(pictures, orientation) for orientation in ORIENTATIONS]
-    assert sorted(ORIENTATIONS) == list(range(8)) and len({each[0].tobytes() for each in turned}) == 8
-    assert [each.shape == pictures.shape for each in turned] == 4 * [True] + 4 * [False]
-    for orientation, each in zip(ORIENTATIONS, turned, strict=True):
-        np.testing.assert_array_equal(turn(each, orientation, back=True), pictures)
+    seen = []
+
+    def restore(turned):
+        seen.append(turned)
+        return turned
+
+    for orientation in ORIENTATIONS:
+        np.testing.assert_array_equal(restore_turned(restore, pictures, orientation), pictures)
+    assert sorted(ORIENTATIONS) == list(range(8)) and len({each[0].tobytes() for each in seen}) == 8
+    assert [each.shape == pictures.shape for each in seen] == 4 * [True] + 4 * [False]
+    np.testing.assert_array_equal(seen[0], pictures)
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 8), (2, 8, 24), (1, 13, 22), (1, 1, 1)])
@@ -29,11 +35,11 @@ def test_the_mean_of_all_orientations_is_taken(shape):
 
     def restore(given):
         seen.append(given.shape)
-        assert given.flags.c_contiguous and not (given.shape[1] % 8 or given.shape[2] % 8)
+        assert given.flags.c_contiguous and not (given.shape[1] % 16 or given.shape[2] % 16)
         return darken_at_the_top(given)
 
     restored = restore_in_all_orientations(restore, pictures)
-    rows, columns = (np.linspace(0, 1, size + -size % 8, dtype=np.float32) ** 2 for size in shape[1:])
+    rows, columns = (np.linspace(0, 1, size + -size % 16, dtype=np.float32) ** 2 for size in shape[1:])
     mean = (rows + rows[::-1])[:, np.newaxis] + columns + columns[::-1]
     np.testing.assert_allclose(restored, pictures * mean[: shape[1], : shape[2], np.newaxis] / 4, rtol=1e-4, atol=1e-6)
     assert len(seen) == 8 and len(set(seen[:4])) == len(set(seen[4:])) == 1
@@ -53,6 +59,18 @@ def test_pictures_are_restored_in_all_orientations_but_tried_in_one():
     assert restorer.restore_picture(decode_picture(to_jpeg(clean, 50))).decision.restore and len(calls) == 8
     calls.clear()
     assert not restorer.restore_picture(decode_picture(to_png(clean))).decision.restore and calls
+
+
+def test_restoring_may_be_stopped_between_orientations():
+    calls = []
+
+    def stop(pixels):
+        assert pixels == 0 and len(calls) == 1
+        raise KeyboardInterrupt
+
+    restorer = Restorer(lambda pictures: (calls.append(1), pictures)[1], 16, self_ensemble=True)
+    with pytest.raises(KeyboardInterrupt):
+        restorer.restore(np.zeros([40, 40, 3], np.uint8), progress=stop)
 
 
 def test_gray_and_tiles_are_restored_in_all_orientations_too():
