@@ -209,8 +209,8 @@ class EvaluateConfig:
             where it is installed, unless there is a GPU that TensorFlow can use.
         precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
             quantized and is not blended, or else bfloat16.
-        self_ensemble: Judge the models as `restore --self-ensemble` uses them: on each picture in its eight orientations,
-            of which the mean is taken.
+        self_ensemble: Judge the models as `restore --self-ensemble` uses them: on each picture in its eight
+            orientations, of which the mean is taken.
     """
 
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]

@@ -46,7 +46,7 @@ def test_the_mean_of_all_orientations_is_taken(shape):
 
 
 def test_pictures_are_restored_in_all_orientations_but_tried_in_one():
-    """What a model changes by chance would be the same in turned samples, if these were restored so."""
+    """Chance would change turned samples alike, if these were restored in all orientations."""
     calls = []
 
     def add_noise(pictures):
