@@ -77,9 +77,10 @@ class OpenVinoEngine:
         sums = read_manifest(export).get(SUMS, {})
         self._core = open_core()
         in_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        in_float: Precision = "bfloat16" if in_bfloat16 else "float32"
         if precision == "auto":
             is_best = has_fast_int8() and INT8 in sums and not to_blend
-            precision = "int8" if is_best else "bfloat16" if in_bfloat16 else "float32"
+            precision = "int8" if is_best else in_float
         if precision == "bfloat16" and not in_bfloat16:
             precision = "float32"  # in which OpenVINO computes then, whatever it is told
         in_int8 = precision == "int8"
@@ -103,7 +104,6 @@ class OpenVinoEngine:
         self._export = export
         if in_int8:
             _tell_clipping(self._model)
-            in_float = "bfloat16" if in_bfloat16 else "float32"
             self.memory_factor = max(self.memory_factor, _MEMORY_FACTORS[in_float])  # large tiles take turns
         self._is_short = False  # of memory: then each shape gets the model that takes less
         self._lock = threading.Lock()

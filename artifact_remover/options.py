@@ -137,9 +137,11 @@ class RestoreConfig:
             require_between(field, getattr(self, field), low, high)
         require_positive(self, "max_megapixels")
         require_tile(self.tile)
-        local = [name for name in ("model", "blend", "tile") if getattr(self, name) is not None]
-        local += [name for name in ("engine", "precision") if getattr(self, name) != "auto"]
-        local += ["self_ensemble"] if self.self_ensemble else []
+        local = [
+            name
+            for name in ("model", "blend", "tile", "engine", "precision", "self_ensemble")
+            if getattr(self, name) != getattr(type(self), name)
+        ]
         if self.server and local:
             why = "the server has its own; another model is chosen in the URL, http://HOST:8501/v1/models/gan"
             raise _exclude("server", local[0], why)
