@@ -236,13 +236,18 @@ def in_float(quantized):
 
 
 @pytest.fixture(scope="module")
+def in_float32(quantized):
+    return OpenVinoEngine(quantized, "float32")
+
+
+@pytest.fixture(scope="module")
 def in_int8(quantized):
     return OpenVinoEngine(quantized, "int8")
 
 
 @pytest.mark.parametrize("quality", [10, 50, 80])
-def test_int8_restores_photographs_as_well_and_graphics_hardly_less(quantized, in_int8, quality):
-    engines = {"float32": OpenVinoEngine(quantized, "float32"), "int8": in_int8}
+def test_int8_restores_photographs_as_well_and_graphics_hardly_less(in_float32, in_int8, quality):
+    engines = {"float32": in_float32, "int8": in_int8}
     cut, graphics = skimage_data.coffee()[:256, :256], draw_graphic(np.random.default_rng(0), 256, "text")
     for picture, least_gain, most_lost in ((cut, 0.3, 0.05), (graphics, 0.5, 0.2)):
         jpeg = decode(to_jpeg(picture, quality)).numpy()

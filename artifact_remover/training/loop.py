@@ -137,7 +137,7 @@ def follow(trainer: keras.Model, batches: Batches, schedule: Schedule) -> None:
 def _prepare_step(trainer, batches, first):
     """Makes a function that takes the next step; it returns its scalars, what it took, and the wait in it, in s."""
     strategy = trainer.distribute_strategy
-    train_step = tf.function(trainer.train_step, reduce_retracing=True)
+    train_step = tf.function(trainer.train_step, autograph=False, reduce_retracing=True)
     incoming = iter(strategy.distribute_datasets_from_function(lambda context: batches(first, context)))
 
     def take_step():
