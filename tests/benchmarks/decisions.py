@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1
-python -m tests.benchmarks.decisions clean --data DIR/cid22 DIR/graphics --most 200
+python -m tests.benchmarks.decisions clean --data DIR/photographs DIR/drawings --most 25
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
