@@ -15,6 +15,7 @@ Cells = dict[tuple[str, str], list[str | None]]
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 GRAPHICS = "Graphics, clean pictures, crops and pictures saved twice"
+ORIENTATIONS = "In eight orientations"
 _NAMES = {"live1": "LIVE1", "graphics": "graphics"}
 _PROCESSES = {
     "add_noise": "noise",
@@ -146,9 +147,12 @@ def read_evaluation(evaluation: dict) -> Cells:
         return {(GRAPHICS, _NAMES[data]): cells}
     if evaluation["resave"] or any(evaluation["offset"]):
         return _tabulate_poorer(evaluation)
+    measured = _tabulate_orientations(evaluation) if data in _NAMES else {}
+    if evaluation["self_ensemble"]:
+        return measured
     match data:
         case "live1":
-            return _tabulate_live1(results)
+            return measured | _tabulate_live1(results)
         case "classic5":
             return {("Classic5", f"**ours, {model}**"): means for model, means in _tabulate_means(results).items()}
         case "bsds500_test":
@@ -159,8 +163,20 @@ def read_evaluation(evaluation: dict) -> Cells:
                 (place, "least over the JPEG"): [*least],
             }
         case "graphics":
-            return _tabulate_graphics(evaluation["chroma_subsampling"], results)
+            return measured | _tabulate_graphics(evaluation["chroma_subsampling"], results)
     return {}
+
+
+def _tabulate_orientations(evaluation) -> Cells:
+    measured: Cells = {}
+    for quality, result in evaluation["qualities"].items():
+        label = f"{_NAMES[Path(evaluation['data']).name]}, Q{quality} {evaluation['chroma_subsampling']}"
+        jpeg, ours = (_find(result["summary"], each) for each in ("JPEG", "faithful"))
+        psnr, before = (f"{each['mean']['psnr']:.2f}" for each in (ours, jpeg))
+        gain = _pair(*(ours["psnr_gain"][each] for each in ("mean", "least")))
+        eight: list[str | None] = [None, psnr, gain, str(_count_worse(result))]
+        measured[ORIENTATIONS, label] = [before, *(eight if evaluation["self_ensemble"] else [gain, *3 * [None]])]
+    return measured
 
 
 def _tabulate_means(results) -> dict[str, list[str | None]]:
@@ -220,14 +236,15 @@ def _tabulate_graphics(subsampling, results) -> Cells:
     measured: Cells = {}
     for quality, result in results.items():
         jpeg, ours = (_find(result["summary"], each) for each in ("JPEG", "faithful"))
-        gains = [
-            _find(each["scores"], "faithful")["psnr"] - _find(each["scores"], "JPEG")["psnr"] for each in result["each"]
-        ]
         means = [f"{each['mean']['psnr']:.2f}" for each in (jpeg, ours)]
         gain = [f"{ours['psnr_gain'][each]:+.2f}" for each in ("mean", "least")]
-        worse = str(sum(each < -0.02 for each in gains))
-        measured[GRAPHICS, f"Q{quality} {subsampling}"] = [*means, *gain, worse, None, None, None]
+        measured[GRAPHICS, f"Q{quality} {subsampling}"] = [*means, *gain, str(_count_worse(result)), None, None, None]
     return measured
+
+
+def _count_worse(result) -> int:
+    psnr = ([_find(each["scores"], name)["psnr"] for name in ("JPEG", "faithful")] for each in result["each"])
+    return sum(ours - jpeg < -0.02 for jpeg, ours in psnr)
 
 
 def _find(scores, name):

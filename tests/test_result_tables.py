@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests import result_tables
-from tests.result_tables import DOCUMENT, GRAPHICS, read_decisions, read_evaluation, write_tables
+from tests.result_tables import DOCUMENT, GRAPHICS, ORIENTATIONS, read_decisions, read_evaluation, write_tables
 
 TABLES = """## One
 
@@ -110,7 +110,7 @@ def evaluation(data, qualities=("10",), **settings):
     models = {"JPEG itself": {"mean": {"psnr": 1.5}}, "published faithful": score, "published perceptual": score}
     each = [{"scores": {"JPEG itself": {"psnr": 30}, "published faithful": {"psnr": ours}}} for ours in (29, 31)]
     result = {"pictures": 7, "summary": models, "each": each}
-    plain = {"clean": False, "resave": None, "offset": [0, 0], "chroma_subsampling": "4:2:0"}
+    plain = {"clean": False, "resave": None, "offset": [0, 0], "self_ensemble": False, "chroma_subsampling": "4:2:0"}
     return {"data": f"/pictures/{data}", **plain, **settings, "qualities": dict.fromkeys(qualities, result)}
 
 
@@ -130,7 +130,12 @@ GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
                     for each in BOTH
                 },
                 (GRAPHICS, "Q20, saved again at 90"): [None, None, "+4.00"],
+                (ORIENTATIONS, "LIVE1, Q20 4:2:0"): ["1.50", "+4.00 / -0.25", None, None, None],
             },
+        ),
+        (
+            evaluation("live1", ("20",), self_ensemble=True),
+            {(ORIENTATIONS, "LIVE1, Q20 4:2:0"): ["1.50", None, "1.00", "+4.00 / -0.25", "1"]},
         ),
         (
             evaluation("classic5", ("10", "20", "30", "40")),
@@ -145,7 +150,10 @@ GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
         ),
         (
             evaluation("graphics", ("75",), chroma_subsampling="4:4:4"),
-            {(GRAPHICS, "Q75 4:4:4"): ["1.50", "1.00", *GAINS, "1", None, None, None]},
+            {
+                (GRAPHICS, "Q75 4:4:4"): ["1.50", "1.00", *GAINS, "1", None, None, None],
+                (ORIENTATIONS, "graphics, Q75 4:4:4"): ["1.50", "+4.00 / -0.25", None, None, None],
+            },
         ),
         (evaluation("live1", ("clean",), clean=True), {(GRAPHICS, "LIVE1"): 2 * ["1.0 / 0.5"]}),
         (evaluation("live1", ("20",), resave=90), {(GRAPHICS, "Q20, saved again at 90"): [*GAINS, None]}),
