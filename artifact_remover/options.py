@@ -197,8 +197,8 @@ class EvaluateConfig:
         external: Another restorer, as `NAME='command {input} {output}'`: it reads a JPEG and writes a picture.
         quality: Of the JPEGs that are made, 1..100.
         resave: Decode each JPEG and save it again at this quality, 1..100, before it is restored.
-        offset: Cut each JPEG at this row and column, 0..15, before it is restored, so that its 8x8 blocks no longer
-            start at the corner.
+        offset: Cut each JPEG at this row and column, 0..15, before it is saved again or restored, so that its 8x8
+            blocks no longer start at the corner.
         clean: Put the pictures in as they are, uncompressed, to see what becomes of them.
         force: Judge the models also on what `restore` would leave alone.
         protocol: `color` compresses and measures RGB; `gray` MATLAB's Y alone, as the gray tables do.
@@ -255,8 +255,8 @@ class EvaluateConfig:
             self._refuse_compression()
         if self.pixels_only and self.perceptual_weights:
             raise _exclude("pixels_only", "perceptual_weights", "weights are of what is left out")
-        if any(self.offset) and self.external:
-            raise _exclude("offset", "external", "what is cut out of a JPEG is no JPEG any more")
+        if any(self.offset) and not self.resave and self.external:
+            raise _exclude("offset", "external", "what is cut out of a JPEG is no JPEG until it is saved again")
 
     def _refuse_compression(self):
         for name in ("quality", "resave", "offset", "subsampling"):

@@ -223,11 +223,17 @@ def _tabulate_live1(results) -> Cells:
 def _tabulate_poorer(evaluation) -> Cells:
     measured: Cells = {}
     for quality, result in evaluation["qualities"].items():
+        ours = _find(result["summary"], "faithful")
+        gain = ours["psnr_gain"]
+        if evaluation["resave"] and any(evaluation["offset"]):
+            means = [f"{each['mean']['psnr']:.2f}" for each in (_find(result["summary"], "JPEG"), ours)]
+            label = f"Q{quality}, then {evaluation['resave']}"
+            measured[GRAPHICS, label] = [*means, f"{gain['least']:+.2f}", *5 * [None]]
+            continue
         if evaluation["resave"]:
             label = f"Q{quality}, saved again at {evaluation['resave']}"
         else:
             label = f"Q{quality}, cut at ({', '.join(map(str, evaluation['offset']))})"
-        gain = _find(result["summary"], "faithful")["psnr_gain"]
         measured[GRAPHICS, label] = [f"{gain['mean']:+.2f}", f"{gain['least']:+.2f}", None]
     return measured
 

@@ -227,6 +227,15 @@ def test_resaved_jpegs_are_those_that_are_restored_and_beaten(model, run, protoc
         assert scores[name] == scoring.score(clean, twice.pixels) != scoring.score(clean, once.pixels)
 
 
+def test_a_jpeg_that_is_cut_and_saved_again_is_one_for_others_too(model, run):
+    code, printed, _ = run("--model", model, "--offset", "4", "4", "--resave", "70", "--external", f"copy={COPY}")
+    assert code == 0 and "cut at (4, 4), saved again at 70" in printed
+    once = scoring.encode_jpeg(PHOTO[:64, 200:280], 10).pixels[4:, 4:]
+    expected = scoring.score(PHOTO[4:64, 204:280], scoring.encode_jpeg(once, 70).pixels)
+    scores = read_report()["qualities"]["10"]["each"][0]["scores"]
+    assert all(scores[name] == expected for name in (scoring.JPEG, "tiny faithful", "copy"))
+
+
 def test_models_are_judged_in_eight_orientations(model, run):
     scores = []
     for options in ((), ("--self-ensemble",)):

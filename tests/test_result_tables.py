@@ -157,6 +157,10 @@ GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
         ),
         (evaluation("live1", ("clean",), clean=True), {(GRAPHICS, "LIVE1"): 2 * ["1.0 / 0.5"]}),
         (evaluation("live1", ("20",), resave=90), {(GRAPHICS, "Q20, saved again at 90"): [*GAINS, None]}),
+        (
+            evaluation("live1", ("50",), offset=[4, 4], resave=10),
+            {(GRAPHICS, "Q50, then 10"): ["1.50", "1.00", "-0.25", *5 * [None]]},
+        ),
         (evaluation("live1", ("50",), offset=[2, 2]), {(GRAPHICS, "Q50, cut at (2, 2)"): [*GAINS, None]}),
         (evaluation("elsewhere"), {}),
     ],

@@ -232,16 +232,21 @@ def test_a_clean_picture_is_handed_over_bit_for_bit(channels):
     assert merit(row, "half") == row["scores"]["half"]["psnr"]
 
 
-def test_a_jpeg_is_saved_again_and_then_cut():
-    clean = PHOTOS["chelsea"]
-    once = encode_jpeg(clean, 20, "4:4:4")
-    twice = encode_jpeg(once.pixels, 60, "4:4:4")
-    cut, untouched = make_untouched(clean, 20, "4:4:4", resave=60, offset=(5, 2))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_is_cut_and_then_saved_again(channels):
+    clean = PHOTOS["chelsea"][..., :channels]
+    once = encode_jpeg(clean, 20, "4:4:4").pixels[5:, 2:, :channels]
+    cut, untouched = make_untouched(clean, 20, "4:4:4", offset=(5, 2))
     np.testing.assert_array_equal(cut, clean[5:, 2:])
-    np.testing.assert_array_equal(untouched.pixels, twice.pixels[5:, 2:])
     with Image.open(io.BytesIO(untouched.content)) as file:
         assert file.format == "PNG"
-        np.testing.assert_array_equal(file, untouched.pixels)
+        np.testing.assert_array_equal(np.asarray(file).reshape(once.shape), once)
+    cut, untouched = make_untouched(clean, 20, "4:4:4", resave=60, offset=(5, 2))
+    np.testing.assert_array_equal(cut, clean[5:, 2:])
+    assert untouched.content == encode_jpeg(once, 60, "4:4:4").content
+    same = {"same": lambda given: given.pixels}
+    row = judge("cat", clean, 20, "4:4:4", same, {}, resave=60, offset=(5, 2))
+    assert row["scores"]["same"] == score(cut, untouched.pixels)  # the last JPEG's blocks start at the corner
 
 
 def test_rows_are_grouped_by_their_first_folder():

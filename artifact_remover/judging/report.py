@@ -134,10 +134,10 @@ def _title(described, rows):
         f"{described['protocol']} protocol",
         f"JPEG {described['chroma_subsampling'] or 'one component'}",
     ]
-    if described["resave"]:
-        parts.append(f"saved again at {described['resave']}")
     if any(described["offset"]):
         parts.append(f"cut at ({described['offset'][0]}, {described['offset'][1]})")
+    if described["resave"]:
+        parts.append(f"saved again at {described['resave']}")
     return ", ".join(parts)
 
 

@@ -96,7 +96,7 @@ def judge(
             raise InputError(f"{who} made {made} of {name}, which is {given}: only what keeps the size can be judged")
     pictures = restored if quality is None else {JPEG: untouched.pixels, **restored}
     crop = find_worst_crop(clean, next(iter(pictures.values())))
-    corner = (-offset[0] % _BLOCK, -offset[1] % _BLOCK)
+    corner = (0, 0) if resave else (-offset[0] % _BLOCK, -offset[1] % _BLOCK)
     return {
         "name": name,
         "pixels": clean.shape[0] * clean.shape[1],
@@ -127,20 +127,23 @@ def make_untouched(
         clean: uint8 [H, W, 3] in 0..255, RGB, or [H, W, 1].
         quality: Of the JPEG that is made of it, 1..100; None to have the clean picture itself restored.
         chroma_subsampling: As in `encode_jpeg`.
-        resave: Quality at which the JPEG is decoded and saved again, 1..100; None to save it once.
-        offset: Row and column, in pixels, at which the clean picture and the decoded JPEG are cut at last, so that the
-            JPEG's blocks no longer start at the corner.
+        resave: Quality at which the decoded JPEG is saved again, 1..100; None to save it once.
+        offset: Row and column, in pixels, at which the clean picture and the decoded JPEG are cut before, so that the
+            JPEG's blocks no longer start at the corner. Both together are the double compression of Jiang et al.,
+            "Towards Flexible Blind JPEG Artifacts Removal", ICCV 2021.
 
     Returns:
         The clean picture, cut likewise, uint8 [h, w, C] in 0..255; and the picture to restore, of the same size.
     """
     untouched = _encode_png(clean) if quality is None else encode_jpeg(clean, quality, chroma_subsampling)
-    if resave:
-        # One channel where the clean picture has one, or the second JPEG would have three.
-        untouched = encode_jpeg(untouched.pixels[..., : clean.shape[2]], resave, chroma_subsampling)
     if any(offset):
-        clean, cut = (each[offset[0] :, offset[1] :] for each in (clean, untouched.pixels))
-        untouched = _encode_png(cut[..., : clean.shape[2]])
+        clean = clean[offset[0] :, offset[1] :]
+    # One channel where the clean picture has one, or the second JPEG would have three.
+    cut = untouched.pixels[offset[0] :, offset[1] :, : clean.shape[2]]
+    if resave:
+        untouched = encode_jpeg(cut, resave, chroma_subsampling)
+    elif any(offset):
+        untouched = _encode_png(cut)
     return clean, untouched
 
 
