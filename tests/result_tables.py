@@ -138,6 +138,12 @@ def _tabulate_harm(rows) -> Cells:
 def read_evaluation(evaluation: dict) -> Cells:
     """Makes cells of an `evaluation.json`, as far as they have tables."""
     data, results = Path(evaluation["data"]).name, evaluation["qualities"]
+    cut, again = any(evaluation["offset"]), bool(evaluation["resave"])
+    if (evaluation["protocol"] == "gray") != (data == "classic5" or (cut and again)):
+        return {}
+    if evaluation["self_ensemble"]:
+        plain = data in _NAMES and not (evaluation["clean"] or cut or again)
+        return _tabulate_orientations(evaluation) if plain else {}
     if evaluation["clean"]:
         summary = results["clean"]["summary"]
         scores = [_find(summary, model) for model in ("faithful", "perceptual")]
@@ -145,14 +151,13 @@ def read_evaluation(evaluation: dict) -> Cells:
             f"{each['mean']['psnr']:.1f} / {each['least_psnr']['psnr']:.1f}" if each else None for each in scores
         ]
         return {(GRAPHICS, _NAMES[data]): cells}
-    if evaluation["resave"] or any(evaluation["offset"]):
+    if cut and again:
+        return _tabulate_cut_again(evaluation)
+    if cut or again:
         return _tabulate_poorer(evaluation)
-    measured = _tabulate_orientations(evaluation) if data in _NAMES else {}
-    if evaluation["self_ensemble"]:
-        return measured
     match data:
         case "live1":
-            return measured | _tabulate_live1(results)
+            return _tabulate_orientations(evaluation) | _tabulate_live1(results)
         case "classic5":
             return {("Classic5", f"**ours, {model}**"): means for model, means in _tabulate_means(results).items()}
         case "bsds500_test":
@@ -163,7 +168,8 @@ def read_evaluation(evaluation: dict) -> Cells:
                 (place, "least over the JPEG"): [*least],
             }
         case "graphics":
-            return measured | _tabulate_graphics(evaluation["chroma_subsampling"], results)
+            graphics = _tabulate_graphics(evaluation["chroma_subsampling"], results)
+            return _tabulate_orientations(evaluation) | graphics
     return {}
 
 
@@ -172,6 +178,8 @@ def _tabulate_orientations(evaluation) -> Cells:
     for quality, result in evaluation["qualities"].items():
         label = f"{_NAMES[Path(evaluation['data']).name]}, Q{quality} {evaluation['chroma_subsampling']}"
         jpeg, ours = (_find(result["summary"], each) for each in ("JPEG", "faithful"))
+        if not ours:
+            continue
         psnr, before = (f"{each['mean']['psnr']:.2f}" for each in (ours, jpeg))
         gain = _pair(*(ours["psnr_gain"][each] for each in ("mean", "least")))
         eight: list[str | None] = [None, psnr, gain, str(_count_worse(result))]
@@ -223,18 +231,22 @@ def _tabulate_live1(results) -> Cells:
 def _tabulate_poorer(evaluation) -> Cells:
     measured: Cells = {}
     for quality, result in evaluation["qualities"].items():
-        ours = _find(result["summary"], "faithful")
-        gain = ours["psnr_gain"]
-        if evaluation["resave"] and any(evaluation["offset"]):
-            means = [f"{each['mean']['psnr']:.2f}" for each in (_find(result["summary"], "JPEG"), ours)]
-            label = f"Q{quality}, then {evaluation['resave']}"
-            measured[GRAPHICS, label] = [*means, f"{gain['least']:+.2f}", *5 * [None]]
-            continue
         if evaluation["resave"]:
             label = f"Q{quality}, saved again at {evaluation['resave']}"
         else:
             label = f"Q{quality}, cut at ({', '.join(map(str, evaluation['offset']))})"
+        gain = _find(result["summary"], "faithful")["psnr_gain"]
         measured[GRAPHICS, label] = [f"{gain['mean']:+.2f}", f"{gain['least']:+.2f}", None]
+    return measured
+
+
+def _tabulate_cut_again(evaluation) -> Cells:
+    measured: Cells = {}
+    for quality, result in evaluation["qualities"].items():
+        jpeg, ours = (_find(result["summary"], each) for each in ("JPEG", "faithful"))
+        means = [f"{each['mean']['psnr']:.2f}" for each in (jpeg, ours)]
+        label = f"Q{quality}, then {evaluation['resave']}"
+        measured[GRAPHICS, label] = [*means, f"{ours['psnr_gain']['least']:+.2f}", *5 * [None]]
     return measured
 
 

@@ -111,7 +111,9 @@ def evaluation(data, qualities=("10",), **settings):
     each = [{"scores": {"JPEG itself": {"psnr": 30}, "published faithful": {"psnr": ours}}} for ours in (29, 31)]
     result = {"pictures": 7, "summary": models, "each": each}
     plain = {"clean": False, "resave": None, "offset": [0, 0], "self_ensemble": False, "chroma_subsampling": "4:2:0"}
-    return {"data": f"/pictures/{data}", **plain, **settings, "qualities": dict.fromkeys(qualities, result)}
+    protocol = "gray" if data == "classic5" else "color"
+    how = {"data": f"/pictures/{data}", "protocol": protocol, **plain, **settings}
+    return how | {"qualities": dict.fromkeys(qualities, result)}
 
 
 GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
@@ -158,11 +160,15 @@ GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
         (evaluation("live1", ("clean",), clean=True), {(GRAPHICS, "LIVE1"): 2 * ["1.0 / 0.5"]}),
         (evaluation("live1", ("20",), resave=90), {(GRAPHICS, "Q20, saved again at 90"): [*GAINS, None]}),
         (
-            evaluation("live1", ("50",), offset=[4, 4], resave=10),
+            evaluation("live1", ("50",), offset=[4, 4], resave=10, protocol="gray"),
             {(GRAPHICS, "Q50, then 10"): ["1.50", "1.00", "-0.25", *5 * [None]]},
         ),
         (evaluation("live1", ("50",), offset=[2, 2]), {(GRAPHICS, "Q50, cut at (2, 2)"): [*GAINS, None]}),
         (evaluation("elsewhere"), {}),
+        (evaluation("live1", protocol="gray"), {}),
+        (evaluation("live1", ("50",), offset=[4, 4], resave=10), {}),
+        (evaluation("live1", ("20",), resave=90, self_ensemble=True), {}),
+        (evaluation("live1", ("clean",), clean=True, self_ensemble=True), {}),
     ],
 )
 def test_each_evaluation_has_its_rows_in_the_document(evaluated, expected):
