@@ -93,7 +93,7 @@ def restore_all(
                     written, left = _restore(job, read, restorer, config, advance, writer)
                     writing.append((job, written))
                     del read  # the picture's memory
-                    advance(left)
+                    progress(left)
                 else:
                     wait([writing[0][1]])
                 report_written()
