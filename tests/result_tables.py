@@ -151,10 +151,10 @@ def read_evaluation(evaluation: dict) -> Cells:
             f"{each['mean']['psnr']:.1f} / {each['least_psnr']['psnr']:.1f}" if each else None for each in scores
         ]
         return {(GRAPHICS, _NAMES[data]): cells}
-    if cut and again:
-        return _tabulate_cut_again(evaluation)
     if cut or again:
-        return _tabulate_poorer(evaluation)
+        if data != "live1":
+            return {}
+        return _tabulate_cut_again(evaluation) if cut and again else _tabulate_poorer(evaluation)
     match data:
         case "live1":
             return _tabulate_orientations(evaluation) | _tabulate_live1(results)

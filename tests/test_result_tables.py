@@ -167,6 +167,8 @@ GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
         (evaluation("elsewhere"), {}),
         (evaluation("live1", protocol="gray"), {}),
         (evaluation("live1", ("50",), offset=[4, 4], resave=10), {}),
+        (evaluation("graphics", ("50",), offset=[4, 4], resave=10, protocol="gray"), {}),
+        (evaluation("graphics", ("20",), resave=90), {}),
         (evaluation("live1", ("20",), resave=90, self_ensemble=True), {}),
         (evaluation("live1", ("clean",), clean=True, self_ensemble=True), {}),
     ],
