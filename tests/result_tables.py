@@ -2,7 +2,7 @@
 
 The folder holds what the commands of that document gave: the lines of `tests.benchmarks.decisions` in files named
 `*.jsonl`, and folders of `artifact_remover.evaluate --output`. What was not measured, and published figures, stay as
-they are. What the text below the tables tells of is printed.
+they are. So does what was not measured in float32. What the text below the tables tells of is printed.
 """
 
 import argparse
@@ -16,6 +16,7 @@ Cells = dict[tuple[str, str], list[str | None]]
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 GRAPHICS = "Graphics, clean pictures, crops and pictures saved twice"
 ORIENTATIONS = "In eight orientations"
+_PRECISION = "float32"  # of all tables
 _NAMES = {"live1": "LIVE1", "graphics": "graphics"}
 _PROCESSES = {
     "add_noise": "noise",
@@ -70,6 +71,7 @@ def read_decisions(rows: list[dict]) -> Cells:
         ValueError: If not all qualities of `harm` were measured.
     """
     measured: Cells = {}
+    rows = [row for row in rows if row["precision"] == _PRECISION]
     for row in rows:
         place, label = _name(row)
         if place:
@@ -137,6 +139,8 @@ def _tabulate_harm(rows) -> Cells:
 
 def read_evaluation(evaluation: dict) -> Cells:
     """Makes cells of an `evaluation.json`, as far as they have tables."""
+    if evaluation["machine"]["precision"] != _PRECISION:
+        return {}
     data, results = Path(evaluation["data"]).name, evaluation["qualities"]
     cut, again = any(evaluation["offset"]), bool(evaluation["resave"])
     if (evaluation["protocol"] == "gray") != (data == "classic5" or (cut and again)):

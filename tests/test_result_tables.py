@@ -26,7 +26,8 @@ GAIN = {"restored": 7, "mean_gain": 1.234, "least_gain": -0.5, "worse": 3}
 
 
 def line(benchmark, data="live1", **values):
-    return {"benchmark": benchmark, "data": f"/pictures/{data}", "pictures": 29, **values}
+    how = {"benchmark": benchmark, "precision": "float32", "data": f"/pictures/{data}", "pictures": 29}
+    return how | values
 
 
 def changed_rows(measured):
@@ -98,6 +99,7 @@ def test_a_row_of_which_a_part_was_measured_is_refused():
 )
 def test_each_measure_has_its_rows_in_the_document(rows, expected):
     assert changed_rows(read_decisions(rows)) == [expected]
+    assert not read_decisions([row | {"precision": "int8"} for row in rows])
 
 
 def evaluation(data, qualities=("10",), **settings):
@@ -112,6 +114,7 @@ def evaluation(data, qualities=("10",), **settings):
     result = {"pictures": 7, "summary": models, "each": each}
     plain = {"clean": False, "resave": None, "offset": [0, 0], "self_ensemble": False, "chroma_subsampling": "4:2:0"}
     protocol = "gray" if data == "classic5" else "color"
+    plain["machine"] = {"precision": "float32"}
     how = {"data": f"/pictures/{data}", "protocol": protocol, **plain, **settings}
     return how | {"qualities": dict.fromkeys(qualities, result)}
 
@@ -165,6 +168,7 @@ GAINS, BOTH = ["+4.00", "-0.25"], ("faithful", "perceptual")
         ),
         (evaluation("live1", ("50",), offset=[2, 2]), {(GRAPHICS, "Q50, cut at (2, 2)"): [*GAINS, None]}),
         (evaluation("elsewhere"), {}),
+        (evaluation("live1", machine={"precision": "int8"}), {}),
         (evaluation("live1", protocol="gray"), {}),
         (evaluation("live1", ("50",), offset=[4, 4], resave=10), {}),
         (evaluation("graphics", ("50",), offset=[4, 4], resave=10, protocol="gray"), {}),

@@ -59,6 +59,7 @@ def main():
     parser.add_argument("--quality", type=int, nargs="+", default=QUALITIES, help="of `harm`")
     options = parser.parse_args()
     restorer = Restorer.load(options.model, precision=options.precision)
+    how = {"benchmark": options.measure, "precision": restorer.precision}
     for folder in options.data:
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not files:
@@ -66,10 +67,7 @@ def main():
         clean = [take_middle(file, 256 + 16 if options.measure == "grid" else 384) for file in files[: options.most]]
         measure = MEASURES[options.measure]
         for row in measure(clean, restorer, options.quality) if measure is measure_harm else measure(clean, restorer):
-            print(
-                json.dumps({"benchmark": options.measure, "data": str(folder), "pictures": len(clean)} | row),
-                flush=True,
-            )
+            print(json.dumps(how | {"data": str(folder), "pictures": len(clean)} | row), flush=True)
 
 
 def take_middle(file, side):
