@@ -20,15 +20,23 @@ MANIFEST = {"stage": "train_gan", "steps": 3, "curve": [1.0], "license": "CC0-1.
 TRAINING = {"steps": 5, "training_seconds": 2.0, "settings": {"data": {"patch_size": 160}}, "curve": [2.0], "seed": 7}
 
 
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_a_share_of_the_difference_is_added_and_told(tmp_path, monkeypatch, share):
-    monkeypatch.setitem(PRESETS, "blind", PRESETS["blind"].__class__(generator=TINY))
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """A folder with the exports `base`, `before` and `after`, and their networks."""
+    folder = tmp_path_factory.mktemp("exports")
     networks = {name: make_generator(seed, TINY) for seed, name in enumerate(("base", "before", "after"))}
     for name, network in networks.items():
-        saved_model.export_generator(network, TINY, tmp_path / name, TRAINING if name == "after" else MANIFEST)
+        saved_model.export_generator(network, TINY, folder / name, TRAINING if name == "after" else MANIFEST)
+    return folder, networks
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_a_share_of_the_difference_is_added_and_told(exports, tmp_path, monkeypatch, share):
+    monkeypatch.setitem(PRESETS, "blind", PRESETS["blind"].__class__(generator=TINY))
+    folder, networks = exports
     out = tmp_path / "new" / "1"
-    options = ["--before", tmp_path / "before", "--after", tmp_path / "after", "--share", share, "--out", out]
-    monkeypatch.setattr(sys, "argv", [*map(str, [SCRIPT, tmp_path / "base", *options])])
+    options = ["--before", folder / "before", "--after", folder / "after", "--share", share, "--out", out]
+    monkeypatch.setattr(sys, "argv", [*map(str, [SCRIPT, folder / "base", *options])])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     made = build_generator(TINY)
     saved_model.load_weights(made, out)

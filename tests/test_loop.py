@@ -100,7 +100,7 @@ def test_a_signal_in_the_last_step_stops_before_the_next_stage(tmp_path):
     assert all(a["seconds"] < b["seconds"] for a, b in zip(history, history[1:], strict=False))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.slow), "muon"])
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path, optimizer):
     schedule = dataclasses.replace(SIX, optimizer=optimizer)
     expected = (whole := Stage(tmp_path / "whole", schedule)).train()

@@ -24,7 +24,7 @@ class Validation:
         """Takes the arguments that the class documents."""
         self._batches = batches
         self._distance = distance
-        self._measure = tf.function(self._measure_batch)
+        self._measure = tf.function(self._measure_batch, autograph=False)
         self.jpeg = self.score(lambda degraded: degraded)[0]
 
     def score(self, generator) -> tuple[dict[str, float], np.ndarray]:
