@@ -69,9 +69,7 @@ def test_process_prints_nothing_but_the_table(tmp_path):
 
 
 def test_closed_streams_do_not_matter(folder, tmp_path):
-    command = f"exec {sys.executable} -m data_prep {folder} --data-dir {tmp_path / 'tfds'}"
-    for closed in ("<&- 2>&-", "<&- >&- 2>&-"):
-        done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "") and ("MB in" in done.stdout) == (">&- 2" not in closed)
-        [inventory] = tmp_path.glob("tfds/**/inventory.json")
-        inventory.unlink()
+    command = f"exec {sys.executable} -m data_prep {folder} --data-dir {tmp_path / 'tfds'} <&- >&- 2>&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(list(tmp_path.glob("tfds/**/inventory.json"))) == 1

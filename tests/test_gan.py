@@ -80,7 +80,7 @@ def endless(batch):
 
 def test_pretraining_lowers_the_loss(batch):
     trainer = make_pretraining()
-    step = tf.function(trainer.train_step)
+    step = tf.function(trainer.train_step, autograph=False)
     losses = [float(step(batch)["loss"]) for _ in range(20)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -236,7 +236,7 @@ def test_discriminator_learns_to_tell_another_generator_apart(batch):
     trainer = DiscriminatorPretraining(discriminator, generator)
     trainer.compile(optimizer=adam(1e-2))
     trainer.optimizer.build(discriminator.trainable_variables)
-    step = tf.function(trainer.train_step)
+    step = tf.function(trainer.train_step, autograph=False)
     for _ in range(60):
         terms = step(batch)
     assert terms["accuracy_clean"] > 0.9 and terms["accuracy_restored"] > 0.9
@@ -259,7 +259,7 @@ def test_twenty_steps_of_the_real_networks_stay_finite(batch, distance, dtype):
     discriminator = build_discriminator(TINY_DISCRIMINATOR, dtype)
     gan = ArtifactRemovalGAN(generator, averaged, discriminator, LOSS, distance)
     gan.compile(adam(), adam())
-    step = tf.function(gan.train_step)
+    step = tf.function(gan.train_step, autograph=False)
     for _ in range(20):
         terms = step(batch)
     assert all(np.isfinite(value) for value in terms.values())

@@ -172,6 +172,18 @@ def test_bfloat16_generator_is_exported_in_float32_without_compiled_parts(tmp_pa
     assert not any(function.attr["_XlaMustCompile"].b for function in functions)
 
 
+def test_an_export_under_other_keras_defaults_restores_alike(exported, tmp_path, other_keras_defaults):
+    generator = build_generator(TINY)
+    load_weights(generator, exported)
+    export_generator(generator, TINY, tmp_path / "1", {})
+    picture = np.random.default_rng(0).random((1, 20, 30, 3), np.float32)
+    one, other = (
+        tf.saved_model.load(str(folder)).signatures["serving_default"](tf.constant(picture))["restored"]
+        for folder in (exported, tmp_path / "1")
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 def test_manifest_lies_beside_the_model(exported):
     assert read_manifest(exported) == json.loads((exported / "manifest.json").read_text())
     assert read_manifest(exported) == {
