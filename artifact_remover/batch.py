@@ -13,7 +13,7 @@ from artifact_remover.in_place import replace_original
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.before_after import draw_before_after
 from artifact_remover.pictures.picture import QUALITY_FORMATS, Picture, decode_picture
-from artifact_remover.restore_picture import fit_to_format, write_restored
+from artifact_remover.restore_picture import check_target, fit_to_format, write_restored
 from data_prep.errors import InputError
 from data_prep.files import open_whole
 from data_prep.quiet import quiet_tensorflow
@@ -147,8 +147,9 @@ def _restore(job, read, restorer, config, progress, writer) -> tuple[Future[Outc
 
 def _restore_picture(picture, job, restorer, config, advance):
     try:
+        check_target(picture, job.format)
         return restorer.restore_picture(picture, config.strength, config.force, advance)
-    except InputError as error:  # about the memory or the model, so that it names no file
+    except InputError as error:  # about the format, the memory or the model, so that it names no file
         raise InputError(f"{job.source}: ", error.message) from error
 
 

@@ -14,7 +14,7 @@ from artifact_remover.pictures.compression import to_luma
 from artifact_remover.pictures.jpeg_xl import box_types
 from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.metadata import Metadata
-from artifact_remover.pictures.picture import Picture, encode_picture, matching_format
+from artifact_remover.pictures.picture import Picture, check_side, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
 from artifact_remover.pictures.writers import BAND, LONGEST_JPEG_XMP, write_with_pillow
 from data_prep.photographs import to_8_bits
@@ -111,6 +111,20 @@ def _with_luma_of(before, restored):
         lost = (to_luma(before[band]) - to_luma(restored[band])) * np.float32(white / 255)
         result[band] = np.clip(np.rint(restored[band] + lost[..., np.newaxis]), 0, white)
     return result
+
+
+def check_target(picture: Picture, format: str) -> None:
+    """Refuses a format that cannot hold a picture, before it is restored in vain.
+
+    Args:
+        picture: From `decode_picture`.
+        format: One of `FORMATS`. In its own format a picture that is left alone is copied, whatever its size.
+
+    Raises:
+        InputError: As `check_side`.
+    """
+    if format != _own_format(picture):
+        check_side(picture, format)
 
 
 def fit_to_format(

@@ -417,6 +417,14 @@ def test_claims_are_known_by_their_namespace():
         assert without_claims(damaged) == (None, ["damaged XMP dropped"])
 
 
+@pytest.mark.parametrize("part", [b"<b/>", b"<b c='d'/>"])
+def test_xmp_whose_tree_would_fill_the_memory_counts_as_damaged(part):
+    """65 kB of a PNG took 6.5 GB."""
+    start, end = b'<r b="http://ns.adobe.com/xmp/note/">', b"</r>"
+    assert without_claims(start + 10_000 * part + end)[1] == []
+    assert without_claims(start + 100_000 * part + end) == (None, ["damaged XMP dropped"])
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-be"])
 def test_xmp_with_a_document_type_counts_as_damaged(encoding):
     """In UTF-16, too, where the bytes of the claim's namespace are hidden in a comment."""

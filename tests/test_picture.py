@@ -895,6 +895,22 @@ def test_the_first_of_several_pictures_is_taken():
         assert (picture.header is not None) == (format == "MPO")
 
 
+def test_pages_of_a_tiff_are_counted_up_to_a_limit():
+    """Each is looked up: of a file of megabytes, for minutes."""
+    content = bytearray(saved(PHOTO, "TIFF"))
+    [start] = struct.unpack_from("<I", content, 4)
+    end = start + 2 + 12 * struct.unpack_from("<H", content, start)[0]
+    content += bytes(len(content) % 2)
+    directory, place = bytes(content[start:end]), len(content)
+    struct.pack_into("<I", content, end, place)
+    for _ in range(1500):
+        place += len(directory) + 4
+        content += directory + struct.pack("<I", place)
+    content += directory + bytes(4)
+    assert decode_picture(bytes(content)).notes == ("first of 1000 or more pictures taken",)
+    assert inspect_picture(io.BytesIO(content)).pictures == 1000
+
+
 # --- summary
 
 
@@ -1176,6 +1192,18 @@ def test_quality_sets_the_size():
         assert small < default
     assert inspect_picture(io.BytesIO(encoded(picture, "jpeg")[0])).header.quality == 95
     assert inspect_picture(io.BytesIO(encoded(picture, "jpeg")[0])).header.chroma_subsampling == "4:4:4"
+
+
+def test_jpegs_that_would_take_very_long_are_refused():
+    """A megabyte of empty scans, or of bytes between segments, took minutes."""
+    jpeg = saved(PHOTO, progressive=True)
+    scan, start = jpeg[jpeg.rindex(b"\xff\xda") : -2], 2 + 18  # behind JFIF's segment
+    assert decode_picture(jpeg[:-2] + 400 * scan + jpeg[-2:]).header
+    assert "more than 500 scans" in refusal(jpeg[:-2] + 600 * scan + jpeg[-2:])
+    for between in (bytes(1000), b"\xff" * 1000):
+        assert decode_picture(jpeg[:start] + between + jpeg[start:]).header
+        assert "a megabyte between its segments" in refusal(jpeg[:start] + 1100 * between + jpeg[start:])
+    assert decode_picture(jpeg + 600 * scan).header  # a video behind it may hold anything
 
 
 # --- fuzz

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.sample_pictures import to_file
 from tests.web_server import JPEG, PHOTO, SMALL, Gate, serving
 
 LARGE = to_file(PHOTO, quality=10)
+WIDE = to_file(np.zeros((8, 20000, 3), np.uint8), quality=10)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
         (SMALL, {"strenght": 0.5, "strength": 0.5, "foo": 1}, 422, "no such option: foo, strenght"),
         (SMALL, {"format": "gif"}, 422, "format: "),
         (SMALL, {"quality": 80}, 422, "png takes no quality"),
+        (WIDE, {"format": "webp"}, 422, "20000x8 pixels are more"),
         (SMALL, {"job": "../../etc"}, 422, "job: "),
     ],
 )
@@ -279,6 +282,25 @@ def test_a_client_that_leaves_frees_its_place_and_is_not_worked_for(gate):
         gate.open.release(100)  # the one that is running ends with its step, the queued one is never begun
         assert client.post(strength=0).status_code == 200  # nothing to do, but it waits for its turn
         assert gate.calls == 1
+
+
+def test_the_pictures_of_clients_that_left_take_no_memory(gate):
+    """Although their places in the thread's queue stay until it gets there."""
+    large = LARGE + bytes(3_000_000)
+    with serving_gate(gate) as client, client.send(LARGE):
+        assert gate.entered.wait(20)
+        tracemalloc.start()
+        try:
+            for number in range(5):
+                with client.send(large, query=f"job=picture-{number:010}"):
+                    until = time.monotonic() + 20
+                    while (client.queue.describe(f"picture-{number:010}") or {}).get("before") is None:
+                        assert time.monotonic() < until
+                        time.sleep(0.01)
+                client.wait(1)
+            assert tracemalloc.get_traced_memory()[0] < 2 * len(large)
+        finally:
+            tracemalloc.stop()
 
 
 def test_who_takes_too_long_is_told_so(gate, monkeypatch):
@@ -446,6 +468,7 @@ def test_what_cannot_be_served_is_one_line(capfd, arguments):
 def test_inspecting_ends_when_the_client_has_left(monkeypatch, leaves_at):
     """Before the pixels are decoded."""
     place, look, done = queue.HeldPlace(0), queue.inspect_picture, []
+    place.content = SMALL
 
     def inspect(*arguments, **options):
         summary = look(*arguments, **options)
@@ -457,5 +480,5 @@ def test_inspecting_ends_when_the_client_has_left(monkeypatch, leaves_at):
     if leaves_at == "start":
         place.stop()
     with pytest.raises(queue._StoppedError):
-        queue._inspect(place, SMALL, ServeConfig())
+        queue._inspect(place, ServeConfig())
     assert done == []

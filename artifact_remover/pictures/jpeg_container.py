@@ -6,12 +6,12 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import BinaryIO
 from xml.dom import XMLNS_NAMESPACE, minidom
 from xml.parsers.expat import ExpatError
 
-from artifact_remover.pictures.jpeg_header import segments
+from artifact_remover.pictures.jpeg_header import UncommonJpegError, segments
 
 # Segments that tell of the scene or the camera, so that they stay true of the restored picture.
 _STILL_TRUE = {
@@ -69,7 +69,10 @@ _VIDEO = re.compile(rb"\0\0..ftyp", re.DOTALL)  # the first box of an mp4 (ISO/I
 _FIRST_ITEM = re.compile(rb"<[^<>]*:Semantic=[\"']Primary[\"'][^<>]*>")
 _LENGTH = re.compile(rb"\s[\w.-]+:Length=[\"'][1-9]\d*[\"']")
 
+_MOST_XMP_PARTS = 100_000  # tags and attributes, of which each takes half a kilobyte in a tree
+
 # What ends entropy-coded data, to which stuffed zeros and restart markers belong (ITU-T T.81, B.1.1).
+_SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 
 
@@ -218,13 +221,13 @@ def without_claims(
 
     Returns:
         The packet, byte for byte as it was where it has no such property; and a note if it is dropped, as it seems to
-        have one and cannot be read, or has a document type.
+        have one and cannot be read, has a document type, or would take much memory.
     """
     namespaces = {re.sub("[^/]*$", "", name).encode() for name in names}
     if xmp is None or not any(namespace in xmp for namespace in namespaces):
         return xmp, []
     damaged = ["damaged XMP dropped"]
-    if has_document_type(xmp):
+    if has_document_type(xmp) or xmp.count(b"<") + xmp.count(b"=") > _MOST_XMP_PARTS:
         return None, damaged
     try:
         document = minidom.parseString(xmp.strip(b"\0 \r\n\t"))
@@ -261,20 +264,42 @@ def end_of_picture(jpeg: bytes) -> int | None:
     Returns:
         The position behind its end marker; None where it has none.
     """
+    last = None
+    for last in _markers_from_first_scan(jpeg):
+        pass
+    return last.end() if last and last[1] == b"\xd9" else None
+
+
+def has_more_scans(jpeg: bytes, most: int) -> bool:
+    """Tells whether a JPEG's first picture has more than so many scans.
+
+    Args:
+        jpeg: The file's content.
+        most: How many, 1 or more.
+    """
+    if jpeg.count(_SCAN) <= most:  # there may be others in what lies before and behind the picture
+        return False
+    scans = (marker for marker in _markers_from_first_scan(jpeg) if marker[0] == _SCAN)
+    return next(islice(scans, most - 1, None), None) is not None
+
+
+def _markers_from_first_scan(jpeg) -> Iterator[re.Match[bytes]]:
+    """Yields the markers behind the first scan's, up to the picture's end or another's start."""
     file = io.BytesIO(jpeg)
     try:
         for _ in segments(file):
             pass
-    except (IndexError, ValueError, struct.error):
-        return None
+    except (IndexError, ValueError, struct.error, UncommonJpegError):
+        return
     position = file.tell()
     while True:  # at the length of a segment: a scan's header, or tables in front of the next scan
         position += int.from_bytes(jpeg[position : position + 2], "big")
         marker = _MARKER.search(jpeg, position)
-        if marker is None or marker[1] == b"\xd8":
-            return None
-        if marker[1] == b"\xd9":
-            return marker.end()
+        if marker is None:
+            return
+        yield marker
+        if marker[1] in (b"\xd8", b"\xd9"):
+            return
         position = marker.end()
 
 

@@ -34,6 +34,7 @@ _SUBSAMPLINGS: dict[tuple[float, float], str] = {
 }
 
 # Along the diagonals, down and up by turns (ITU-T T.81, figure A.6).
+_MOST_BETWEEN = 2**20  # bytes outside of segments, which are read one by one
 _ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 
 # ITU-T T.81, tables K.1 and K.2: luminance and chrominance, row by row.
@@ -122,22 +123,23 @@ def segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
     Raises:
         IndexError: If it ends before its first scan.
+        UncommonJpegError: If it has a megabyte of markers and stray bytes before its first scan.
         struct.error: If it ends within a segment's length.
         ValueError: If it is no JPEG.
     """
     if file.read(2) != b"\xff\xd8":
         raise ValueError("no start of image")
-    while True:
-        # Decoders skip stray bytes before a marker, and any number of FF in front of it.
-        while file.read(1)[0] != 0xFF:
-            pass
-        while (marker := file.read(1)[0]) == 0xFF:
-            pass
+    between = (file.read(1)[0] for _ in range(_MOST_BETWEEN))
+    for byte in between:
+        if byte != 0xFF:
+            continue  # decoders skip stray bytes before a marker, and any number of FF in front of it
+        marker = next((byte for byte in between if byte != 0xFF), 0)
         if marker == 0xDA:
             return
         if marker and marker not in _WITHOUT_LENGTH:
             [length] = struct.unpack(">H", file.read(2))
             yield marker, file.read(length - 2) if length > 2 else b""
+    raise UncommonJpegError("a JPEG with a megabyte between its segments, which would take too long: save it anew")
 
 
 def _quantization_tables(content: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:

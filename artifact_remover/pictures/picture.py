@@ -23,11 +23,13 @@ from artifact_remover.pictures.metadata import (
     without_jpeg_parts,
 )
 from artifact_remover.pictures.readers import (
+    MOST_PAGES,
     DamagedError,
     add_missing_end,
     bit_depth,
     breaks_off,
     check_size,
+    count_pictures,
     decode_8_bits,
     decode_16_bits,
     file_format,
@@ -138,7 +140,7 @@ def inspect_picture(file: Path | BinaryIO, *, max_megapixels: float = 256, allow
         names += metadata.jpeg_parts.names if metadata.jpeg_parts else ()
         if metadata.dpi:
             names.append(" x ".join(dict.fromkeys(f"{dpi:.0f}" for dpi in metadata.dpi)) + " dpi")
-        pictures, header = getattr(image, "n_frames", 1), _header(image, opened)
+        pictures, header = count_pictures(image), _header(image, opened)
         lost = (metadata.jpeg_parts.lost if metadata.jpeg_parts else 0) if header else pictures - 1
         color = "gray" if is_gray(image) else {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "RGB")
         return Summary(
@@ -208,10 +210,11 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
         Notes on what the format cannot hold, each a short clause.
 
     Raises:
-        InputError: If the picture is too large for the format, or `check_format` refuses.
+        InputError: If `check_format` or `check_side` refuses.
         OSError: If the file cannot be written.
     """
     check_format(format, quality)
+    check_side(picture, format)
     metadata, lost = picture.metadata, list[str]()
     if format != "jpeg":
         metadata, lost = without_jpeg_parts(metadata, format)
@@ -219,11 +222,6 @@ def encode_picture(picture: Picture, file: BinaryIO, format: str, quality: int |
     orientation = 1 if laid_out else picture.orientation
     pixels = orient(picture.pixels, orientation)
     alpha = None if picture.alpha is None else orient(picture.alpha, orientation)
-    height, width = pixels.shape[:2]
-    if max(height, width) > _LONGEST_SIDE[format] or (format == "tiff" and pixels.nbytes > 2**31):
-        raise InputError(
-            f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
-        )
     metadata, dropped = upright(metadata, orientation)
     if metadata.georeference and (format != "tiff" or orientation != 1):
         dropped.append(
@@ -258,6 +256,23 @@ def check_format(format: str, quality: int | None = None) -> None:
         )
     if quality is not None and quality not in range(1, 101):
         raise InputError(f"quality {to_one_line(quality)} is out of range: give a whole number from 1 to 100")
+
+
+def check_side(picture: Picture, format: str) -> None:
+    """Refuses a picture that is larger than a format can hold.
+
+    Args:
+        picture: From `decode_picture`.
+        format: One of `FORMATS`.
+
+    Raises:
+        InputError: If its longer side, or a TIFF's number of bytes, is too large.
+    """
+    height, width = picture.pixels.shape[:2]
+    if max(height, width) > _LONGEST_SIDE[format] or (format == "tiff" and picture.pixels.nbytes > 2**31):
+        raise InputError(
+            f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
+        )
 
 
 def format_of(file: Path) -> str:
@@ -317,9 +332,10 @@ def _decode(source, max_megapixels, allow_truncated=False) -> Picture:
         if header and image.mode in ("L", "RGB") and not allow_truncated:
             file.seek(0)
             jpeg = file.read()
-        pictures = getattr(image, "n_frames", 1)
+        pictures = count_pictures(image)
         # The pictures of a JPEG are told with its other parts.
-        notes = [f"first of {pictures} pictures taken"] if pictures > 1 and not header else []
+        more = " or more" if pictures == MOST_PAGES else ""
+        notes = [f"first of {pictures}{more} pictures taken"] if pictures > 1 and not header else []
         # Pillow turns a TIFF upright, by its XMP too, and removes the orientation from there, so that both are kept.
         kept = {"xmp": image.info.get("xmp")} if format == "TIFF" else {}
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) if format == "TIFF" else 1

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImagePlugin
 
-from artifact_remover.pictures.jpeg_container import end_of_picture
+from artifact_remover.pictures.jpeg_container import end_of_picture, has_more_scans
 from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError, read_jpeg_header
 from artifact_remover.pictures.jpeg_xl import DecodedJpegXl, can_decode, decode_apart, is_jpeg_xl, read_header
 from artifact_remover.pictures.writers import BAND
@@ -23,6 +23,9 @@ from data_prep.png import PNG_TEXT_LIMIT, long_texts, tell_transparency
 
 _READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp(avi[fs]|he)", re.DOTALL)
+_MOST_SCANS = 500  # as the tools of libjpeg-turbo can be told; of an empty one each block is gone through all the same
+MOST_PAGES = 1000
+"""Pages of a TIFF that are counted; a file of megabytes may hold many thousands, each a look-up."""
 _HEIF = re.compile(rb"....ftyp(he(ic|ix|im|is|vc|vx|vm|vs)|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12, annex B and 10
 
 
@@ -192,6 +195,27 @@ def _refuse_uncommon(file):
     except InputError:  # which the decoder words better
         pass
     file.seek(0)
+    if has_more_scans(file.read(), _MOST_SCANS):
+        raise UncommonJpegError(f"a JPEG of more than {_MOST_SCANS} scans, which would take too long: save it anew")
+    file.seek(0)
+
+
+def count_pictures(image: ImageFile.ImageFile) -> int:
+    """Counts a file's pictures; of a TIFF not beyond `MOST_PAGES`, as each is looked up.
+
+    Args:
+        image: From `open_image`, at its first picture, where it stays.
+    """
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1)
+    try:
+        for page in range(1, MOST_PAGES):
+            image.seek(page)
+    except EOFError:
+        return page
+    finally:
+        image.seek(0)
+    return MOST_PAGES
 
 
 def decode_8_bits(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[np.ndarray, np.ndarray | None, dict, list[str]]:

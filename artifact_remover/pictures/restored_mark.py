@@ -76,17 +76,21 @@ def _packet(content: str) -> bytes:
 def _find_place(xmp) -> tuple[int, int, str] | None:
     """Finds the element that the mark goes into: where it starts, where its content ends, and what to put there."""
     path: list[tuple[str, int]] = []
+    rdf = None  # its depth, while the parser is in it
     places: dict[str, tuple[int, int, str]] = {}
     abouts: list[str] = []
 
     def start(name, attributes):
+        nonlocal rdf
+        if rdf is None and name == f"{_RDF} RDF":
+            rdf = len(path)
         path.append((name, parser.CurrentByteIndex))
         if [each for each, _ in path[-2:]] == [f"{_RDF} RDF", f"{_RDF} Description"]:
             abouts.append(attributes.get(f"{_RDF} about", attributes.get("about", "")))
 
     def end(_):
-        inside = [each for each, _ in path]
-        inside = inside[inside.index(f"{_RDF} RDF") :] if f"{_RDF} RDF" in inside else []
+        nonlocal rdf
+        inside = [] if rdf is None else [each for each, _ in path[rdf : rdf + 5]]  # one more than is looked for
         history = inside[1:3] == [f"{_RDF} Description", f"{_XMP_MM} History"]
         _, began = path.pop()
         here = began, parser.CurrentByteIndex
@@ -96,6 +100,7 @@ def _find_place(xmp) -> tuple[int, int, str] | None:
             places["history"] = *here, _SEQUENCE
         elif len(inside) == 1:
             places["rdf"] = *here, _describe(*abouts[:1])
+            rdf = None
 
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler, parser.EndElementHandler = start, end

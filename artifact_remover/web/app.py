@@ -114,9 +114,9 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
             check_format(format, quality)
         except InputError as error:
             raise HTTPException(422, word_for_api(error)) from error
-        content = await queue.read(request, place)
+        await queue.read(request, place)
         parameters = RestoreParameters(strength, blend, format, quality, force, allow_truncated)
-        answer = await queue.restore(request, place, content, parameters)
+        answer = await queue.restore(request, place, parameters)
         headers = {"Content-Length": str(len(answer.content))}
         if answer.quality_estimate:
             headers["X-Quality-Estimate"] = str(answer.quality_estimate)
@@ -127,8 +127,8 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
     @app.post("/api/inspect", dependencies=options_are_known, openapi_extra=_BODY, responses=_ERROR_RESPONSES)
     async def inspect(request: Request, place: Place) -> Inspection:
         """Tells what a picture says of itself and of its compression."""
-        content = await queue.read(request, place)
-        return await queue.inspect(request, place, content)
+        await queue.read(request, place)
+        return await queue.inspect(request, place)
 
     @app.get("/api/jobs/{job}", responses={404: {"description": "Not there, or no more.", "content": _ERROR}})
     async def describe(job: str):

@@ -28,7 +28,7 @@ from artifact_remover.pictures.picture import (
 )
 from artifact_remover.pictures.readers import DamagedError, TooLargeError
 from artifact_remover.restoration import Restorer
-from artifact_remover.restore_picture import fit_to_format, write_restored
+from artifact_remover.restore_picture import check_target, fit_to_format, write_restored
 from data_prep.errors import InputError, to_one_line, word
 
 _GONE = 499  # nginx's status for a client that left before the answer; nobody receives it
@@ -104,6 +104,7 @@ class HeldPlace:
 
     Attributes:
         deadline: When the request must be answered, in seconds of the event loop's clock.
+        content: The picture as a file, from when it is received; dropped when the place is given up.
         total: Pixels of its picture; 0 until they are known.
         done: How many of them are restored.
     """
@@ -111,12 +112,14 @@ class HeldPlace:
     def __init__(self, deadline: float):
         """Begins to hold it."""
         self.deadline = deadline
+        self.content = b""
         self.total = self.done = 0
         self._stopped = threading.Event()
 
     def stop(self) -> None:
         """Ends the restoring of the picture after the step that is running."""
         self._stopped.set()
+        self.content = b""  # what waits for the thread holds the place until its turn
 
     def advance(self, pixels: int) -> None:
         """Counts pixels that are restored.
@@ -177,8 +180,8 @@ class RestoreQueue:
             if name and self._named.get(name) is place:
                 del self._named[name]
 
-    async def read(self, request: Request, place: HeldPlace) -> bytes:
-        """Receives a picture.
+    async def read(self, request: Request, place: HeldPlace) -> None:
+        """Receives the content of a place.
 
         Raises:
             HTTPException: If it is too large, too slow, or not sent as a picture.
@@ -203,11 +206,9 @@ class RestoreQueue:
             raise HTTPException(408, "the picture took too long to arrive") from None
         except ClientDisconnect:
             raise HTTPException(_GONE) from None
-        return bytes(content)
+        place.content = bytes(content)
 
-    async def restore(
-        self, request: Request, place: HeldPlace, content: bytes, parameters: RestoreParameters
-    ) -> Answer:
+    async def restore(self, request: Request, place: HeldPlace, parameters: RestoreParameters) -> Answer:
         """Restores a picture when it is its turn, unless the client leaves or time runs out.
 
         Raises:
@@ -215,19 +216,18 @@ class RestoreQueue:
         """
         self._check_open()
         self._waiting.append(place)
-        work = asyncio.wrap_future(self._thread.submit(self._work, place, content, parameters))
+        work = asyncio.wrap_future(self._thread.submit(self._work, place, parameters))
         work.add_done_callback(lambda _: self._waiting.remove(place))
         return await self._finish(request, place, work)
 
-    async def inspect(self, request: Request, place: HeldPlace, content: bytes) -> Inspection:
+    async def inspect(self, request: Request, place: HeldPlace) -> Inspection:
         """Reads what a picture says of itself.
 
         Raises:
             HTTPException: As of `restore`.
         """
-        return await self._finish(
-            request, place, asyncio.ensure_future(asyncio.to_thread(_inspect, place, content, self._config))
-        )
+        work = asyncio.ensure_future(asyncio.to_thread(_inspect, place, self._config))
+        return await self._finish(request, place, work)
 
     def describe(self, name: str) -> dict | None:
         """Tells how far a request is: how many are before it, and how much of it is done.
@@ -274,19 +274,24 @@ class RestoreQueue:
             for each in (work, *others):
                 each.cancel()
 
-    def _work(self, place, content, parameters):
+    def _work(self, place, parameters):
         began = time.monotonic()
         try:
-            place.advance(0)  # ends here if the client has left meanwhile
-            return _restore(self._restorer, place, content, parameters, self._config)
+            return _restore(self._restorer, place, parameters, self._config)
         finally:
             self._seconds += (time.monotonic() - began - self._seconds) / 4
 
 
-def _restore(restorer, place, content, wanted, config) -> Answer:
+def _restore(restorer, place, wanted, config) -> Answer:
     """Restores a picture as the command `restore` does; in int8, which that may take, values differ by a few levels."""
+    content = place.content
+    place.advance(0)  # ends here if the client has left meanwhile
     before = decode_picture(content, max_megapixels=config.max_megapixels, allow_truncated=wanted.allow_truncated)
     place.total = before.pixels.shape[0] * before.pixels.shape[1]
+    try:
+        check_target(before, wanted.format)
+    except InputError as error:  # of a parameter, not of the picture
+        raise HTTPException(422, word_for_api(error)) from error
     if restorer.blends:
         restorer.reblend(wanted.blend)
     try:
@@ -300,7 +305,9 @@ def _restore(restorer, place, content, wanted, config) -> Answer:
     return Answer(file.getvalue(), before.header.quality if before.header else None, notes)
 
 
-def _inspect(place, content, config) -> Inspection:
+def _inspect(place, config) -> Inspection:
+    content = place.content
+    place.advance(0)
     # What is damaged is told when it is to be restored.
     summary = inspect_picture(io.BytesIO(content), max_megapixels=config.max_megapixels, allow_truncated=True)
     header = summary.header
