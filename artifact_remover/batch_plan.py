@@ -72,11 +72,13 @@ class Found:
         sources: The pictures.
         errors: What is wrong with other inputs, one line each.
         others: How many files in the folders are no pictures that are read, by suffix.
+        unwanted: Pictures in the folders that the patterns do not ask for.
     """
 
     sources: list[Source]
     errors: list[str]
     others: Counter[str]
+    unwanted: list[Source] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,13 +191,14 @@ def plan(config: RestoreConfig, output: Output, only: Container[Path] | None = N
     Args:
         config: All options.
         output: From `choose_output`.
-        only: The files that are meant, where not all are; the others are named too, so that no name is taken twice.
+        only: The files that are meant, where not all are.
     """
     found = find_sources(config.inputs, output, config.include, config.exclude)
-    named, not_named = name_results(found.sources, output, config.compare)
-    if only is not None:
-        named = [job for job in named if job.source in only]
-        not_named = [outcome for outcome in not_named if outcome.job.source in only]
+    wanted = {source.file for source in found.sources if only is None or source.file in only}
+    # The others are named too, so that a picture's result has the same name whatever is asked for.
+    named, not_named = name_results([*found.sources, *found.unwanted], output, config.compare)
+    named = [job for job in named if job.source in wanted]
+    not_named = [outcome for outcome in not_named if outcome.job.source in wanted]
     left, finished = pass_over_finished(named, config)
     jobs, not_measured = measure(left, config)
     return Plan(jobs, [*not_named, *finished, *not_measured], found.errors, found.others)
@@ -238,6 +241,7 @@ def find_sources(
     """
     paths = list(map(Path, inputs))
     found: dict[str, Source] = {}
+    unwanted: dict[str, Source] = {}
     errors: list[str] = []
     others: Counter[str] = Counter()
     several = sum(map(os.path.isdir, paths)) > 1
@@ -247,8 +251,12 @@ def find_sources(
             before = len(errors)
             kept = Path(given.resolve().name) if several else Path()
             wanted = functools.partial(is_wanted, include=include, exclude=exclude)
-            for file in _search(given, output, wanted, errors, others):
-                sources.append(Source(file, kept / file.relative_to(given)))
+            for file, is_meant in _search(given, output, wanted, errors, others):
+                source = Source(file, kept / file.relative_to(given))
+                if is_meant:
+                    sources.append(source)
+                else:
+                    unwanted[identify(file)] = source
             if not sources and len(errors) == before:
                 errors.append(f"no pictures in the folder: {given}")
         elif os.path.isfile(given):
@@ -259,7 +267,8 @@ def find_sources(
             errors.append(f"no such file or folder: {given}")
         for source in sources:
             found.setdefault(identify(source.file), source)
-    return Found(list(found.values()), errors, others)
+    left = [source for identity, source in unwanted.items() if identity not in found]
+    return Found(list(found.values()), errors, others, left)
 
 
 def is_wanted(place: str, include: Iterable[str] = (), exclude: Iterable[str] = ()) -> bool:
@@ -270,7 +279,10 @@ def is_wanted(place: str, include: Iterable[str] = (), exclude: Iterable[str] = 
         include: As in `find_sources`.
         exclude: As in `find_sources`.
     """
-    matches = [any(fnmatchcase(place.lower(), pattern.lower()) for pattern in each) for each in (include, exclude)]
+    places = place.lower(), f"/{place.lower()}"  # so that `*/thumbs/*` means those at the top too
+    matches = [
+        any(fnmatchcase(place, pattern.lower()) for pattern in each for place in places) for each in (include, exclude)
+    ]
     return (matches[0] or not include) and not matches[1]
 
 
@@ -437,7 +449,10 @@ def explain(job: Job, error: Exception) -> str:
     return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]
 
 
-def _search(top: Path, output: Output, is_wanted, errors: list[str], others: Counter[str]) -> Iterator[Path]:
+def _search(
+    top: Path, output: Output, is_wanted, errors: list[str], others: Counter[str]
+) -> Iterator[tuple[Path, bool]]:
+    """Yields the pictures below a folder, each with whether it is wanted."""
     results = output.folder or output.backup
     apart = os.path.realpath(results) if results else None
 
@@ -460,7 +475,7 @@ def _search(top: Path, output: Output, is_wanted, errors: list[str], others: Cou
             elif wanted:
                 others[file.suffix.lower() or "no suffix" if os.path.exists(file) else "links to nothing"] += 1
         made = set() if output.folder else _made_beside([name for name, _ in pictures])
-        yield from (Path(folder, name) for name, wanted in pictures if wanted and name not in made)
+        yield from ((Path(folder, name), wanted) for name, wanted in pictures if name not in made)
 
 
 def _is_picture(file):

@@ -175,6 +175,7 @@ class _Run:
         self._display = _Display([])
         self._said, self._told = set(), False
         self._planned = 0
+        self._appeared = False  # whether the pictures were not there when the command began
 
     def do(self, plan):
         """Does the work of a plan, with the model that was loaded for the one before."""
@@ -182,6 +183,7 @@ class _Run:
         from artifact_remover.model_folder import choose_exports
 
         config = self._config
+        self._appeared = bool(self._planned)
         self._planned += len(plan.jobs) + len(plan.outcomes)
         if not self._told:
             _tell_others(plan.others)
@@ -242,6 +244,8 @@ class _Run:
             say(f"{job.source} restored, the original is {job.backup}")
         elif outcome.state in ("restored", "left alone") and not job.backup:
             say(f"{job.source} -> {job.target}")
+        elif outcome.state == "skipped" and self._appeared:
+            say(Message(f"{job.source}: {job.target} is there already, ", Option("overwrite"), " replaces it"))
         for note in outcome.notes:
             say(Message(f"{job.source}: ", note))
         self.counts[outcome.state] += 1

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -39,14 +40,18 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
         The options.
 
     Raises:
-        SystemExit: After `--help` or `--version` (0), or a wrong option (2), which is explained in one line on standard
-            error.
+        SystemExit: After `--help` or `--version` (0), or a wrong option or an empty argument (2), which is explained
+            in one line on standard error.
     """
     _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--version" in arguments:
         print_version()
         sys.exit(0)
+    if any(not argument or re.fullmatch("--[^=]*=", argument) for argument in arguments):
+        # As a path it would be the current folder.
+        complain("an argument is empty, perhaps of a shell variable that is not set: set it, or leave it out")
+        sys.exit(2)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

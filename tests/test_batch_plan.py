@@ -15,6 +15,7 @@ from artifact_remover.batch_plan import (
     measure,
     name_results,
     pass_over_finished,
+    plan,
 )
 from artifact_remover.options import RestoreConfig
 from data_prep.errors import InputError
@@ -101,6 +102,7 @@ def test_an_odd_name_is_taken_if_it_is_a_picture_by_its_content_and_the_others_a
         (["a.*", "sub/x/*"], [], "a.JPG sub/x/c.jpg"),
         ([], ["sub/*"], "a.JPG b.png"),
         (["SUB/*"], ["*/x/*", "b*"], "sub/a.jpg"),
+        ([], ["*/sub/*"], "a.JPG b.png"),
         (["?.jp[g]"], [], "a.JPG"),
     ],
 )
@@ -143,6 +145,17 @@ def test_the_same_picture_given_again_is_taken_once(place):
     place("p/a.jpg", "p/b.jpg")
     Path("q").symlink_to("p", target_is_directory=True)
     assert found("p/b.jpg", "p", "./p/../p/a.jpg", "q")[0] == ["p/b.jpg", "p/a.jpg"]
+
+
+def test_names_do_not_depend_on_what_the_patterns_ask_for(place):
+    """Or `--resume` would take the result of one picture for another's."""
+    place("p/a.jpg", "p/a.png", "p/b.jpg")
+    config = RestoreConfig(("p",), output="out", exclude=("*.png",))
+    output = choose_output(config)
+    planned = plan(config, output)
+    assert [outcome.job.target.name for outcome in planned.outcomes] == ["a_jpg.png", "b.png"]  # empty files
+    taken = find_sources(["p", "p/a.png"], output, exclude=["*.png"])
+    assert [source.file.name for source in taken.sources] == ["a.jpg", "b.jpg", "a.png"] and not taken.unwanted
 
 
 def test_results_of_earlier_runs_beside_the_pictures_are_passed_over(place):

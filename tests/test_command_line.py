@@ -134,6 +134,24 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (restore, ["", "--in-place", "--backup", "kept"]),
+        (restore, ["photos", "-o", ""]),
+        (restore, ["photos", "--in-place", "--backup="]),
+        (fit, ["--data", ""]),
+        (serve, ["--model="]),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(command, arguments, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        command.main(arguments)
+    assert leaving.value.code == 2
+    said = "an argument is empty, perhaps of a shell variable that is not set: set it, or leave it out"
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
 @functools.cache
 def find_options(command):
     printed = io.StringIO()

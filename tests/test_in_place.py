@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,22 @@ def test_a_picture_that_is_edited_while_it_is_restored_is_left_as_it_is_now(phot
     assert contents("kept") == {} and contents(photos).keys() == {"a.jpg", "sub/b.jpeg"}
 
 
+@pytest.mark.parametrize("change", [edit, edit_and_keep_its_dates, edit_and_rename])
+def test_so_is_one_that_is_edited_while_its_backup_is_copied(photos, run, monkeypatch, change):
+    def copy_slowly(original, copy, copy_file=shutil.copyfileobj):
+        copy_file(original, copy)
+        change(photos / "a.jpg")
+        edited.append((photos / "a.jpg").read_bytes())
+
+    edited: list[bytes] = []
+    monkeypatch.setattr(os, "link", fail_with(errno.EXDEV))
+    monkeypatch.setattr(shutil, "copyfileobj", copy_slowly)
+    code, _, errors = run("photos/a.jpg", *IN_PLACE)
+    assert code == 2 and errors.endswith("a.jpg: it changed while it was restored, restore it again\n")
+    assert (photos / "a.jpg").read_bytes() == edited[0]
+    assert contents("kept") == {} and contents(photos).keys() == {"a.jpg", "sub/b.jpeg"}
+
+
 def test_what_is_in_the_backup_is_never_replaced(photos, run):
     Path("kept").mkdir()
     Path("kept/a.jpg").write_bytes(to_jpeg(PHOTO[::-1]))
@@ -283,10 +300,12 @@ def fail_with(number):
 
 
 def test_a_backup_on_another_file_system_is_a_copy(photos, run, monkeypatch):
-    before = contents(photos)
+    before, owner = contents(photos), 1000 if os.getuid() == 0 else os.getuid()
+    os.chown("photos/a.jpg", owner, -1)
     monkeypatch.setattr(os, "link", fail_with(errno.EXDEV))
     assert run("photos", *IN_PLACE)[0] == 0
     assert contents("kept") == before and Path("kept/a.jpg").stat().st_mtime == LONG_AGO
+    assert Path("kept/a.jpg").stat().st_uid == Path("photos/a.jpg").stat().st_uid == owner
     assert run("photos", *IN_PLACE)[1].splitlines()[-1] == "left alone 2"
 
 

@@ -536,7 +536,7 @@ def test_a_batch_in_place_that_is_killed_loses_nothing_and_goes_on(many, saved_m
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_watched_folder_is_restored_as_pictures_appear(folder, saved_models, stop):
-    watched = (".", "-o", "out", "--watch", "--report", "report.json", "--model", saved_models)
+    watched = (".", "-o", "out", "--watch", "--resume", "--report", "report.json", "--model", saved_models)
     Path("note.txt").touch()
     with started(*watched) as process:
         wait_for("out/sub/c.png", process)  # what is there comes first
@@ -546,12 +546,15 @@ def test_a_watched_folder_is_restored_as_pictures_appear(folder, saved_models, s
         time.sleep(0.5)
         Path("new/d.jpg").write_bytes(content)
         wait_for("out/new/d.png", process)
+        Path("a.jpg").write_bytes(content[::-1])  # another one of that name
+        time.sleep(2)
         process.send_signal(stop)
         printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "error: stopped, 4 of 4 pictures are done; --resume goes on\n"
+    assert errors == "error: stopped, 5 of 5 pictures are done; --resume goes on\n"
     assert [printed.count(said) for said in (" -> ", "model: ", "passed over")] == [4, 1, 1]
-    assert len(json.loads(Path("report.json").read_text())) == 4
+    assert "a.jpg: out/a.png is there already, --overwrite replaces it\n" in printed
+    assert len(json.loads(Path("report.json").read_text())) == 5
 
 
 def test_a_watched_folder_is_restored_in_place_once(folder, saved_models):

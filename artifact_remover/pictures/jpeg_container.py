@@ -264,10 +264,8 @@ def end_of_picture(jpeg: bytes) -> int | None:
     Returns:
         The position behind its end marker; None where it has none.
     """
-    last = None
-    for last in _markers_from_first_scan(jpeg):
-        pass
-    return last.end() if last and last[1] == b"\xd9" else None
+    ends = (marker.end() for marker in _markers_from_first_scan(jpeg) if marker[1] == b"\xd9")
+    return next(ends, None)
 
 
 def has_more_scans(jpeg: bytes, most: int) -> bool:
