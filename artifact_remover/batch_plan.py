@@ -162,11 +162,12 @@ def choose_output(config: RestoreConfig) -> Output:
         InputError: If the options contradict each other.
     """
     given, backup = Path(config.output) if config.output else None, config.backup
+    is_folder = given and (str(config.output).endswith(("/", os.sep)) or os.path.isdir(given))
     if backup:
         if os.path.realpath(backup) in map(os.path.realpath, config.inputs):
             raise InputError(f"{backup} is itself to be restored: choose another ", Option("backup"))
         return Output(None, backup=backup)
-    if given and re.fullmatch(r"\.[a-zA-Z]\w*", given.suffix) and not os.path.isdir(given):
+    if given and re.fullmatch(r"\.[a-zA-Z]\w*", given.suffix) and not is_folder:
         if len(config.inputs) > 1 or os.path.isdir(config.inputs[0]):
             raise InputError(f"{given} is called like a file, but there may be several pictures: name a folder")
         output = Output(format_of(given), file=given)

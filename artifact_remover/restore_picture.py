@@ -158,6 +158,8 @@ def fit_to_format(
     if not (quality or force or before.truncated) and format == _own_format(before):
         decision = leave_alone(f"it would lose as {format} what restoring gains", restored.decision.found)
         return RestoredPicture(**vars(before) | {"notes": (*before.notes, *decision.notes), "decision": decision})
+    if not changed:  # there is nothing to keep, as of the strength 0
+        return dataclasses.replace(restored, quality=wanted[0])
     note = f"as {format} of quality {chosen} it loses what restoring gained, PNG keeps it"
     return dataclasses.replace(fitted, notes=(*fitted.notes, note))
 

@@ -1,9 +1,12 @@
 """PNGs as their specification has them, where Pillow reads them otherwise: long texts, and the transparent color."""
 
+import io
+import os
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import BinaryIO
 
@@ -39,6 +42,31 @@ def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         length, name = struct.unpack(">I4s", start)
         yield name, length
         position += 12 + length
+
+
+def read_behind_pixels(file: BinaryIO) -> dict:
+    """Reads the EXIF and texts of a PNG that stand behind its pixels, without decoding these, as Pillow would.
+
+    Args:
+        file: The PNG, which can seek.
+
+    Returns:
+        As `info` of Pillow's picture; empty where they are damaged.
+    """
+    behind, chunks = False, b""
+    for name, length in png_chunks(file):
+        behind |= name == b"IDAT"
+        if behind and name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(-8, os.SEEK_CUR)
+            chunks += file.read(12 + length)
+    file.seek(0)
+    up_to_header = file.read(len(PNG_SIGNATURE) + 25)
+    if not chunks:
+        return {}
+    no_pixels = struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    with suppress(OSError, SyntaxError, ValueError), Image.open(io.BytesIO(up_to_header + chunks + no_pixels)) as image:
+        return image.info
+    return {}
 
 
 def tell_transparency(image: Image.Image, file: BinaryIO) -> None:

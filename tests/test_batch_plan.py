@@ -289,6 +289,8 @@ def test_long_names_are_shortened_and_stay_apart(place, letter):
         ({"output": "b"}, Output("png", folder=Path("b"))),
         ({"output": "v1.2"}, Output("png", folder=Path("v1.2"))),
         ({"output": "there.png"}, Output("png", folder=Path("there.png"))),
+        ({"output": "new.png/"}, Output("png", folder=Path("new.png"))),
+        ({"output": "www.site.com/"}, Output("png", folder=Path("www.site.com"))),
         ({"output": "b", "inputs": "a.jpg c.jpg"}, Output("png", folder=Path("b"))),
         ({"output": "there.png", "inputs": "a.jpg there.png/x"}, Output("png", folder=Path("there.png"))),
         ({"output": "there.png/../there.png", "inputs": "there.png"}, Output("png")),
@@ -323,7 +325,7 @@ def test_contradictions_are_refused(place, options, message):
 
 
 def configure(inputs="a.jpg", output=None, **options):
-    return RestoreConfig(tuple(map(Path, inputs.split())), output and Path(output), **options)
+    return RestoreConfig(tuple(map(Path, inputs.split())), output, **options)
 
 
 def test_what_is_there_is_replaced_or_passed_over_only_when_asked(place):

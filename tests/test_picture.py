@@ -930,6 +930,36 @@ def test_summary_decodes_no_pixel():
     assert inspect_picture(io.BytesIO(saved(PHOTO)[:700])).width == 80
 
 
+def test_a_tiff_keeps_what_exif_tells_of_the_picture_and_says_what_else_it_held():
+    exif = Image.Exif()
+    kept = {11: "a program", 271: "a maker", 36867: "2026:11:28 20:00:00", 50341: b"PrintIM\x000300"}
+    exif.update(kept | {256: 80, 51000: "an unknown one"})
+    picture = decode_picture(saved(PHOTO, exif=exif))
+    tiff, notes = encoded(picture, "tiff")
+    assert notes == ("EXIF 51000 dropped, which might tell of another way of storing",)
+    found = opened(tiff).getexif()
+    assert {tag: found.get(tag) for tag in kept} == kept and 51000 not in found
+    again = encoded(decode_picture(tiff), "tiff")
+    assert again[1] == () and {tag: opened(again[0]).getexif().get(tag) for tag in kept} == kept
+
+
+def test_what_stands_behind_the_pixels_of_a_png_is_told_without_decoding_them():
+    png = raw_png(np.asarray(PHOTO), 2, bits=8)
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    whole = saved(PHOTO, "PNG", exif=exif_of(6), pnginfo=texts)
+    chunks = b"".join(
+        whole[at - 4 : at + 8 + struct.unpack_from(">I", whole, at - 4)[0]]
+        for at in (whole.index(b"eXIf"), whole.index(b"iTXt"))
+    )
+    late = io.BytesIO(png[:-12] + chunks + png[-12:])
+    summary = inspect_picture(late)
+    assert summary.orientation == decode_picture(late.getvalue()).orientation == 6
+    assert {"EXIF", "XMP"} <= set(summary.metadata)
+    damaged = late.getvalue().replace(chunks, chunks[::-1])
+    assert inspect_picture(io.BytesIO(damaged)).metadata == ()
+
+
 # --- what is refused
 
 

@@ -112,6 +112,15 @@ def test_gray_is_fitted_too():
     assert after <= 0.3 * before
 
 
+def test_where_nothing_was_changed_nothing_is_lost():
+    content = to_jpeg(CLEAN, 50)
+    unchanged = decode_picture(content).pixels
+    assert restore_to(unchanged, content, "jpeg")[0] == content  # left alone
+    for format, force in (("avif", False), ("jpeg", True)):
+        _, fitted = restore_to(unchanged, content, format, force=force)
+        assert fitted.quality == LOSSY_QUALITIES[format][0] and fitted.notes == ()
+
+
 def test_16_bits_are_fitted_as_the_8_that_are_written():
     before = decode_picture(to_jpeg(CLEAN, 90))
     restored = restore_parts(before, lambda _: CLEAN, fail, lambda sample: sample)

@@ -26,11 +26,12 @@ XMP_KEYWORD = b"XML:com.adobe.xmp"
 
 # A TIFF's first directory holds tags that describe the picture and tags that describe how it is stored. EXIF has the
 # former too (EXIF 2.32, tables 3 and 4): title, make, model, orientation, resolution, software, date, artist, host,
-# copyright, Exif, GPS. Beside them: the document's name, rating, IPTC, and the tags that Windows adds.
+# copyright, Exif, GPS. Beside them: what processed it, the document's name, rating, IPTC, when it was made,
+# the tags that Windows adds, and how cameras want it printed (PrintIM).
 IPTC_TAG = 33723
 DESCRIPTIVE_TAGS = frozenset(
-    {269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, IPTC_TAG, 34665, 34853}
-    | set(range(40091, 40096))
+    {11, 269, 270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, IPTC_TAG, 34665, 34853, 36867}
+    | {*range(40091, 40096), 50341}
 )
 """Tags of a TIFF's first directory that are kept, as they describe the picture."""
 

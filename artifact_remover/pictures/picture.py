@@ -42,6 +42,7 @@ from artifact_remover.pictures.readers import (
 from artifact_remover.pictures.restored_mark import read_mark
 from artifact_remover.pictures.writers import write_png, write_tiff, write_with_pillow
 from data_prep.errors import InputError, Option, to_one_line
+from data_prep.png import read_behind_pixels
 
 INPUT_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
@@ -133,7 +134,8 @@ def inspect_picture(file: Path | BinaryIO, *, max_megapixels: float = 256, allow
         InputError: If it cannot be read, is no such picture, or is damaged.
     """
     with open_image(file, allow_truncated, max_megapixels) as (image, opened):
-        metadata, _ = _read_metadata(image, opened, image.info)
+        behind = read_behind_pixels(opened) if image.format == "PNG" else {}
+        metadata, _ = _read_metadata(image, opened, image.info | behind)
         present = {"EXIF": metadata.exif, "ICC": metadata.icc_profile, "XMP": metadata.xmp, "IPTC": metadata.iptc}
         present["comment"] = metadata.comment
         names = [name for name, content in present.items() if content]

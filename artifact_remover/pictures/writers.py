@@ -36,6 +36,12 @@ BAND = 2**17
 LONGEST_JPEG_XMP = 65504
 """Bytes of XMP that a JPEG's segment holds."""
 
+# Tags that describe how pixels are stored, of the TIFF or JPEG that EXIF comes from: TIFF 6.0, and XMP and ICC, which
+# are written apart.
+_STORAGE_TAGS = frozenset(
+    {254, 255, *range(256, 267), 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, *range(512, 533)}
+    | {700, 34675}
+)
 _STRIP = 2**18  # pixels of a TIFF's strip
 _WINDOW = 2**15  # bytes that deflate looks back
 
@@ -134,6 +140,9 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     lost = ["comment dropped, a description is there"] if metadata.comment and 270 in entries else []
     thumbnail = ["EXIF thumbnail"] if has_thumbnail(exif) else []
     lost += [f"{name} dropped, tiff cannot hold it" for name in thumbnail + chunks_of_png_only(metadata)]
+    in_first = {tag for _, directory, tag, *_ in in_exif if directory == 0}
+    if others := sorted(in_first - DESCRIPTIVE_TAGS - _STORAGE_TAGS):
+        lost.append(f"EXIF {', '.join(map(str, others))} dropped, which might tell of another way of storing")
     fields: list[tuple[int, str, list | bytes]] = [
         (256, "I", [width]),
         (257, "I", [height]),
