@@ -104,6 +104,16 @@ def test_a_stage_that_wants_no_features_goes_on_whether_there_are_any_or_not(cop
     assert not begin_stage(dataclasses.replace(copied_run, perceptual=FEATURES), "pretrain_generator", {})
 
 
+def test_a_run_that_was_begun_from_other_weights_is_not_gone_on_with_without_them(copied_run):
+    parents = {"generator": name_export(PUBLISHED.parent, STAGES[0])}
+    shutil.rmtree(find_result(copied_run.folder, STAGES[0]).export)
+    with pytest.raises(InputError, match=r"\(parents.generator None, now [^;]*\)"):
+        begin_stage(copied_run, STAGES[0], parents)
+    change_settings(copied_run, STAGES[0], lambda settings: settings["parents"].update(generator="../earlier/1"))
+    with pytest.raises(InputError, match=r"\(parents.generator ../earlier/1, now None\)"):
+        begin_stage(copied_run, STAGES[0], {})
+
+
 def test_a_setting_that_is_newer_than_the_run_had_its_default(copied_run, make_run, tiny_config):
     shutil.rmtree(find_result(copied_run.folder, "pretrain_generator").export)
     change_settings(copied_run, "pretrain_generator", lambda settings: settings["generator_loss"].pop("floor"))

@@ -285,6 +285,7 @@ def _refuse_other_settings(before, now, folder, stage):
     if before.pop("content", None) == now.pop("content"):
         before["photographs"] = now["photographs"]  # only their dates differ
     now |= {name: value for name, value in _RETIRED.items() if name in before}
+    now |= {name: None for name in before if name.startswith("parents.") and name not in now}  # without an `--init`
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
         described = "; ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
