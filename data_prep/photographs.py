@@ -24,6 +24,8 @@ _BROKEN = (
     EOFError,
     IndexError,
     struct.error,
+    TypeError,  # a TIFF's tags
+    RuntimeError,  # libavif
     Image.DecompressionBombError,
 )
 

@@ -245,6 +245,24 @@ def test_damaged_avif_is_named(tmp_path, kept):
         read_photograph(tmp_path / "a.avif")
 
 
+def test_avif_with_damaged_pixels_is_named(tmp_path):
+    file = tmp_path / "a.avif"
+    Image.fromarray(make_photo(1)).save(file)
+    head, _, coded = file.read_bytes().partition(b"mdat")
+    file.write_bytes(head + b"mdat" + b"\xff" * 16 + coded[16:])
+    with pytest.raises(InputError, match=f"not a usable picture, mend or remove it: {file}"):
+        read_photograph(file)
+
+
+def test_tiff_whose_offsets_are_no_numbers_is_named(tmp_path):
+    file = tmp_path / "a.tif"
+    Image.fromarray(make_photo(1)).save(file)
+    offsets = struct.pack("<HH", 273, 4)  # StripOffsets, a tag of type LONG
+    file.write_bytes(file.read_bytes().replace(offsets, struct.pack("<HH", 273, 7)))
+    with pytest.raises(InputError, match=f"not a usable picture, mend or remove it: {file}"):
+        read_photograph(file)
+
+
 # A folder
 
 
@@ -254,6 +272,13 @@ def test_folder_is_split_and_read_as_it_is(config):
     read = dict(pair for part in PARTS for pair in photographs.decoded("generator", part))
     assert len(read) == 6
     np.testing.assert_array_equal(read["3.png"], make_photo(3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_names_that_are_not_utf_8_stay_apart(config, folder):
+    for number, name in enumerate((b"M\xfcller.png", b"M\xf6ller.png"), start=10):
+        Image.fromarray(make_photo(number)).save(folder / os.fsdecode(name))
+    assert {"M\\udcfcller.png", "M\\udcf6ller.png", "3.png"} < set(names(open_photographs(config)))
 
 
 def test_unusable_files_are_left_out_and_named(config, folder, caplog):

@@ -92,7 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if first is not file:
                 log.warning("left out: the same picture as %s: %s", first, file)
                 continue
-            name = file.relative_to(folder).as_posix().encode(errors="replace").decode()
+            name = file.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
             yield name, {"image": encode_photograph(photo), "name": name}
         if not seen:
             raise InputError(f"no usable photograph in the folder, see the lines above: {folder}")
