@@ -107,7 +107,8 @@ def _fit(config, folder, strategy):
     from artifact_remover.training.run import Run, require_one_run
     from data_prep.sources import open_photographs
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
+    # Without markup, as names of files may hold square brackets.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS, markup=False, emoji=False)
     photographs = open_photographs(config.data)
     dtype = choose_dtype(config.precision)
     perceptual = _load_perceptual_loss(config, folder, dtype, console, strategy)
@@ -121,7 +122,7 @@ def _fit(config, folder, strategy):
         highlight=False,
     )
     if run.is_chief:
-        console.print(f"watch it: tensorboard --logdir {folder / 'tensorboard'}", highlight=False)
+        console.print(f"watch it: tensorboard --logdir {folder / 'tensorboard'}", highlight=False, soft_wrap=True)
     _run_stages(run)
     if run.is_chief:
         _judge(run)
@@ -223,6 +224,8 @@ def _load_perceptual_loss(config, folder, dtype, console, strategy):
 
 def _try_perceptual_loss(config, folder, dtype, console):
     """Loads the perceptual loss, or tells why there is none; loudly, because the result is another."""
+    from rich.text import Text
+
     from artifact_remover.training.perceptual import load_perceptual_loss
     from artifact_remover.training.run import began_without_features, find_result
     from artifact_remover.training.vgg import PretrainedFeaturesUnavailable
@@ -242,7 +245,8 @@ def _try_perceptual_loss(config, folder, dtype, console):
         if any(weight for stage, weight in wanting.items() if config.stage in ("all", stage)):
             option = "--vgg-weights FILE" if config.perceptual_features == "vgg19" else "--perceptual-weights DIR"
             console.print(
-                f"[bold]NO PERCEPTUAL LOSS:[/bold] {error}. Training goes on with the pixel loss alone; {option} "
+                Text("NO PERCEPTUAL LOSS:", "bold"),
+                f"{error}. Training goes on with the pixel loss alone; {option} "
                 "brings it back.",
                 soft_wrap=True,
             )
@@ -250,12 +254,14 @@ def _try_perceptual_loss(config, folder, dtype, console):
 
 
 def _say_what_was_missing(manifests, console):
+    from rich.text import Text
+
     from artifact_remover.training.run import wants_features
 
     for name, manifest in manifests.items():
         features = manifest["perceptual_features"]
         if isinstance(features, str) and wants_features(manifest["settings"]):
-            console.print(f"[bold]NO PERCEPTUAL LOSS[/bold] in {name}: {features}", soft_wrap=True)
+            console.print(Text("NO PERCEPTUAL LOSS", "bold"), f"in {name}: {features}", soft_wrap=True)
 
 
 def _name_run(config, preset):

@@ -63,7 +63,7 @@ def _show(photographs: "Photographs") -> None:
             sizes.sort(key=lambda size: size[0] * size[1])
             shown = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
             table.add_row(role, part, str(len(sizes)), *(f"{width}x{height}" for width, height in shown))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # names of files may hold square brackets
     console.print(table)
     console.print(f"{photographs.num_bytes / 1e6:.1f} MB in {photographs.builder.data_dir}", highlight=False)
 

@@ -11,7 +11,7 @@ from data_prep.__main__ import main
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = tmp_path / "photos"
+    folder = tmp_path / "photos[x]"  # which is not markup
     folder.mkdir()
     for number in range(9):
         photo = np.random.default_rng(number).integers(0, 256, (80, 100 + number, 3), np.uint8)
@@ -25,6 +25,7 @@ def test_shows_counts_sizes_and_place(folder, tmp_path, capsys):
     row = next(line for line in shown.splitlines() if "generator" in line and "train" in line)
     assert [cell.strip() for cell in row.split("│")][3] == "7"
     assert "80" in row
+    assert str(folder) in "".join(shown.split())  # the title, in as many lines as it needs
     assert f"MB in {tmp_path / 'tfds' / 'photo_folder'}" in shown
 
 

@@ -209,8 +209,8 @@ def test_init_starts_from_those_weights(finished_run, options, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-7)
 
 
-def test_a_folder_may_have_any_name(finished_run, options, tmp_path):
-    folder = tmp_path / "a*b[1]"  # as a pattern it would not find itself
+def test_a_folder_may_have_any_name(finished_run, options, tmp_path, capsys):
+    folder = tmp_path / "a*b[x]"  # as a pattern it would not find itself, as markup it would not be seen
     without_last_stage(finished_run.folder, folder)
     for lost in ("saved_models/pretrain_generator/1", "saved_models/pretrain_discriminator"):
         shutil.rmtree(folder / lost)
@@ -220,6 +220,9 @@ def test_a_folder_may_have_any_name(finished_run, options, tmp_path):
     before, after = (find_result(run, "pretrain_generator").manifest for run in (finished_run.folder, folder))
     assert after["curve"] == before["curve"]  # with its seconds
     assert fit.main([*command, "--stage", "pretrain_discriminator"]) == 0  # from that export
+    printed = capsys.readouterr().out
+    for what, where in (("tensorboard --logdir", "tensorboard"), ("models:", "saved_models")):
+        assert f"{what} {folder / where}\n" in printed
 
 
 # Bad input
