@@ -83,3 +83,13 @@ def test_with_vgg_features_the_perceptual_score_is_theirs():
 
     batches = tf.data.Dataset.from_tensor_slices((np.zeros_like(CLEAN), CLEAN)).batch(6)
     assert Validation(batches, distance).jpeg["perceptual"] == pytest.approx(1)  # as wrong as all zeros
+
+
+def test_a_smaller_last_batch_counts_no_more_in_the_perceptual_score():
+    def distance(clean, restored):
+        return tf.reduce_mean(tf.abs(clean - restored))
+
+    degraded = np.concatenate([DEGRADED[:4], CLEAN[4:]])
+    batches = tf.data.Dataset.from_tensor_slices((degraded, CLEAN)).batch(4)
+    expected = float(np.mean(np.abs(CLEAN - degraded)))
+    assert Validation(batches, distance).jpeg["perceptual"] == pytest.approx(expected, rel=1e-5)

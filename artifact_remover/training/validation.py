@@ -80,8 +80,8 @@ class Validation:
             "ssim": metrics.ssim(clean, restored),
             "psnr_b": metrics.psnr_b(clean, restored),
             "color_shift": metrics.color_shift(clean, restored),
-            # One number for the batch, where the other measures have one for each patch.
-            "perceptual": self._distance(clean, restored)[tf.newaxis]
+            # One number for the batch counts for each of its patches, as the last batch may be smaller.
+            "perceptual": tf.repeat(self._distance(clean, restored), tf.shape(clean)[0])
             if self._distance
             else metrics.gmsd(clean, restored),
         }
