@@ -61,7 +61,7 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
             complain(f"{_unbox(errors.getvalue())}; --help lists all options")
         raise
     except InputError as error:
-        complain(f"{word(error, _name_options(kind, arguments))}; --help lists all options")
+        complain(f"{word(error, _name_options(kind, arguments, error, settings))}; --help lists all options")
         sys.exit(2)
 
 
@@ -181,23 +181,41 @@ def list_options(kind: Any, prefix: str = "", path: tuple[str, ...] = ()) -> Ite
             yield ListedOption(f"{dashes}{name}", here, kind, type, marks)
 
 
-def _name_options(kind, arguments):
-    """Returns what names a field as an option of this command line.
+def _name_options(kind, arguments, error, settings):
+    """Returns what names a field as an option of this command line, on which it fails with an error.
 
-    Several nested dataclasses may have the field. If but one of them was given anything, it is the wrong one: the
-    defaults of the others are right. Where that does not tell, the field is named alone, without dashes before it.
+    Several nested dataclasses may have the field. The wrong one is that whose options fail alone in the same way. Where
+    there is none, the field is named alone, without dashes before it.
     """
     names = [option.name for option in list_options(kind)]
-    given = {_hyphenate(argument.partition("=")[0]).rpartition(".")[0] for argument in arguments}
 
     def name_option(field):
         plain = _hyphenate(field)
         found = [name for name in names if name.removeprefix("--").rpartition(".")[2] == plain]
         if len(found) > 1:
-            found = [name for name in found if name.rpartition(".")[0] in given]
-        return found[0] if len(found) == 1 else plain
+            found = [each for each in found if _fails_alone(kind, _options_beside(each, arguments), error, settings)]
+        return found[0] if found else plain
 
     return name_option
+
+
+def _options_beside(name, arguments):
+    """Picks the options of the same nested dataclass from a command line, with their values."""
+    beside, is_beside = [], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_beside = _hyphenate(argument.partition("=")[0]).rpartition(".")[0] == name.rpartition(".")[0]
+        if is_beside:
+            beside.append(argument)
+    return beside
+
+
+def _fails_alone(kind, arguments, error, settings):
+    try:
+        tyro.cli(kind, args=arguments, **settings)
+    except InputError as other:
+        return str(other) == str(error)
+    return False
 
 
 def _hyphenate(name):

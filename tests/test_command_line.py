@@ -64,8 +64,17 @@ WRONG = [
     (fit, "--train-gan.steps 0", "--train-gan.steps must be above zero: 0"),
     (fit, "--train_gan.steps=10", "--train-gan.warmup-steps must be fewer than --train-gan.steps (10): 20"),
     (fit, "blind --pretrain-generator.clip-norm -1", "--pretrain-generator.clip-norm must be above zero"),
-    (fit, "--train-gan.steps 100 --pretrain-generator.steps 0", "steps must be above zero: 0"),  # either's
-    (fit, "--train-gan.steps 100 --pretrain-generator.warmup-steps -1", "warmup-steps must be fewer than steps (800)"),
+    (fit, "--train-gan.steps 100 --pretrain-generator.steps 0", "--pretrain-generator.steps must be above zero: 0"),
+    (
+        fit,
+        "--pretrain-generator.steps 20 --train-gan.steps 100 --train-gan.validate_every=10",
+        "--pretrain-generator.warmup-steps must be fewer than --pretrain-generator.steps (20): 50",
+    ),
+    (
+        fit,
+        "--train-gan.steps 100 --pretrain-generator.warmup-steps -1",
+        "--pretrain-generator.warmup-steps must be fewer than --pretrain-generator.steps (800): -1",
+    ),
     (fit, "--generator.features 0", "--generator.features must be above zero"),
     (fit, "--discriminator.features 0", "--discriminator.features must be above zero"),
     (fit, "--generator.finer 8 8 8 8", "--generator.finer has too many levels"),
