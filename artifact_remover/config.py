@@ -225,7 +225,8 @@ class FitConfig:
 
     Attributes:
         stage: Run all stages, or just one from the previous one's result in the same run folder.
-        workdir: Folder of the run; the same command goes on from where it was stopped. `runs/PRESET` when not given.
+        workdir: Folder of the run; the same command goes on from where it was stopped. When not given, `runs/PRESET`,
+            or with `--data` under `runs` the name of the photographs.
         init: Export or checkpoint folder of an earlier run whose generator is trained on. The generator may have more
             residual blocks than the export: they do nothing at first.
         devices: GPUs to train on, `all` or how many; each batch is divided among them. Several machines share a batch
@@ -288,7 +289,7 @@ PRESETS = {
         ),
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
-    # One model for every quality, in two hours on two cores. The published models are of the same recipe, trained on a
+    # One model for every quality, in three hours on two cores. The published models are of the same recipe, trained on a
     # GPU by saved_models/train_with_jax.py; saved_models/README.md says what they score.
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a
