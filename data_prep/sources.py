@@ -90,6 +90,11 @@ class Photographs:
         return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
     @property
+    def pixels(self) -> frozenset[str]:
+        """`photographs.hash_pixels` of all that was prepared, what is excluded included."""
+        return frozenset(entry.pixels for entries in self.inventory.values() for entry in entries)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that the prepared data set takes on disk."""
         return self.builder.info.dataset_size
@@ -162,7 +167,19 @@ def open_photographs(config: DataConfig) -> Photographs:
     photographs = _open(config.data, "photographs", config, excluded)
     if config.graphics is None:
         return photographs
-    return dataclasses.replace(photographs, graphics=_open(config.graphics, "graphics", config, excluded))
+    graphics = _open(config.graphics, "graphics", config, excluded)
+    # Each is split on its own, so that what is in both could be in training and in test.
+    if shared := (photographs.pixels & graphics.pixels) - excluded:
+        log.warning("left out of the photographs: %d pictures that are graphics, too", len(shared))
+        try:
+            photographs = _open(config.data, "photographs", config, excluded | shared)
+        except InputError as error:
+            raise InputError(
+                f"of {config.data} too little is left without the pictures that are graphics, choose other ",
+                Option("graphics"),
+                f": {config.graphics}",
+            ) from error
+    return dataclasses.replace(photographs, graphics=graphics)
 
 
 def decode(image: tf.Tensor | bytes) -> tf.Tensor:

@@ -537,6 +537,26 @@ def test_graphics_stand_beside_the_photographs(config, folder, tmp_path):
     assert photographs.full_name == f"{alone.full_name} + {photographs.graphics.full_name}"
 
 
+def test_what_is_a_graphic_is_no_photograph(config, folder, caplog):
+    graphics = folder / "graphics"
+    graphics.mkdir()
+    for number in range(3):
+        Image.fromarray(make_photo(20 + number)).save(graphics / f"{number}.png")
+    with caplog.at_level(logging.WARNING, logger="data_prep"):
+        photographs = open_photographs(dataclasses.replace(config, graphics=str(graphics)))
+    assert "left out of the photographs: 3 pictures that are graphics, too" in caplog.messages
+    assert len(names(photographs)) == 6 and not any("graphics" in name for name in names(photographs))
+    assert len(names(photographs.graphics)) == 3
+    [read] = [name for name, _ in photographs.decoded("generator", "test")]
+    assert read in names(photographs)
+
+
+def test_graphics_that_leave_too_few_photographs_are_refused(config, folder):
+    message = f"of {folder} too little is left .* choose other graphics: {folder}"
+    with pytest.raises(InputError, match=message):
+        open_photographs(dataclasses.replace(config, graphics=str(folder)))
+
+
 def test_excluded_pictures_are_no_graphics_either(config, folder, tmp_path):
     with pytest.raises(InputError, match="0 usable photographs are too few"):
         open_photographs(dataclasses.replace(config, data="sample_photos", graphics=str(folder), exclude=folder))
