@@ -16,9 +16,16 @@ from data_prep.command_line import complain, parse_options, run_command
 from data_prep.errors import InputError, Option
 from data_prep.files import HeldError, hold
 from data_prep.quiet import quiet_keras
+from data_prep.splits import ROLES, Role
 
 _WIDTH_OF_LOGS = 100
 _LARGEST_SIDE = 768  # pixels of what is judged of a photograph, from its middle, so that a run ends soon
+_ROLES: dict[str, tuple[Role, ...]] = {
+    "all": ROLES,
+    "pretrain_generator": ("generator",),
+    "pretrain_discriminator": ("discriminator",),
+    "train_gan": ("generator",),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,11 +112,14 @@ def _fit(config, folder, strategy):
 
     from artifact_remover.precision import choose_dtype
     from artifact_remover.training.run import Run, require_one_run
+    from data_prep.pipeline import require_batches
     from data_prep.sources import open_photographs
 
     # Without markup, as names of files may hold square brackets.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS, markup=False, emoji=False)
     photographs = open_photographs(config.data)
+    for role in _ROLES[config.stage]:  # of all stages, before the first of them has trained for hours
+        require_batches(photographs, role, config.data)
     dtype = choose_dtype(config.precision)
     perceptual = _load_perceptual_loss(config, folder, dtype, console, strategy)
     run = Run(config, folder, photographs, perceptual, dtype, console, strategy)

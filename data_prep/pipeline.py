@@ -12,7 +12,7 @@ from data_prep.degradation import degrade
 from data_prep.errors import InputError, Option
 from data_prep.patches import cut_graphic_patches, cut_patches, cut_validation_patches
 from data_prep.sources import Photographs, decode
-from data_prep.splits import Part, Role
+from data_prep.splits import PARTS, Part, Role
 
 # So many bytes of encoded photographs are shuffled among each other, which takes 2.5 times as much memory. A smaller
 # data set is kept in memory whole; TFDS shuffled all of a larger one when preparing it.
@@ -24,6 +24,32 @@ _VALIDATION_PATCHES = 64
 _JPEG = r"(?s).*\.jpe?g"
 # Shares are counted in whole numbers of these.
 _MILLION = 10**6
+
+
+def require_batches(photographs: Photographs, role: Role, config: DataConfig) -> None:
+    """Makes sure that there are batches of photographs, and of graphics where there are any; decodes nothing.
+
+    Args:
+        photographs: Opened photographs, with their graphics.
+        role: `generator` (also for the GAN) or `discriminator`.
+        config: Patches and batch size.
+
+    Raises:
+        InputError: All that there is for training, or for validation, is smaller than a patch, or an epoch does not
+            fill one batch.
+    """
+    photograph, graphic = _describe_kinds(photographs, config)
+    for part in PARTS[:2]:  # the pictures for test are judged whole
+        for kind in (photograph, graphic) if graphic else (photograph,):
+            _count_usable(kind, role, part, config)
+    count = _count_usable(photograph, role, "train", config)
+    if config.batch_size > count * config.patches_per_photo:
+        raise InputError(
+            f"{count} photographs of {config.patches_per_photo} patches do not fill a batch for the {role}, "
+            "choose a smaller ",
+            Option("batch_size"),
+            f": {config.batch_size}",
+        )
 
 
 def training_batches(
@@ -57,17 +83,10 @@ def training_batches(
         the process's devices, one after the other.
 
     Raises:
-        InputError: Every photograph is smaller than a patch, an epoch does not fill one batch, or a batch cannot be
-            divided among the devices.
+        InputError: As `require_batches`, or a batch cannot be divided among the devices.
     """
-    count = _count_usable(_describe_kinds(photographs, config)[0], role, "train", config)
+    require_batches(photographs, role, config)
     per_photo, batch_size = config.patches_per_photo, config.batch_size
-    if batch_size > count * per_photo:
-        raise InputError(
-            f"{count} photographs of {per_photo} patches do not fill a batch, choose a smaller ",
-            Option("batch_size"),
-            f": {batch_size}",
-        )
     devices = context.num_replicas_in_sync
     if batch_size % devices:
         raise InputError(
@@ -176,7 +195,8 @@ def _count_usable(kind: _Kind, role: Role, part: Part, config: DataConfig) -> in
     count = len(kind.pictures.entries(role, part, config.patch_size))
     if not count:
         raise InputError(
-            f"a patch of {config.patch_size} pixels is larger than every {kind.name} for {part}, choose a smaller ",
+            f"a patch of {config.patch_size} pixels is larger than every {kind.name} for {part} of the {role}, "
+            "choose a smaller ",
             Option("patch_size"),
             f": {kind.pictures.name}",
         )

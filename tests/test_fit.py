@@ -241,6 +241,10 @@ BAD = {
     "missing folder": (lambda tmp, run: ["--data", broken_folder(tmp, "missing")], "no such photographs"),
     "empty folder": (lambda tmp, run: ["--data", broken_folder(tmp, "empty")], "no PNG, JPEG, WebP, AVIF or TIFF file"),
     "batch too large": (lambda tmp, run: ["--batch-size", "100"], "choose a smaller --batch-size: 100"),
+    "batch too large for the discriminator": (
+        lambda tmp, run: ["--batch-size", "20"],
+        "3 photographs of 4 patches do not fill a batch for the discriminator, choose a smaller --batch-size: 20",
+    ),
     "patch too large": (lambda tmp, run: ["--patch-size", "96"], "choose a smaller --patch-size"),
     "stage too early": (lambda tmp, run: ["--stage", "train_gan"], "needs pretrain_generator, .* run --stage"),
     "no such init": (lambda tmp, run: ["--init", str(tmp / "nothing")], "nothing is not a folder"),

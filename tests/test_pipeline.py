@@ -11,7 +11,7 @@ from artifact_remover.config import PRESETS
 from data_prep import pipeline
 from data_prep.config import DataConfig, DegradationConfig
 from data_prep.errors import InputError
-from data_prep.pipeline import training_batches, validation_batches
+from data_prep.pipeline import require_batches, training_batches, validation_batches
 from data_prep.sources import open_photographs
 
 CONFIG = DataConfig(patch_size=32, patches_per_photo=2, batch_size=4)
@@ -104,7 +104,7 @@ def test_a_batch_shows_different_photographs(flat_photographs):
 
 def test_batch_larger_than_the_data_is_refused(flat_photographs):
     config = DataConfig(patch_size=32, patches_per_photo=2, batch_size=15)
-    with pytest.raises(InputError, match="7 photographs of 2 patches do not fill a batch, .*: 15"):
+    with pytest.raises(InputError, match="7 photographs of 2 patches do not fill a batch for the generator, .*: 15"):
         training_batches(flat_photographs, "generator", config, 1)
 
 
@@ -157,6 +157,19 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(photographs):
 def test_patch_larger_than_every_photograph_is_refused(flat_photographs, make):
     with pytest.raises(InputError, match="a patch of 80 pixels is larger than every photograph"):
         make(flat_photographs, "generator", DataConfig(patch_size=80), 1)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_role_without_a_picture_as_large_as_a_patch_is_refused(flat_photographs, part):
+    entries = list(flat_photographs.inventory["train"])
+    span = flat_photographs.splits["discriminator"][part]
+    for index in range(span.start, span.stop):
+        entries[index] = dataclasses.replace(entries[index], height=32)
+    photographs = dataclasses.replace(flat_photographs, inventory={"train": tuple(entries)})
+    config = dataclasses.replace(FLAT, patch_size=64)
+    with pytest.raises(InputError, match=f"larger than every photograph for {part} of the discriminator"):
+        require_batches(photographs, "discriminator", config)
+    require_batches(photographs, "discriminator", FLAT)
 
 
 def test_smaller_photographs_are_passed_over(photographs):
@@ -291,7 +304,7 @@ def test_validation_shows_graphics_too(flat_kinds):
 
 def test_patch_larger_than_every_graphic_is_refused(photographs, flat_kinds):
     kinds = dataclasses.replace(photographs, graphics=flat_kinds.graphics)
-    with pytest.raises(InputError, match="a patch of 80 pixels is larger than every graphic for train, .*graphics"):
+    with pytest.raises(InputError, match="a patch of 80 pixels is larger than every graphic for train of the generator, .*graphics"):
         training_batches(kinds, "generator", DataConfig(patch_size=80), 1)
 
 
