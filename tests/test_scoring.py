@@ -189,12 +189,20 @@ def test_further_measures_see_three_channels_in_0_1(to_clean):
         ((2000, 2000), (2000, 2000)),
         ((4000, 4000), (2000, 2000)),
         ((1999, 4001), (1408, 2816)),
-        ((16, 1_000_000), (16, 250_000)),
+        ((16, 1_000_000), (16, 65_488)),
+        ((70_000, 40), (65_488, 40)),
+        ((65_500, 20), (65_500, 20)),
+        ((62, 65_500), (48, 64_992)),
     ],
 )
 def test_large_pictures_are_limited_to_whole_blocks(size, judged):
     assert limit_size(*size) == judged
     assert cut_middle(np.zeros([200, 300, 3], np.uint8), 64, 300).shape == (64, 300, 3)
+
+
+def test_a_jpeg_is_made_of_the_longest_pictures():
+    part = cut_middle(np.zeros([70_000, 1, 3], np.uint8), *limit_size(70_000, 1))
+    assert encode_jpeg(part, 50).pixels.shape == part.shape
 
 
 def test_a_method_is_timed_and_its_crops_are_kept():

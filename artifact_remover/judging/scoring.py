@@ -30,6 +30,7 @@ EQUAL = 0.02
 """Decibels of PSNR within which a restored picture counts as equal to its JPEG: rounding to 8 bits costs as much."""
 
 _BLOCK = 8  # pixels of a JPEG's blocks
+_LONGEST_SIDE = 65_500  # pixels of a JPEG that libjpeg writes
 _CROP = 128
 _ENLARGED = 3
 
@@ -201,21 +202,21 @@ def cut_middle(photo: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def limit_size(height: int, width: int) -> tuple[int, int]:
-    """Limits the part of a picture that is judged to `LARGEST_PICTURE` pixels.
+    """Limits the part of a picture that is judged to `LARGEST_PICTURE` pixels, and to what a JPEG can hold.
 
     Args:
         height: Of the picture, in pixels.
         width: Of the picture, in pixels.
 
     Returns:
-        Height and width of the part: the picture's own where it is small enough, else multiples of 16 pixels.
+        Height and width of the part: the picture's own where they are small enough, else multiples of 16 pixels.
     """
+    height, width = (side if side <= _LONGEST_SIDE else _LONGEST_SIDE // GRID * GRID for side in (height, width))
     if height * width <= LARGEST_PICTURE:
         return height, width
     shrunk = (LARGEST_PICTURE / (height * width)) ** 0.5
-    height, width = (max(GRID, int(side * shrunk) // GRID * GRID) for side in (height, width))
-    # A very long strip has still too many.
-    return min(height, LARGEST_PICTURE // GRID), min(width, LARGEST_PICTURE // GRID)
+    height, width = (int(side * shrunk) // GRID * GRID for side in (height, width))
+    return height, width
 
 
 def score(
