@@ -123,6 +123,15 @@ def test_a_validation_is_a_line_beside_the_jpeg(monitor, printed):
     assert line in printed.getvalue().splitlines()
 
 
+def test_the_bar_tells_of_the_last_validation_even_after_the_last_step(monitor):
+    scores, jpeg, picture = {"psnr": 28.5}, {"psnr": 28.0}, np.zeros([1, 8, 24, 3], np.uint8)
+    monitor.validation(0, scores, jpeg, picture)
+    assert monitor._progress.tasks[0].fields["state"] == "+0.50 dB over the JPEG"  # there is no loss yet
+    monitor.training(20, {"loss": 0.5}, 0.1, 0.01)
+    monitor.validation(20, {"psnr": 29.0}, jpeg, picture)
+    assert monitor._progress.tasks[0].fields["state"] == "loss 0.50000, +1.00 dB over the JPEG"
+
+
 @pytest.mark.parametrize("saved", [0, 30])
 def test_steps_that_a_kill_took_back_are_shown_once(tmp_path, saved):
     scores, picture = {"psnr": 28.5}, np.zeros([1, 8, 24, 3], np.uint8)

@@ -74,7 +74,7 @@ class Monitor:
         loss = scalars.get("loss", scalars.get("discriminator_loss", np.nan))
         if np.isfinite(loss):
             self._loss = f"loss {loss:.5f}"
-        self._progress.update(self._task, completed=step, state=f"{self._loss}{self._validated}")
+        self._show(step)
 
     def validation(self, step: int, scores: dict[str, float], jpeg: dict[str, float], pictures: np.ndarray) -> None:
         """Reports a validation.
@@ -96,7 +96,8 @@ class Monitor:
         parts = [f"PSNR {scores['psnr']:.2f} dB ({scores['psnr'] - jpeg['psnr']:+.2f} over the JPEG)"]
         parts += [f"{name.replace('_', ' ')} {scores[name]:.3f}" for name in _shown(scores)]
         parts += [self._loss]
-        self._validated = f", {scores['psnr'] - jpeg['psnr']:+.2f} dB over the JPEG"
+        self._validated = f"{scores['psnr'] - jpeg['psnr']:+.2f} dB over the JPEG"
+        self._show(step)
         left = self._progress.tasks[0].time_remaining
         parts += [f"{left / 60:.0f} min left" if left and left >= 60 else ""]
         self._progress.console.print(
@@ -106,6 +107,10 @@ class Monitor:
     def say(self, sentence: str) -> None:
         """Prints a line above the progress bar."""
         self._progress.console.print(sentence, highlight=False, soft_wrap=True)
+
+    def _show(self, step):
+        state = ", ".join(filter(None, (self._loss, self._validated)))
+        self._progress.update(self._task, completed=step, state=state)
 
 
 def _shown(scores):
