@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from artifact_remover.checkpoint_files import find_checkpoints
+from artifact_remover.config import GanSchedule, Schedule
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
 from artifact_remover.training import gan, stages
@@ -211,6 +212,28 @@ def test_same_seed_same_export(finished_run, make_run, tmp_path):
     assert said in run.console.file.getvalue()
     first = find_result(finished_run.folder, "train_gan")
     weights = [load_generator(make_run(tmp_path), each.export).get_weights() for each in (first, again)]
+    assert arrays_equal(*weights)
+
+
+def test_a_generator_that_got_worse_is_told_loudly(finished_run, make_run, tmp_path):
+    run = make_run(tmp_path, pretrain_generator=Schedule(steps=1, learning_rate=1.0))
+    pretrain_generator(run, find_result(finished_run.folder, "pretrain_generator").export)
+    assert re.search(
+        r"^WORSE THAN AT ITS START: pretrain_generator ends at a PSNR of [\d.]+ dB, and began at [\d.]+ dB; take a "
+        "lower --pretrain-generator.learning-rate or more photographs",
+        run.console.file.getvalue(),
+        re.MULTILINE,
+    )
+
+
+def test_a_gate_that_never_opened_is_told(finished_run, make_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gan, "GATE", 0.0)
+    run = make_run(tmp_path, train_gan=GanSchedule(steps=1, learning_rate=1e-3))
+    one, two = (find_result(finished_run.folder, stage).export for stage in STAGES[:2])
+    result = train_gan(run, one, two)
+    assert "train_gan: the generator took no step" in run.console.file.getvalue()
+    assert (result.manifest["steps"], result.manifest["validation"]["step"]) == (0, 0)
+    weights = [load_generator(run, each).get_weights() for each in (one, result.export)]
     assert arrays_equal(*weights)
 
 

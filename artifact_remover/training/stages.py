@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from rich.text import Text
 
 from artifact_remover import saved_model
 from artifact_remover.checkpoint_files import DamagedCheckpointError, read_checkpoint
@@ -18,7 +19,7 @@ from artifact_remover.discriminator import build_discriminator
 from artifact_remover.generator import build_generator
 from artifact_remover.model_folder import name_export
 from artifact_remover.training.checkpoints import Checkpoints
-from artifact_remover.training.gan import ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
+from artifact_remover.training.gan import GATE, ArtifactRemovalGAN, DiscriminatorPretraining, GeneratorPretraining
 from artifact_remover.training.loop import Batches, follow, make_optimizer, train
 from artifact_remover.training.monitoring import Monitor
 from artifact_remover.training.run import (
@@ -33,6 +34,12 @@ from artifact_remover.training.run import (
 from artifact_remover.training.validation import CHANNELS, Validation
 from data_prep.errors import InputError
 from data_prep.pipeline import training_batches, validation_batches
+
+
+_NO_STEP = (
+    "the generator took no step, as the discriminator's loss never got under "
+    f"{GATE}, and stage 1 is exported unchanged; more --pretrain-discriminator.steps in another --workdir may help"
+)
 
 
 def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
@@ -72,6 +79,7 @@ def pretrain_generator(run: Run, init: Path | None = None) -> StageResult:
 
     state = {"generator": generator, "optimizer": trainer.optimizer}
     history = _train(run, stage, "generator", trainer, state, validate)
+    _warn_of_harm(run, stage, history)
     manifest = describe_stage(run, stage, parents, history, history[-1], validation.jpeg)
     saved_model.export_generator(generator, run.config.generator, name_export(run.folder, stage), manifest)
     return read_result(run.folder, stage)
@@ -177,9 +185,11 @@ def train_gan(run: Run, generator_export: Path, discriminator_export: Path) -> S
         "discriminator_optimizer": trainer.discriminator_optimizer,
     }
     history = _train(run, stage, "generator", trainer, state, validate)
-    picked = pick_candidate(history, schedule.max_psnr_loss, MAX_COLOR_SHIFT)
+    has_stepped = int(trainer.optimizer.iterations.numpy()) > 0
+    picked = pick_candidate(history if has_stepped else history[:1], schedule.max_psnr_loss, MAX_COLOR_SHIFT)
     _read_candidate(_candidate(candidates, picked["step"]), averaged_generator)
-    run.console.print(f"{stage}: {_explain(picked, history[0], schedule)}", highlight=False)
+    explained = _explain(picked, history[0], schedule) if has_stepped else _NO_STEP
+    run.console.print(f"{stage}: {explained}", highlight=False, soft_wrap=True)
     manifest = describe_stage(run, stage, parents, history, picked, validation.jpeg)
     saved_model.export_generator(averaged_generator, run.config.generator, name_export(run.folder, stage), manifest)
     return read_result(run.folder, stage)
@@ -221,6 +231,18 @@ def _explain(picked, before, schedule):
         f"step {picked['step']} of {schedule.steps} is exported, perceptual score {picked['perceptual']:.4f} "
         f"(stage 1 {before['perceptual']:.4f}, smaller is better)"
     )
+
+
+def _warn_of_harm(run, stage, history):
+    first, last = history[0]["psnr"], history[-1]["psnr"]
+    if last < first:
+        run.console.print(
+            Text("WORSE THAN AT ITS START:", "bold"),
+            f"{stage} ends at a PSNR of {last:.2f} dB, and began at {first:.2f} dB; take a lower "
+            "--pretrain-generator.learning-rate or more photographs, in another --workdir.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _open_validation(run, role, distance) -> Validation:
