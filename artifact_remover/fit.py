@@ -113,7 +113,7 @@ def _fit(config, folder, strategy):
     from artifact_remover.precision import choose_dtype
     from artifact_remover.training.run import Run, require_one_run
     from data_prep.pipeline import require_batches
-    from data_prep.sources import open_photographs
+    from data_prep.sources import open_photographs, require_readable
 
     # Without markup, as names of files may hold square brackets.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS, markup=False, emoji=False)
@@ -133,9 +133,13 @@ def _fit(config, folder, strategy):
     )
     if run.is_chief:
         console.print(f"watch it: tensorboard --logdir {folder / 'tensorboard'}", highlight=False, soft_wrap=True)
-    _run_stages(run)
-    if run.is_chief:
-        _judge(run)
+    try:
+        _run_stages(run)
+        if run.is_chief:
+            _judge(run)
+    except tf.errors.DataLossError:
+        require_readable(photographs)  # tells which folder is damaged, which TensorFlow does not
+        raise
 
 
 def _judge(run):

@@ -182,6 +182,18 @@ def open_photographs(config: DataConfig) -> Photographs:
     return dataclasses.replace(photographs, graphics=graphics)
 
 
+def require_readable(photographs: Photographs) -> None:
+    """Reads all that was prepared of photographs, and of their graphics, without decoding it.
+
+    Raises:
+        InputError: Something is damaged; names the folder that is to be removed.
+    """
+    for pictures in filter(None, (photographs, photographs.graphics)):
+        for split in pictures.builder.info.splits:
+            for _ in _iterate_encoded(pictures.builder, split):
+                pass
+
+
 def decode(image: tf.Tensor | bytes) -> tf.Tensor:
     """Decodes an encoded photograph as `Photographs.read` gives it.
 
@@ -318,6 +330,17 @@ def _read_encoded(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Data
     )
 
 
+def _iterate_encoded(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict]:
+    """Iterates over what `_read_encoded` reads."""
+    try:
+        yield from _read_encoded(builder, split).as_numpy_iterator()
+    except tf.errors.DataLossError as error:
+        raise InputError(
+            "what was prepared is damaged, remove it and give the same command, which prepares it again: "
+            f"{builder.data_dir} ({_first_line(error)})"
+        ) from error
+
+
 def _take_inventory(builder: tfds.core.DatasetBuilder, feature: str) -> Mapping[str, tuple[Entry, ...]]:
     """Lists what was prepared: decodes every photograph once, then keeps the list beside the data set."""
     file = Path(builder.data_dir) / "inventory.json"
@@ -336,7 +359,7 @@ def _take_inventory(builder: tfds.core.DatasetBuilder, feature: str) -> Mapping[
 
 def _list_split(builder: tfds.core.DatasetBuilder, feature: str, split: str) -> tuple[Entry, ...]:
     entries = []
-    for index, example in enumerate(_read_encoded(builder, split).as_numpy_iterator()):
+    for index, example in enumerate(_iterate_encoded(builder, split)):
         photo = decode(example[feature]).numpy()
         name = example["name"].decode() if "name" in example else f"{split}_{index:04d}"
         height, width, _ = photo.shape

@@ -3,6 +3,7 @@ import errno
 import importlib.resources
 import logging
 import os
+import shutil
 import struct
 import sys
 import time
@@ -23,7 +24,7 @@ from data_prep.datasets.sample_photos.sample_photos_dataset_builder import PHOTO
 from data_prep.drawing import KINDS, draw_graphic
 from data_prep.errors import InputError
 from data_prep.photographs import find_photographs, hash_pixels, read_photograph
-from data_prep.sources import open_photographs
+from data_prep.sources import open_photographs, require_readable
 from data_prep.splits import PARTS, ROLES
 from tests.sample_pictures import png_of, raw_png
 
@@ -357,6 +358,23 @@ def test_what_is_damaged_is_prepared_again(config, file, kept):
     assert after.full_name == before.full_name and after.inventory == before.inventory
     read = dict(pair for part in PARTS for pair in after.decoded("generator", part))
     np.testing.assert_array_equal(read["3.png"], make_photo(3))
+
+
+def test_a_flipped_bit_is_told_with_the_folder_to_remove(config):
+    photographs = open_photographs(config)
+    require_readable(photographs)
+    [file] = photographs.builder.data_path.glob("*.tfrecord-*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    message = f"damaged, remove it .*: {photographs.builder.data_dir} \\("
+    with pytest.raises(InputError, match=message):
+        require_readable(dataclasses.replace(open_photographs(config), graphics=photographs))
+    (photographs.builder.data_path / "inventory.json").unlink()
+    with pytest.raises(InputError, match=message):
+        open_photographs(config)
+    shutil.rmtree(photographs.builder.data_dir)
+    assert open_photographs(config).content == photographs.content
 
 
 def test_killed_preparation_leaves_nothing_behind(config, monkeypatch):

@@ -19,6 +19,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
+import data_prep.__main__
 from artifact_remover import fit
 from artifact_remover.checkpoint_files import find_checkpoints
 from artifact_remover.config import PRESETS, FitConfig
@@ -284,6 +285,19 @@ def test_bad_input_is_one_line_and_exit_code_2(case, finished_run, options, tmp_
     assert printed.startswith("error: ") and printed.count("\n") == 1, printed
     assert re.search(message, printed), printed
     assert not final_files(tmp_path)
+
+
+def test_a_flipped_bit_in_what_was_prepared_is_one_line(options, tmp_path, capfd):
+    data_dir = tmp_path / "tfds"
+    command = [*options, "--data-dir", str(data_dir)]
+    assert data_prep.__main__.main([options[options.index("--data") + 1], "--data-dir", str(data_dir)]) == 0
+    [file] = data_dir.rglob("*.tfrecord-*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    capfd.readouterr()
+    assert fit.main(command) == 2
+    assert "error: what was prepared is damaged, remove it and give the same command" in capfd.readouterr().err
 
 
 def test_a_text_file_named_jpg_is_named_and_then_nothing_is_left(options, tmp_path, capfd, caplog):
