@@ -4,6 +4,7 @@ An export is a folder `<stage>/<version>/` with the SavedModel and a `manifest.j
 appears under its name whole or not at all, runs without this project's code, and holds each weight once.
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -194,15 +195,35 @@ def _load_export(network, folder):
     if not all(map(is_of_residual_block, lacking)) or any(
         path not in wanted or wanted[path].shape != value.shape for path, value in values.items()
     ):
-        raise InputError(_another_size(network, folder))
+        raise InputError(_another_size(network, folder, {path: tuple(value.shape) for path, value in values.items()}))
     for path, value in values.items():
         wanted[path].assign(value)
     recover_spectral_vectors(network)
 
 
-def _another_size(network, source):
-    return Message(
-        f"{source} holds no {network.name} of this size: give ",
-        Option(f"{network.name}.*"),
-        " the values that it was trained with",
+def _another_size(network, source, shapes=None):
+    """Says that weights, of these shapes where they are known, are of another size, and which options to give."""
+    sizes = _list_other_sizes(network, shapes) if shapes else []
+    advice = (
+        [*sizes, ", as it was trained with"]
+        if sizes
+        else [Option(f"{network.name}.*"), " the values that it was trained with"]
     )
+    return Message(f"{source} holds no {network.name} of this size: give ", *advice)
+
+
+def _list_other_sizes(network, shapes):
+    """Lists the options in which a generator's size is not that of weights of these shapes, and the weights' values."""
+    own_shapes = {weight.path: tuple(weight.shape) for weight in network.weights}
+    try:
+        trained, own = (dataclasses.asdict(read_size(each)) for each in (shapes, own_shapes))
+    except (LookupError, ValueError, InputError):  # one of them is no generator
+        return []
+    if trained["scale"] != own["scale"]:  # which cannot be given
+        return []
+    pieces = []
+    for name, value in trained.items():
+        if value != own[name]:
+            values = value if isinstance(value, tuple) else (value,)
+            pieces += [" ", Option(f"generator.{name}"), *(f" {each}" for each in values)]
+    return pieces[1:]

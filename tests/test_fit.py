@@ -252,7 +252,7 @@ BAD = {
     "init without a model": (lambda tmp, run: ["--init", str(tmp)], "is not an export of this project"),
     "init of another size": (
         lambda tmp, run: ["--init", f"{run}/saved_models/pretrain_generator/1", "--generator.features", "12"],
-        "holds no generator of this size",
+        "holds no generator of this size: give --generator.features 8, as it was trained with",
     ),
     "init from a checkpoint of another size": (
         lambda tmp, run: ["--init", f"{run}/checkpoints/pretrain_generator", "--generator.growth", "6"],

@@ -266,6 +266,30 @@ def test_another_size_is_refused(generator, exported, tmp_path, config):
         assert_refused(network, folder, "no generator of this size: give generator")
 
 
+@pytest.mark.parametrize(
+    ("config", "given"),
+    [
+        (GeneratorConfig(8, 8, 2), "generator.growth 4 generator.blocks 1, as it was trained with"),
+        (
+            GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=(3,)),
+            "generator.finer generator.residual_blocks 2, as it was trained with",  # as no levels are given
+        ),
+        (GeneratorConfig(8, 4, 1, scale=1), "generator.* the values that it was trained with"),
+    ],
+    ids=str,
+)
+def test_the_size_of_an_export_is_named(exported, config, given):
+    with pytest.raises(InputError, match=rf"no generator of this size: give {re.escape(given)}$"):
+        load_weights(build_generator(config), exported)
+
+
+def test_the_levels_of_an_export_are_named(tmp_path):
+    config = GeneratorConfig(8, 4, 1, finer=(4, 6), residual_blocks=(3, 2))
+    export_generator(build_generator(config), config, tmp_path / "1", {})
+    with pytest.raises(InputError, match="give generator.finer 4 6 generator.residual_blocks 3 2, as it"):
+        load_weights(build_generator(GeneratorConfig(8, 4, 1)), tmp_path / "1")
+
+
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_larger_model_does_not_fill_a_smaller_one(blocks, tmp_path):
     Checkpoints({"generator": build_generator(GeneratorConfig(8, 8, 3))}, tmp_path).save(1, [])
