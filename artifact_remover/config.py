@@ -289,8 +289,8 @@ PRESETS = {
         ),
         train_gan=GanSchedule(steps=120, learning_rate=1e-4, warmup_steps=20, validate_every=20),
     ),
-    # One model for every quality, in three hours on two cores. The published models are of the same recipe, trained on a
-    # GPU by saved_models/train_with_jax.py; saved_models/README.md says what they score.
+    # One model for every quality, in three hours on two cores. The published models are of the same recipe, trained on
+    # a GPU by saved_models/train_with_jax.py; saved_models/README.md says what they score.
     "blind": FitConfig(
         # Dense blocks at 1/8 see 20 positions across a patch of 160, too few across one of 96. Few patches of a
         # photograph, as only six are together in a batch.

@@ -260,8 +260,7 @@ def _try_perceptual_loss(config, folder, dtype, console):
             option = "--vgg-weights FILE" if config.perceptual_features == "vgg19" else "--perceptual-weights DIR"
             console.print(
                 Text("NO PERCEPTUAL LOSS:", "bold"),
-                f"{error}. Training goes on with the pixel loss alone; {option} "
-                "brings it back.",
+                f"{error}. Training goes on with the pixel loss alone; {option} brings it back.",
                 soft_wrap=True,
             )
         return str(error)

@@ -304,7 +304,9 @@ def test_validation_shows_graphics_too(flat_kinds):
 
 def test_patch_larger_than_every_graphic_is_refused(photographs, flat_kinds):
     kinds = dataclasses.replace(photographs, graphics=flat_kinds.graphics)
-    with pytest.raises(InputError, match="a patch of 80 pixels is larger than every graphic for train of the generator, .*graphics"):
+    with pytest.raises(
+        InputError, match="a patch of 80 pixels is larger than every graphic for train of the generator, .*graphics"
+    ):
         training_batches(kinds, "generator", DataConfig(patch_size=80), 1)
 
 

@@ -35,7 +35,6 @@ from artifact_remover.training.validation import CHANNELS, Validation
 from data_prep.errors import InputError
 from data_prep.pipeline import training_batches, validation_batches
 
-
 _NO_STEP = (
     "the generator took no step, as the discriminator's loss never got under "
     f"{GATE}, and stage 1 is exported unchanged; more --pretrain-discriminator.steps in another --workdir may help"
