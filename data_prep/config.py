@@ -166,7 +166,7 @@ class DataConfig:
         graphics: Text, charts, screenshots, pixel art and the like, to be learned beside the photographs:
             `drawn_graphics` (drawn by this package) or the path of any folder of such pictures; none when not given.
             They are not recolored, and their quality is drawn evenly from the whole of `quality`. What is among the
-            photographs, too, is left out of these.
+            photographs too counts as a graphic alone.
         graphics_share: Share (0..1) of the patches that are of graphics, where there are any.
         graphics_clean_share: As `clean_share`, for graphics.
         patch_size: Side of a square patch, in pixels; a multiple of 16, the size of a 4:2:0 block.
