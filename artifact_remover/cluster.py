@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import tempfile
 import time
@@ -56,6 +57,7 @@ _TILE = 2048  # the same for all workers, as results may differ by a level with 
 _TRIES = 3  # again, after a worker's or machine's death
 _AT_ONCE = 8  # copies between a worker and a store
 _PART_ROWS, _PART_SECONDS = 10_000, 30  # after which a part of the manifest is written
+_PART_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}-\d{5,}\.parquet")
 _OBJECT_STORE = 200_000_000  # bytes, of a Ray of our own: only paths and rows go through it
 _LISTED = pa.schema([("entry", pa.string()), ("target", pa.string()), ("known", pa.bool_()), ("error", pa.string())])
 _END = [("listed", pa.int64()), ("others", pa.string())]
@@ -141,8 +143,9 @@ class Manifest:
         self._folder = target / MANIFEST_FOLDER
         self._rows: list[dict[str, Any]] = []
         self._part, self._written = 0, time.monotonic()
-        if replace and kind_of(self._folder) == fs.FileType.Directory:
-            self._folder.files.delete_dir_contents(self._folder.path)
+        if replace:
+            for name in _list_parts(self._folder):
+                self._folder.files.delete_file((self._folder / name).path)
         self._write_part()
 
     def add(self, row: dict[str, Any]) -> None:
@@ -166,10 +169,16 @@ class Manifest:
         self._rows, self._written = [], time.monotonic()
 
 
+def _list_parts(folder) -> list[str]:
+    """Lists the files of rows, beside which others may lie, such as what a killed command has half written."""
+    names = list_folder(folder).files if kind_of(folder) == fs.FileType.Directory else []
+    return [name for name in names if _PART_NAME.fullmatch(name)]
+
+
 def _read_targets(target, run=None) -> set[str]:
     """Reads from the manifest which results were written, and, of a run, also which pictures failed."""
     folder, targets = target / MANIFEST_FOLDER, set()
-    for name in list_folder(folder).files if kind_of(folder) == fs.FileType.Directory else ():
+    for name in _list_parts(folder):
         rows = pq.read_table((folder / name).path, columns=["target", "decision"], filesystem=folder.files)
         if not (run and name.startswith(run)):
             rows = rows.filter(pc.is_in(rows["decision"], pa.array(["restored", "left alone"])))
@@ -259,7 +268,11 @@ def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[
         owners: dict[str, str] = {}
         for entry, result in zip(entries, results, strict=True):
             owner = owners.setdefault(result, entry)
-            said = f"{entry}: {_join(folder, result)} is taken by {owner}, restore it apart" if owner != entry else None
+            said = None
+            if owner != entry:
+                said = f"{entry}: {_join(folder, result)} is taken by {owner}, restore it apart"
+            elif folder.split("/")[0] == MANIFEST_FOLDER:
+                said = f"{entry}: the output's folder {MANIFEST_FOLDER} is for rows alone, restore it apart"
             yield {"entry": entry, "target": _join(folder, result), "error": said}
         yield from ({"entry": folder, "target": None, "error": error} for error in errors)
         count += len(entries) + len(errors)

@@ -118,6 +118,34 @@ def test_the_manifest_knows_what_is_done_and_forgets_when_it_is_replaced(tmp_pat
     assert cluster._read_targets(target) == set()
 
 
+def test_files_beside_the_rows_are_neither_read_nor_deleted(tmp_path):
+    target = locate(str(tmp_path))
+    first = cluster.Manifest(target, replace=False)
+    first.add(ROW | {"path": "a", "target": "a.png", "decision": "restored"})
+    first.write()
+    others = [".12-0123abcd.partial", "a.png", "mine.parquet", f"{first.run}-00000.parquet.bak", "sub/x.parquet"]
+    fill(tmp_path / "manifest", *others)
+    assert cluster._read_targets(target) == {"a.png"}
+    cluster.Manifest(target, replace=True)
+    assert cluster._read_targets(target) == set()
+    assert all((tmp_path / "manifest" / name).exists() for name in others)
+
+
+def test_no_result_lies_among_the_rows(tmp_path):
+    fill(tmp_path, "a.jpg", "manifest/b.jpg", "manifest/sub/c.jpg", "sub/manifest/d.jpg")
+    (tmp_path / "list.txt").write_text("manifest/b.jpg")
+    said = "{}: the output's folder manifest is for rows alone, restore it apart"
+    assert names(configure(tmp_path, tmp_path / "out")) == {
+        "a.jpg": "a.png",
+        "manifest/b.jpg": said.format("manifest/b.jpg"),
+        "manifest/sub/c.jpg": said.format("manifest/sub/c.jpg"),
+        "sub/manifest/d.jpg": "sub/manifest/d.png",
+    }
+    assert names(configure(tmp_path / "list.txt", tmp_path / "out")) == {
+        "manifest/b.jpg": said.format("manifest/b.jpg")
+    }
+
+
 def test_packs_hold_each_picture_once_and_the_second_time_only_those_without_a_row(tmp_path):
     photos, target = tmp_path / "photos", locate(str(tmp_path / "out"))
     fill(photos, *(f"{number:02}.jpg" for number in range(40)), "x.txt")
