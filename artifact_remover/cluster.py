@@ -322,9 +322,10 @@ def _read_list(source):
         entries = pq.read_table(source.path, columns=["path"], filesystem=source.files)["path"].to_pylist()
     else:
         with source.files.open_input_stream(source.path) as stream:
-            entries = stream.read().decode(errors="replace").splitlines()
+            entries = stream.read().decode("utf-8-sig", errors="replace").splitlines()
     split = lambda entry: entry.partition("://")[2 if "://" in entry else 0].strip("/").rpartition("/")[::2]  # noqa: E731
-    entries = sorted({entry for entry in entries if entry}, key=lambda entry: (split(entry), entry))
+    stripped = (entry.removeprefix("./") for entry in entries if entry)  # as `find .` begins each line
+    entries = sorted({entry for entry in stripped if entry}, key=lambda entry: (split(entry), entry))
     for folder, group in itertools.groupby(entries, key=lambda entry: split(entry)[0]):
         listed = list(group)
         if {".", ".."} & set(folder.split("/")):

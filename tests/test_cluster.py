@@ -88,6 +88,13 @@ def test_a_list_names_results_by_whole_paths(tmp_path):
         }
 
 
+def test_a_list_may_be_written_by_find_or_begin_with_a_byte_order_mark(tmp_path):
+    for name, encoding in (("plain.txt", "utf-8"), ("marked.txt", "utf-8-sig")):
+        (tmp_path / name).write_text("./ä.jpg\n./sub/b.jpg\nsub/b.jpg\n./\n", encoding)
+        listed = names(configure(tmp_path / name, tmp_path / "out"))
+        assert listed == {"ä.jpg": "ä.png", "sub/b.jpg": "sub/b.png"}
+
+
 def test_a_folder_without_pictures_and_one_that_cannot_be_listed_are_errors(tmp_path):
     fill(tmp_path, "notes.txt")
     assert names(configure(tmp_path, tmp_path / "out")) == {"": f"no pictures in {tmp_path}"}
