@@ -19,6 +19,11 @@ function inTurn(kind, task) {
   return turns[kind];
 }
 
+/** Tells whether a file is on the disk as it was when it was chosen. */
+async function isReadable(file) {
+  return file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+}
+
 /** Posts a picture; where all places are taken, comes back when it is told to. Throws an Error with the server's line. */
 async function post(path, file, signal, waiting) {
   for (;;) {
@@ -27,7 +32,9 @@ async function post(path, file, signal, waiting) {
       const headers = { "Content-Type": "application/octet-stream" };
       answer = await fetch(path, { method: "POST", body: file, headers, signal });
     } catch (error) {
-      throw signal.aborted ? error : new Error("The server does not answer. Is it still running?");
+      if (signal.aborted) throw error;
+      throw new Error(await isReadable(file) ? "The server does not answer. Is it still running?"
+        : "The file cannot be read any more: choose it again.");
     }
     if (answer.ok) return answer;
     if (answer.status !== 429) {
