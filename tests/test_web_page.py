@@ -222,6 +222,23 @@ def test_a_picture_that_was_changed_after_it_was_chosen_is_not_blamed_on_the_ser
     page.complaints[:] = [each for each in page.complaints if "UPLOAD_FILE_CHANGED" not in each]  # the browser's note
 
 
+def test_many_pictures_are_sent_in_turn_also_those_that_browsers_cannot_show(page):
+    sent, most = set(), 0
+
+    def begin(request):
+        nonlocal most
+        if request.method == "POST":
+            sent.add(request)
+            most = max(most, len(sent))
+
+    page.on("request", begin)
+    page.on("requestfinished", lambda request: sent.discard(request))
+    small = to_file(PHOTO[:32, :32], "TIFF")
+    add(page, *((f"{number}.tiff", small) for number in range(6)))
+    wait_until(page, "[...document.querySelectorAll('.before')].every((each) => each.naturalWidth === 32)")
+    assert 1 <= most <= 2  # one is restored, one looked at
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(page, scheme):
     page.emulate_media(color_scheme=scheme)
@@ -250,6 +267,20 @@ def test_a_picture_that_is_removed_frees_its_place_and_progress_is_shown(browser
         client.wait(0)
         gate.open.release(1000)
         page.close()
+
+
+def test_a_picture_that_is_too_large_is_never_sent(browser):
+    with serving(Restorer(Gate(), 16), max_megabytes=0.01) as client:
+        page, sent = browser.new_page(), []
+        page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+        page.goto(client.url)
+        page.get_by_text("megapixels each").wait_for()
+        page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": to_file(PHOTO, "PNG")})
+        for choose in (lambda: None, lambda: page.click(".again"), lambda: page.check("#force")):
+            choose()
+            page.get_by_text("The file has more than 0.01 megabytes.").wait_for()
+        page.close()
+    assert sent == []
 
 
 def test_the_page_of_the_api_works(browser, server):

@@ -68,14 +68,15 @@ class Card {
     this.removed = new AbortController();
   }
 
-  async start() {
-    if (this.file.size > 1e6 * limits.max_megabytes) {
-      this.fail(new Error(`The file has more than ${limits.max_megabytes} megabytes.`));
-      return;
-    }
-    this.show(this.before, this.file);
+  start() {
     this.restore();
-    await inTurn("inspect", () => this.inspect());
+    if (this.isTooLarge()) return;
+    this.show(this.before, this.file);
+    inTurn("inspect", () => this.inspect());
+  }
+
+  isTooLarge() {
+    return this.file.size > 1e6 * limits.max_megabytes;
   }
 
   async inspect() {
@@ -102,8 +103,12 @@ class Card {
     this.restored = false;
     this.error.hidden = this.again.hidden = true;
     this.offer();
+    if (this.isTooLarge()) {
+      this.fail(new Error(`The file has more than ${limits.max_megabytes} megabytes.`));
+      return;
+    }
     this.say("waiting for its turn", null);
-    return inTurn("restore", async () => {
+    inTurn("restore", async () => {
       if (running.signal.aborted) return;
       try {
         const answer = await this.ask({ format: "png" }, running.signal);
@@ -183,14 +188,17 @@ class Card {
   }
 
   /** Shows a picture that no browser can, such as a TIFF, as the server decodes it. */
-  async decodeBefore() {
-    if (this.decoded || this.removed.signal.aborted) return;
+  decodeBefore() {
+    if (this.decoded) return;
     this.decoded = true;
     this.view.hidden = true;
-    try {
-      const answer = await post("api/restore?strength=0", this.file, this.removed.signal);
-      this.show(this.before, await answer.blob());
-    } catch { /* restoring says what is wrong */ }
+    inTurn("inspect", async () => {
+      if (this.removed.signal.aborted) return;
+      try {
+        const answer = await post("api/restore?strength=0", this.file, this.removed.signal);
+        this.show(this.before, await answer.blob());
+      } catch { /* restoring says what is wrong */ }
+    });
   }
 
   show(image, blob) {
