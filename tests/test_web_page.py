@@ -239,6 +239,21 @@ def test_many_pictures_are_sent_in_turn_also_those_that_browsers_cannot_show(pag
     assert 1 <= most <= 2  # one is restored, one looked at
 
 
+def test_all_results_are_downloaded_at_once(page):
+    downloads = []
+    page.on("download", lambda each: downloads.append(each))
+    names = [f"{number}.jpg" for number in range(12)]  # Chromium drops all behind the tenth without a pause
+    add(page, *((name, to_file(PHOTO[:32, :32], quality=10)) for name in names))
+    page.click("#all")
+    wait_until(page, "!document.querySelector('#all').disabled")
+    assert [each.suggested_filename for each in downloads] == [f"{number}_restored.png" for number in range(12)]
+    assert all(read(each.path().read_bytes()).shape[:2] == (32, 32) for each in downloads)
+    for _ in range(11):
+        assert page.locator("#all").is_visible()
+        page.locator(".remove").first.click()
+    assert page.locator("#all").is_hidden()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(page, scheme):
     page.emulate_media(color_scheme=scheme)

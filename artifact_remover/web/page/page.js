@@ -211,6 +211,7 @@ class Card {
   offer() {
     this.after.hidden = this.divider.hidden = this.zoom.hidden = this.png.hidden = !this.restored;
     for (const each of this.root.querySelectorAll(".line, .right")) each.hidden = !this.restored;
+    offerAll();
     this.same.hidden = !this.restored || !this.format || this.format === "png";
     if (this.format) this.same.textContent = `Download ${{ webp: "WebP" }[this.format] ?? this.format.toUpperCase()}`;
     this.cut();
@@ -258,7 +259,24 @@ class Card {
     for (const image of [this.before, this.after]) if (image.src) URL.revokeObjectURL(image.src);
     cards.splice(cards.indexOf(this), 1);
     this.root.remove();
+    offerAll();
   }
+}
+
+const findRestored = () => cards.filter((card) => card.restored);
+
+function offerAll() {
+  find("#all").hidden = findRestored().length < 2;
+}
+
+/** Downloads what is restored as PNGs, with pauses: Chromium drops what comes behind ten at once. */
+async function downloadAll() {
+  find("#all").disabled = true;
+  for (const card of findRestored()) {
+    card.png.click();
+    await sleep(300);
+  }
+  find("#all").disabled = false;
 }
 
 function add(files) {
@@ -274,6 +292,7 @@ find("#files").onchange = (event) => {
   add(event.target.files);
   event.target.value = "";
 };
+find("#all").onclick = downloadAll;
 find("#settings").onsubmit = (event) => event.preventDefault();
 for (const name of ["strength", "blend"]) {
   settings[name].oninput = () => { find(`#${name}-value`).textContent = percent(settings[name].value); };
