@@ -5,7 +5,7 @@ Both read the same SavedModel, and in float32 give the same to one 8-bit level.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -52,8 +52,9 @@ def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorf
         has_gpu: Whether there is; looked for when not given.
 
     Raises:
-        InputError: If it is not installed.
+        InputError: If there is no such engine, or it is not installed.
     """
+    _require_choice("engine", engine, Name)
     installed = engine != "tensorflow" and _has_openvino()
     if engine == "openvino" and not installed:
         raise InputError(Option("engine"), " openvino needs another package: pip install 'artifact-remover[fast]'")
@@ -62,6 +63,11 @@ def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorf
     if installed and has_gpu is None:
         has_gpu = bool(find_gpus())
     return "openvino" if installed and not has_gpu else "tensorflow"
+
+
+def _require_choice(name, value, choices: Any):
+    if value not in get_args(choices):
+        raise InputError(Option(name), f" must be one of {', '.join(get_args(choices))}: {value}")
 
 
 def _has_openvino():
@@ -85,8 +91,10 @@ def load_engine(
         to_blend: Whether the weights will be read or changed, which those in int8 cannot be.
 
     Raises:
-        InputError: If the folder holds no export, a damaged one, or that of a discriminator, or int8 cannot be had.
+        InputError: If the folder holds no export, a damaged one, or that of a discriminator, there is no such
+            precision, or int8 cannot be had.
     """
+    _require_choice("precision", precision, Precision)
     # Imported here, so that neither engine loads the other's library.
     if engine == "openvino":
         from artifact_remover.openvino_engine import OpenVinoEngine

@@ -116,8 +116,8 @@ class Restorer:
                 closer to the clean picture, in eight times the time.
 
         Raises:
-            InputError: If `blend` or `tile` is out of range, there is no such model, `blend` needs one that is missing,
-                or the engine is not installed.
+            InputError: If `blend` or `tile` is out of range, there is no such model, engine or precision, `blend` needs
+                a model that is missing, or the engine is not installed.
         """
         require_between("blend", blend, 0, 1)
         require_tile(tile)

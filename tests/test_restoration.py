@@ -156,6 +156,19 @@ def test_options_out_of_range_are_refused(run_folder, options):
         Restorer.load(run_folder, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "OpenVINO"}, "^engine must be one of auto, tensorflow, openvino: OpenVINO$"),
+        ({"engine": None}, "^engine must be one of .*: None$"),
+        ({"precision": "fp16"}, "^precision must be one of auto, float32, bfloat16, int8: fp16$"),
+    ],
+)
+def test_engines_and_precisions_that_there_are_not_are_refused(run_folder, options, said):
+    with pytest.raises(InputError, match=said):
+        Restorer.load(run_folder, **options)
+
+
 def test_strength_beyond_one_is_refused(photo):
     with pytest.raises(InputError, match="strength must lie"):
         Restorer(identity, 16).restore(photo, strength=1.5)
