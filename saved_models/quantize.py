@@ -1,6 +1,6 @@
 """Makes the int8 model of a generator's export, for OpenVINO on the processor, with Intel's NNCF.
 
-    pip install 'artifact-remover[fast]' nncf
+    pip install -e '.[fast]' nncf
     python saved_models/quantize.py saved_models/pretrain_generator/1 --data PHOTOGRAPHS --graphics GRAPHICS
 
 It is written beside the SavedModel, as `openvino_int8.xml` and `.bin`, whose checksums go into the manifest.
