@@ -268,6 +268,10 @@ def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[
         owners: dict[str, str] = {}
         for entry, result in zip(entries, results, strict=True):
             owner = owners.setdefault(result, entry)
+            # What is not asked for is named too, so that a result has the same name whatever is.
+            if not (is_list(source) or is_wanted(entry, config.include, config.exclude)):
+                continue
+            count += 1
             said = None
             if owner != entry:
                 said = f"{entry}: {_join(folder, result)} is taken by {owner}, restore it apart"
@@ -275,17 +279,17 @@ def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[
                 said = f"{entry}: the output's folder {MANIFEST_FOLDER} is for rows alone, restore it apart"
             yield {"entry": entry, "target": _join(folder, result), "error": said}
         yield from ({"entry": folder, "target": None, "error": error} for error in errors)
-        count += len(entries) + len(errors)
+        count += len(errors)
     if not count:
         yield {"entry": "", "target": None, "error": f"no pictures in {source.name}"}
 
 
 def _is_picture(place, config, others):
     name = place.rpartition("/")[2]
-    if name.startswith(".") or not is_wanted(place, config.include, config.exclude):
+    if name.startswith("."):
         return False
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix not in INPUT_SUFFIXES:
+    if suffix not in INPUT_SUFFIXES and is_wanted(place, config.include, config.exclude):
         others[suffix or "no suffix"] += 1
     return suffix in INPUT_SUFFIXES
 

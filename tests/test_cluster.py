@@ -64,6 +64,8 @@ def test_patterns_choose_among_the_pictures_of_a_folder(tmp_path):
     fill(tmp_path, "a.jpg", "b.png", "2004/c.jpg", "2004/thumbs/d.jpg")
     config = configure(tmp_path, tmp_path / "out", include=("2004/*", "*.PNG"), exclude=("*/thumbs/*",), format="webp")
     assert names(config) == {"2004/c.jpg": "2004/c.webp", "b.png": "b.webp"}
+    fill(tmp_path, "b.jpg")  # which is named too, or its result would later have the name that is taken
+    assert names(config) == {"2004/c.jpg": "2004/c.webp", "b.png": "b_png.webp"}
 
 
 def test_a_list_names_results_by_whole_paths(tmp_path):
