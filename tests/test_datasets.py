@@ -320,7 +320,7 @@ def test_content_is_told_by_names_and_pixels_not_by_dates(config, folder):
     renamed = open_photographs(config)
     Image.fromarray(make_photo(77)).save(folder / "00.png")
     contents = {each.content for each in (before, renamed, open_photographs(config))}
-    graphics = open_photographs(dataclasses.replace(config, graphics=config.data))
+    graphics = dataclasses.replace(before, graphics=before)
     assert len(contents | {graphics.content}) == 4
 
 
