@@ -48,9 +48,10 @@ def inspect(config: RestoreConfig) -> int:
     if config.report:
         check_report(config.report)
     found = find_sources(config.inputs, Output("png"), config.include, config.exclude)
-    errors, rows = list(found.errors), []
+    errors, rows, untried = list(found.errors), [], 0
 
     def look():
+        nonlocal untried
         for source in found.sources:
             try:
                 summary = inspect_picture(
@@ -68,6 +69,7 @@ def inspect(config: RestoreConfig) -> int:
                 continue
             state = "" if not decision else "restore" if decision.restore else "left alone"
             known = {"found": decision.found, "why": decision.why} if decision else {}
+            untried += state == "left alone" and not summary.restored_by
             rows.append(make_row(source.file, summary, state, **known))
             yield summary, rows[-1]
 
@@ -83,6 +85,8 @@ def inspect(config: RestoreConfig) -> int:
     finally:
         if config.report and rows:
             write_report(config.report, rows)
+    if untried:
+        say(f"the model was not tried on {untried} left alone: it may find artifacts, as of a JPEG that was scaled")
     _tell_others(found.others)
     for message in errors:
         complain(message)

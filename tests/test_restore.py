@@ -320,7 +320,8 @@ def test_info_needs_no_tensorflow(folder):
     )
     done = run_without_tensorflow("--info", "a.jpg", "b.jpg")
     assert done.returncode == 0 and done.stderr == ""
-    first, second = re.split(r"\n(?=\w)", done.stdout)
+    first, second, last = re.split(r"\n(?=\w)", done.stdout)
+    assert last == "the model was not tried on 1 left alone: it may find artifacts, as of a JPEG that was scaled\n"
     assert [part.partition("\n")[0] for part in (first, second)] == ["a.jpg", "b.jpg"]
     for said in ("JPEG", "100x96, 0.01 megapixels", "RGB, 8 bits", "baseline, Huffman", "10, standard", "4:2:0"):
         assert said in first
@@ -343,6 +344,7 @@ def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
         "JPEG          64x80    0.01  97       4:4:4   yes         Q97                                   b.jpg",
         "PNG           64x80    0.01                   yes         no trace of JPEG                      c.png",
         "JPEG         100x96    0.01  10       4:2:0   no          Q10                                   sub/c.jpeg",
+        "the model was not tried on 2 left alone: it may find artifacts, as of a JPEG that was scaled",
         "passed over, as they are no pictures that can be read: .txt 1",
     ]
     assert printed.err.count("\n") == 1 and "broken.jpg is no picture" in printed.err
