@@ -10,7 +10,7 @@ from artifact_remover.judging.scoring import JPEG
 
 DESCRIBED = {
     "made_by": "artifact-remover 1",
-    "data": "pictures",
+    "data": "pictures[a]",
     "protocol": "color",
     "chroma_subsampling": "4:2:0",
     "clean": False,
@@ -60,6 +60,10 @@ def test_table_has_a_section_for_each_quality():
     assert "model 25.75 +0.75 +0.50 picture1.png 2/2 0.7500 24.00 1.00 2.50" in lines
     assert "90 JPEG itself 25.00 0.7500 24.00 1.00" in lines
     assert "model 25.25 +0.25 +0.25 picture0.png 2/2 0.7500 24.00 1.00 2.50" in lines
+    assert (
+        "pictures[a]" in lines[0]
+        and "artifact-remover 1; a processor, 2 cores, a GPU, models by openvino in bfloat16" in lines
+    )
     assert "does not beat" not in printed
 
 

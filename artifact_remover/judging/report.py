@@ -69,14 +69,14 @@ def say(line: str, console: Console) -> None:
 
 
 def print_all(described: dict, rows: dict[int | str, list[dict]], console: Console) -> None:
-    """Prints the means, a section for each quality, and where the JPEG is not beaten.
+    """Prints the means, a section for each quality, on what they were computed, and where the JPEG is not beaten.
 
     Args:
         described: As in `write_all`.
         rows: As in `write_all`.
         console: Where; 120 columns are enough.
     """
-    table = Table(title=_title(described, rows), box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
+    table = Table(title=Text(_title(described, rows)), box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     headings, sections = _tabulate(rows)
     table.add_column("q", justify="right")
     for heading in headings:
@@ -88,7 +88,7 @@ def print_all(described: dict, rows: dict[int | str, list[dict]], console: Conso
             for line in block:
                 table.add_row(str(quality) if line is blocks[0][0] else "", *map(Text, line))
     console.print(table)
-    for line in _list_losses(rows):
+    for line in (_describe_machine(described), *_list_losses(rows)):
         say(line, console)
 
 
