@@ -23,7 +23,7 @@ from artifact_remover.model_folder import (
 from artifact_remover.options import SMALLEST_TILE, require_tile
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import Precision
-from artifact_remover.restore_picture import RestoredPicture, fit_to_format, restore_parts, write_restored
+from artifact_remover.restore_picture import RestoredPicture, check_target, fit_to_format, restore_parts, write_restored
 from artifact_remover.self_ensemble import MEMORY_OF_ORIENTATIONS, restore_in_all_orientations
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA, require_between
@@ -280,6 +280,7 @@ class Restorer:
         """
         check_format(format, quality)
         picture = decode_picture(content, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
+        check_target(picture, format)
         restored = fit_to_format(picture, self.restore_picture(picture, strength, force), format, quality, force)
         file = io.BytesIO()
         write_restored(restored, content, file, format, quality)
@@ -329,6 +330,7 @@ class Restorer:
             raise InputError(f"{output} exists, ", Option("overwrite"), " replaces it")
         dates = None if new_dates or not file.exists() else file.stat()  # before reading changes the access time
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
+        check_target(picture, format)
         restored = fit_to_format(picture, self.restore_picture(picture, strength, force), format, quality, force)
         with open_whole(output, replace=overwrite, dates=dates) as writing:
             write_restored(restored, file, writing, format, quality)

@@ -404,6 +404,15 @@ def test_practically_uncompressed_jpeg_is_left_alone(quality, left_alone):
     assert not np.array_equal(restorer.restore_picture(picture, force=True).pixels, picture.pixels)
 
 
+def test_a_format_that_cannot_hold_a_picture_is_refused_before_it_is_restored(tmp_path):
+    (tmp_path / "wide.jpg").write_bytes(to_jpeg(np.zeros((8, 20_000, 3), np.uint8)))
+    restorer = Restorer(lambda _: pytest.fail("restored"), 16)
+    with pytest.raises(InputError, match="20000x8 pixels are more than a webp can hold"):
+        restorer.restore_bytes((tmp_path / "wide.jpg").read_bytes(), format="webp")
+    with pytest.raises(InputError, match="20000x8 pixels are more than a webp can hold"):
+        restorer.restore_file(tmp_path / "wide.jpg", tmp_path / "wide.webp")
+
+
 def test_a_jpeg_is_handed_back_where_another_would_lose_what_restoring_gains(tmp_path):
     file = tmp_path / "a.jpg"
     file.write_bytes(content := to_jpeg(skimage_data.coffee()[:64, :64], 50))
