@@ -221,8 +221,8 @@ def test_a_generator_that_got_worse_is_told_loudly(make_run, tmp_path, last, tol
     stages._warn_of_harm(run, "pretrain_generator", [{"psnr": 30.0}, {"psnr": 29.0}, {"psnr": last}])
     said = (
         "WORSE THAN AT ITS START: pretrain_generator ends at a PSNR of 29.50 dB, and began at 30.00 dB; take a lower "
+        "--pretrain-generator.learning-rate or more photographs, in another --workdir.\n"
     )
-    said += "--pretrain-generator.learning-rate or more photographs, in another --workdir.\n"
     assert run.console.file.getvalue() == (said if told else "")
 
 
