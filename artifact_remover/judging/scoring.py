@@ -15,6 +15,7 @@ from rich.table import Table
 
 from artifact_remover.judging import metrics
 from artifact_remover.judging.perceptual_distances import Distance
+from artifact_remover.pictures.picture import LONGEST_SIDE
 from data_prep.config import GRID, DegradationConfig
 from data_prep.errors import InputError
 from data_prep.files import write_whole
@@ -30,7 +31,6 @@ EQUAL = 0.02
 """Decibels of PSNR within which a restored picture counts as equal to its JPEG: rounding to 8 bits costs as much."""
 
 _BLOCK = 8  # pixels of a JPEG's blocks
-_LONGEST_SIDE = 65_500  # pixels of a JPEG that libjpeg writes
 _CROP = 128
 _ENLARGED = 3
 
@@ -211,12 +211,12 @@ def limit_size(height: int, width: int) -> tuple[int, int]:
     Returns:
         Height and width of the part: the picture's own where they are small enough, else multiples of 16 pixels.
     """
-    height, width = (side if side <= _LONGEST_SIDE else _LONGEST_SIDE // GRID * GRID for side in (height, width))
+    longest = LONGEST_SIDE["jpeg"]
+    height, width = (side if side <= longest else longest // GRID * GRID for side in (height, width))
     if height * width <= LARGEST_PICTURE:
         return height, width
     shrunk = (LARGEST_PICTURE / (height * width)) ** 0.5
-    height, width = (int(side * shrunk) // GRID * GRID for side in (height, width))
-    return height, width
+    return int(height * shrunk) // GRID * GRID, int(width * shrunk) // GRID * GRID
 
 
 def score(

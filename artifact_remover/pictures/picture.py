@@ -52,7 +52,8 @@ FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tiff", "avi
 QUALITY_FORMATS = ("webp", "jpeg", "avif")
 """The formats that take a quality; the others are lossless."""
 
-_LONGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65500, "tiff": 2**32 - 1, "avif": 65536}
+LONGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65500, "tiff": 2**32 - 1, "avif": 65536}
+"""Pixels of the longest side that each format can hold."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ def check_side(picture: Picture, format: str) -> None:
         InputError: If its longer side, or a TIFF's number of bytes, is too large.
     """
     height, width = picture.pixels.shape[:2]
-    if max(height, width) > _LONGEST_SIDE[format] or (format == "tiff" and picture.pixels.nbytes > 2**31):
+    if max(height, width) > LONGEST_SIDE[format] or (format == "tiff" and picture.pixels.nbytes > 2**31):
         raise InputError(
             f"{width}x{height} pixels are more than a {format} can hold: choose another ", Option("format")
         )
