@@ -179,11 +179,18 @@ def _read_targets(target, run=None) -> set[str]:
     """Reads from the manifest which results were written, and, of a run, also which pictures failed."""
     folder, targets = target / MANIFEST_FOLDER, set()
     for name in _list_parts(folder):
-        rows = pq.read_table((folder / name).path, columns=["target", "decision"], filesystem=folder.files)
+        rows = _read_table(folder / name, ["target", "decision"], "delete it, what its rows told is restored again")
         if not (run and name.startswith(run)):
             rows = rows.filter(pc.is_in(rows["decision"], pa.array(["restored", "left alone"])))
         targets.update(rows["target"].to_pylist())
     return targets
+
+
+def _read_table(file, columns, what_to_do):
+    try:
+        return pq.read_table(file.path, columns=columns, filesystem=file.files)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file.name} is damaged: {what_to_do}") from error
 
 
 def _find_source(config):
@@ -323,7 +330,7 @@ def _not_hidden(names):
 def _read_list(source):
     """Yields what `_walk` yields of a folder, of a list: each place is the path without what stands before its root."""
     if source.name.lower().endswith(".parquet"):
-        entries = pq.read_table(source.path, columns=["path"], filesystem=source.files)["path"].to_pylist()
+        entries = _read_table(source, ["path"], "write the list again")["path"].to_pylist()
     else:
         with source.files.open_input_stream(source.path) as stream:
             entries = stream.read().decode("utf-8-sig", errors="replace").splitlines()
@@ -568,6 +575,7 @@ def _stream(config, run, together) -> Iterator[tuple[list[dict[str, Any]], int |
     import ray
 
     least, most = config.workers or (1, None)
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors")  # where the listing failed
     with warnings.catch_warnings(action="ignore"):  # until Ray 2.64 there is no other way to bound the tries
         results = stream_packs(config, run, together).map_batches(
             Worker,

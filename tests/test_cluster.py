@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 
 import pytest
@@ -138,6 +139,18 @@ def test_files_beside_the_rows_are_neither_read_nor_deleted(tmp_path):
     cluster.Manifest(target, replace=True)
     assert cluster._read_targets(target) == set()
     assert all((tmp_path / "manifest" / name).exists() for name in others)
+
+
+def test_damaged_rows_and_a_damaged_list_are_errors(tmp_path):
+    manifest = cluster.Manifest(locate(str(tmp_path)), replace=False)
+    rows, listed = tmp_path / "manifest" / f"{manifest.run}-00000.parquet", tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg"]}), listed, compression="NONE")
+    listed.write_bytes(bytes(40) + listed.read_bytes()[40:])
+    rows.write_bytes(rows.read_bytes()[:-20])
+    with pytest.raises(InputError, match=f"{re.escape(str(rows))} is damaged: delete it, what its rows told"):
+        next(cluster._list_packs(None, configure(tmp_path, tmp_path, resume=True), manifest.run, 16))
+    with pytest.raises(InputError, match=r"list\.parquet is damaged: write the list again"):
+        names(configure(listed, tmp_path / "out"))
 
 
 def test_no_result_lies_among_the_rows(tmp_path):
