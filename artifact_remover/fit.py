@@ -158,30 +158,32 @@ def _judge(run):
         name: Restorer.load(each.export, engine="tensorflow", precision="float32").restore
         for name, each in results.items()
     }
-    rows = _judge_held_out(photographs, restorers, config.data.degradation)
-    scoring.print_table(rows, config.data.degradation, console)
-    scoring.draw_comparison(rows, folder / "comparison.png")
+    qualities, chroma_subsampling = scoring.jpeg_settings(config.data.degradation)
+    rows = _judge_held_out(photographs, restorers, qualities, chroma_subsampling)
+    scoring.print_table(rows, chroma_subsampling, console)
+    scoring.draw_comparison(rows[qualities[0]], folder / "comparison.png")
     manifests = {name: result.manifest for name, result in results.items()}
-    quality, chroma_subsampling = scoring.jpeg_settings(config.data.degradation)
-    jpeg = {"quality": quality, "chroma_subsampling": chroma_subsampling}
-    scoring.write_report({"jpeg": jpeg, **scoring.summarize(rows), "stages": manifests}, folder / "report.json")
+    summaries = {str(quality): scoring.summarize(each) for quality, each in rows.items()}
+    report = {"chroma_subsampling": chroma_subsampling, "qualities": summaries, "stages": manifests}
+    scoring.write_report(report, folder / "report.json")
     for what, where in (("pictures", "comparison.png"), ("report", "report.json"), ("models", "saved_models")):
         console.print(f"{what}: {folder / where}", highlight=False, soft_wrap=True)
     _say_what_was_missing(manifests, console)
 
 
-def _judge_held_out(photographs, restorers, degradation):
+def _judge_held_out(photographs, restorers, qualities, chroma_subsampling):
     from artifact_remover.judging import scoring
 
-    quality, chroma_subsampling = scoring.jpeg_settings(degradation)
     methods: dict[str, scoring.Method] = {
         name: functools.partial(_restore_pixels, restore) for name, restore in restorers.items()
     }
-    rows = []
+    rows: dict[int, list[dict]] = {quality: [] for quality in qualities}
     for name, photo in photographs.decoded("generator", "test"):
         clean = scoring.cut_middle(photo, _LARGEST_SIDE, _LARGEST_SIDE)
-        rows.append(scoring.judge(name, clean, quality, chroma_subsampling, methods, {}))
-        del rows[-1]["seconds"]  # of models that run for the first time
+        for quality, judged in rows.items():
+            row = scoring.judge(name, clean, quality, chroma_subsampling, methods, {})
+            del row["seconds"]  # of models that run for the first time
+            judged.append(row)
     return rows
 
 

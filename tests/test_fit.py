@@ -76,19 +76,20 @@ def test_a_run_ends_with_a_table_a_picture_and_a_report(finished_run):
     with Image.open(finished_run.folder / "comparison.png") as picture:
         assert picture.width > 4 * 80 * 3  # JPEG, stage 1, stage 3 and clean, enlarged
     report = read_report(finished_run.folder)
-    assert set(report["summary"]) == {"JPEG itself", "stage 1", "stage 3"} and report["pictures"] == 1
+    [(quality, judged)] = report["qualities"].items()
+    assert (quality, report["chroma_subsampling"]) == ("10", "4:2:0")
+    assert set(judged["summary"]) == {"JPEG itself", "stage 1", "stage 3"} and judged["pictures"] == 1
     for who in ("stage 1", "stage 3"):
-        means = report["summary"][who]["mean"]
-        gain = means["psnr"] - report["summary"]["JPEG itself"]["mean"]["psnr"]
-        assert report["summary"][who]["psnr_gain"]["mean"] == pytest.approx(gain)
+        means = judged["summary"][who]["mean"]
+        gain = means["psnr"] - judged["summary"]["JPEG itself"]["mean"]["psnr"]
+        assert judged["summary"][who]["psnr_gain"]["mean"] == pytest.approx(gain)
         assert report["stages"][who]["stage"] in STAGES
     assert sum(file.name == "saved_model.pb" for file in final_files(finished_run.folder)) == 3
 
 
 def test_the_report_is_of_the_exports(finished_run):
-    [before], [after] = (
-        [read_report(finished_run.folder)["each"][0]["scores"][who]] for who in ("JPEG itself", "stage 1")
-    )
+    scores = read_report(finished_run.folder)["qualities"]["10"]["each"][0]["scores"]
+    before, after = scores["JPEG itself"], scores["stage 1"]
     assert before != after and before["psnr"] > 20
 
 

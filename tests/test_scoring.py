@@ -70,11 +70,27 @@ def test_summary_is_the_arithmetic_of_the_rows(rows):
 
 def test_a_restorer_gets_whole_jpegs_of_the_configured_quality():
     seen = []
-    settings = jpeg_settings(DegradationConfig("5-95", "4:4:4"))
+    [quality], chroma_subsampling = jpeg_settings(DegradationConfig("5", "4:4:4"))
+    spy = {"spy": lambda jpeg: (seen.append(jpeg.pixels), jpeg.pixels)[1]}
     for photo in PHOTOS.values():
-        judge("photo", photo, *settings, {"spy": lambda jpeg: (seen.append(jpeg.pixels), jpeg.pixels)[1]}, {})
+        judge("photo", photo, quality, chroma_subsampling, spy, {})
     for photo, jpeg in zip(PHOTOS.values(), seen, strict=True):
         np.testing.assert_array_equal(jpeg, encode_jpeg(photo, 5, "4:4:4").pixels)
+
+
+@pytest.mark.parametrize(
+    ("trained_for", "judged"),
+    [
+        ("10", (10,)),
+        ("85", (85,)),
+        ("5-100,5-60", (10, 50, 90)),
+        ("60-97,20-30", (50, 90)),
+        ("5-9", (5,)),
+        ("90", (90,)),
+    ],
+)
+def test_restorers_for_a_range_are_judged_all_over_it(trained_for, judged):
+    assert jpeg_settings(DegradationConfig(trained_for, "4:4:4,4:2:0")) == (judged, "4:4:4")
 
 
 def test_a_large_photograph_is_cut_on_the_grid():
@@ -106,9 +122,24 @@ def test_the_crop_is_where_the_jpeg_is_worst():
 
 def test_table_names_every_photograph_and_who_restored_it(rows):
     printed = io.StringIO()
-    print_table(rows, DegradationConfig(), Console(file=printed, width=120))
+    print_table({10: rows}, "4:2:0", Console(file=printed, width=100))
+    assert printed.getvalue().split("\n")[0].strip().endswith("quality 10, 4:2:0, and restored from these")
     for word in (*PHOTOS, "mean", JPEG, "identity", "brighter", "+0.00", "SSIM", "PSNR-B", "color shift"):
         assert word in printed.getvalue()
+
+
+def test_of_further_qualities_the_table_has_the_means_and_the_least_gains(rows):
+    methods = {"identity": lambda jpeg: jpeg.pixels, "brighter": lambda jpeg: brighten(jpeg.pixels)}
+    finer = [judge(name, photo, 90, "4:2:0", methods, {}) for name, photo in PHOTOS.items()]
+    printed = io.StringIO()
+    print_table({10: rows, 90: finer}, "4:2:0", Console(file=printed, width=100))
+    lines = printed.getvalue().splitlines()
+    assert lines[0].strip().endswith("quality 10, 4:2:0, and restored from these, and the means at 90")
+    assert sum("chelsea" in line for line in lines) == 1
+    for quality, each in ((10, rows), (90, finer)):
+        start = next(number for number, line in enumerate(lines) if f"mean of 2 at {quality} " in line)
+        gains = summarize(each)["summary"]["brighter"]["psnr_gain"]
+        assert f"{gains['mean']:+.2f} │ {gains['least']:+.2f}" in lines[start + 2]
 
 
 def test_only_the_first_pictures_are_shown_but_all_are_scored(tmp_path):
@@ -119,7 +150,7 @@ def test_only_the_first_pictures_are_shown_but_all_are_scored(tmp_path):
         assert drawn.height == 24 + scoring.SHOWN * (128 * 3 + 8)
     assert summarize(many)["pictures"] == len(tiny)
     printed = io.StringIO()
-    print_table(many, DegradationConfig(), Console(file=printed, width=120))
+    print_table({10: many}, "4:2:0", Console(file=printed, width=100))
     assert f"mean of {len(tiny)}" in printed.getvalue() and tiny[-1][0] not in printed.getvalue()
 
 

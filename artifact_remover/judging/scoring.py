@@ -32,6 +32,7 @@ EQUAL = 0.02
 
 _BLOCK = 8  # pixels of a JPEG's blocks
 _CROP = 128
+_QUALITIES = (10, 50, 90)
 _ENLARGED = 3
 
 Method = Callable[["Untouched"], np.ndarray]
@@ -110,9 +111,19 @@ def judge(
     }
 
 
-def jpeg_settings(degradation: DegradationConfig) -> tuple[int, str]:
-    """Chooses the quality and chroma subsampling on which restorers are judged: the hardest that they trained for."""
-    return degradation.quality_range[0], degradation.subsamplings[0]
+def jpeg_settings(degradation: DegradationConfig) -> tuple[tuple[int, ...], str]:
+    """Chooses the qualities and the chroma subsampling on which restorers are judged.
+
+    Args:
+        degradation: What they trained for.
+
+    Returns:
+        The one quality that they trained for, or of a range 10, 50 and 90 as far as these are in it, or else its
+        lowest, in rising order; and the first of the subsamplings.
+    """
+    low, high = degradation.quality_range
+    within = tuple(quality for quality in _QUALITIES if low <= quality <= high)
+    return within or (low,), degradation.subsamplings[0]
 
 
 def make_untouched(
@@ -342,35 +353,37 @@ def group_by_kind(rows: list[dict]) -> dict[str, list[dict]]:
     return kinds if len(kinds) > 1 else {}
 
 
-def print_table(rows: list[dict], degradation: DegradationConfig, console: Console) -> None:
-    """Prints what photographs score, and the mean of all.
+def print_table(rows: dict[int, list[dict]], chroma_subsampling: str, console: Console) -> None:
+    """Prints what photographs score at the lowest quality, and the mean of all at each.
 
     Args:
-        rows: From `judge`.
-        degradation: What the restorers trained for.
+        rows: By quality, the lowest first, from `judge`.
+        chroma_subsampling: As in `judge`.
         console: Where to.
     """
-    quality, subsampling = jpeg_settings(degradation)
-    table = Table(title=f"Held-out photographs, as JPEGs of quality {quality}, {subsampling}, and restored from these")
-    for heading in ("photograph", "", "PSNR dB", "over the JPEG", "SSIM", "PSNR-B dB", "color shift"):
+    lowest, *others = rows
+    more = f", and the means at {' and '.join(map(str, others))}" if others else ""
+    title = f"Held-out photographs, as JPEGs of quality {lowest}, {chroma_subsampling}, and restored from these{more}"
+    table = Table(title=title)
+    for heading in ("photograph", "", "PSNR dB", "over the JPEG", "least", "SSIM", "PSNR-B", "color shift"):
         table.add_column(heading, justify="left" if heading in ("photograph", "") else "right")
-    means = {
-        "name": f"mean of {len(rows)}",
-        "scores": {who: entry["mean"] for who, entry in summarize(rows)["summary"].items()},
-    }
-    for row in [*rows[:SHOWN], means]:
+    for row in rows[lowest][:SHOWN]:
         table.add_section()
         for who, scores in row["scores"].items():
-            table.add_row(
-                row["name"] if who == JPEG else "",
-                who,
-                f"{scores['psnr']:.2f}",
-                "" if who == JPEG else f"{gain(row, who):+.2f}",
-                f"{scores['ssim']:.4f}",
-                f"{scores['psnr_b']:.2f}",
-                f"{scores['color_shift']:.2f}",
-            )
+            over = "" if who == JPEG else f"{gain(row, who):+.2f}"
+            table.add_row(row["name"] if who == JPEG else "", who, *_word(scores, over, ""))
+    for quality, each in rows.items():
+        table.add_section()
+        for who, entry in summarize(each)["summary"].items():
+            gains = [f"{entry['psnr_gain'][name]:+.2f}" for name in ("mean", "least")] if who != JPEG else ["", ""]
+            name = f"mean of {len(each)}" + (f" at {quality}" if others else "")
+            table.add_row(name if who == JPEG else "", who, *_word(entry["mean"], *gains))
     console.print(table)
+
+
+def _word(scores, over, least):
+    rest = (f"{scores['ssim']:.4f}", f"{scores['psnr_b']:.2f}", f"{scores['color_shift']:.2f}")
+    return (f"{scores['psnr']:.2f}", over, least, *rest)
 
 
 def write_report(report: dict, file: Path) -> None:
