@@ -172,7 +172,7 @@ def name_models(folders: tuple[Path, ...], can_do_without: bool = False) -> dict
 
 
 def _name_run(folder):
-    if folder == PUBLISHED:
+    if folder.resolve().is_relative_to(PUBLISHED.resolve()):
         return "published"
     parts = folder.resolve().parts
     within = {*KINDS, "saved_models"}

@@ -20,7 +20,7 @@ from artifact_remover.__main__ import COMMANDS
 from artifact_remover.config import GeneratorConfig
 from artifact_remover.generator import build_generator
 from artifact_remover.judging import scoring
-from artifact_remover.model_folder import name_export
+from artifact_remover.model_folder import PUBLISHED, name_export
 from artifact_remover.options import EvaluateConfig
 from artifact_remover.saved_model import export_generator
 from data_prep.command_line import parse_options
@@ -323,6 +323,11 @@ def test_names_tell_models_apart(model, tmp_path):
     shutil.copytree(model, other)
     named = evaluate.name_models((model, other))
     assert list(named) == [f"{folder} {kind}" for folder in (model, other) for kind in ("faithful", "perceptual")]
+
+
+@pytest.mark.parametrize("folders", [(), (PUBLISHED / "gan", PUBLISHED / "pretrain_generator" / "1")])
+def test_published_models_are_named_so_wherever_the_checkout_lies(folders):
+    assert set(evaluate.name_models(folders)) == {"published faithful", "published perceptual"}
 
 
 # Mistakes
