@@ -16,7 +16,7 @@ from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.metadata import Metadata
 from artifact_remover.pictures.picture import Picture, check_side, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
-from artifact_remover.pictures.writers import BAND, LONGEST_JPEG_XMP, write_with_pillow
+from artifact_remover.pictures.writers import LONGEST_JPEG_XMP, band_height, write_with_pillow
 from data_prep.photographs import to_8_bits
 
 LOSSY_QUALITIES = {"jpeg": (95, 96, 97, 98, 99, 100), "avif": (90, 95, 98, 100)}
@@ -106,8 +106,9 @@ def _with_luma_of(before, restored):
     """Gives a restored picture, uint8 or uint16 [H, W, 3], the luma that it had before, as far as its range allows."""
     white = np.iinfo(restored.dtype).max
     result = np.empty_like(restored)
-    for row in range(0, len(restored), BAND):  # for less memory
-        band = slice(row, row + BAND)
+    height = band_height(restored.shape[1])
+    for top in range(0, len(restored), height):
+        band = slice(top, top + height)
         lost = (to_luma(before[band]) - to_luma(restored[band])) * np.float32(white / 255)
         result[band] = np.clip(np.rint(restored[band] + lost[..., np.newaxis]), 0, white)
     return result

@@ -1,10 +1,12 @@
 import dataclasses
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 from skimage import data as skimage_data
 
+from artifact_remover import restore_picture
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import LOSSY_QUALITIES, fit_to_format, restore_parts, write_restored
 from tests.sample_pictures import to_jpeg, to_png
@@ -24,6 +26,17 @@ def test_colors_are_restored():
     restored = restore_parts(PICTURE, brighter, fail, fail)
     np.testing.assert_array_equal(restored.pixels, PICTURE.pixels + 1)
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
+
+
+def test_luma_is_kept_in_little_memory():
+    before = np.random.default_rng(0).integers(40, 200, (1024, 1024, 3), np.uint8)
+    restored = np.flip(before, axis=2) // 2
+    tracemalloc.start()
+    result = restore_picture._with_luma_of(before, restored)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 9 * 1024**2  # bytes; 3 for each pixel are the result
+    np.testing.assert_allclose(*(each @ np.array([0.299, 0.587, 0.114]) for each in (result, before)), atol=1)
 
 
 def test_only_partial_transparency_is_restored():

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, TiffImageP
 from artifact_remover.pictures.jpeg_container import end_of_picture, has_more_scans
 from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError, read_jpeg_header
 from artifact_remover.pictures.jpeg_xl import DecodedJpegXl, can_decode, decode_apart, is_jpeg_xl, read_header
-from artifact_remover.pictures.writers import BAND
+from artifact_remover.pictures.writers import band_height
 from data_prep.errors import InputError, Message, Option, to_one_line
 from data_prep.photographs import cmyk_to_srgb, with_end_marker
 from data_prep.png import PNG_TEXT_LIMIT, long_texts, tell_transparency
@@ -355,7 +355,7 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any = None) -> Any:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, np.ndarray]]:
-    height = max(1, BAND // image.width)
+    height = band_height(image.width)
     for top in range(0, image.height, height):
         bottom = min(top + height, image.height)
         band = np.asarray(image.crop((0, top, image.width, bottom)))

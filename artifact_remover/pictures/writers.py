@@ -30,8 +30,7 @@ from data_prep.errors import InputError, Option
 from data_prep.photographs import to_8_bits
 from data_prep.png import PNG_SIGNATURE
 
-BAND = 2**17
-"""Pixels that are converted at a time: few enough to stay in the processor's cache."""
+_BAND = 2**17  # pixels that are converted at a time: few enough to stay in the processor's cache
 
 LONGEST_JPEG_XMP = 65504
 """Bytes of XMP that a JPEG's segment holds."""
@@ -249,9 +248,18 @@ def write_with_pillow(
     return (*notes, *lost)
 
 
+def band_height(width: int) -> int:
+    """Computes how many rows of a picture are converted at a time, to save memory.
+
+    Args:
+        width: Of the picture, in pixels.
+    """
+    return max(1, _BAND // max(1, width))
+
+
 def _interleaved(pixels, alpha, height: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """Cuts the picture into bands of whole rows, alpha as the last channel, so that it is never copied as a whole."""
-    height = height or max(1, BAND // pixels.shape[1])
+    height = height or band_height(pixels.shape[1])
     for top in range(0, len(pixels), height):
         band = pixels[top : top + height]
         yield top, band if alpha is None else np.dstack([band, alpha[top : top + height]])
