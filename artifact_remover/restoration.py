@@ -35,9 +35,14 @@ _MOST_MEMORY = 1_000_000_000  # bytes for a tile: larger ones overlap less, but 
 _QUALITY_MARGIN = 10
 
 _CONTAINER = Path("/sys/fs/cgroup")
-_MEMORY_OF_CONTAINER = (  # what it may take, and what it takes: cgroup v2 and v1
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+_MEMORY_OF_CONTAINER = (  # what it may take and what it takes, and the files in it that make room: cgroup v2 and v1
+    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_active_file", "total_inactive_file"),
+    ),
 )
 
 
@@ -86,7 +91,6 @@ class Restorer:
         self._overlap = overlap
         self._memory_per_pixel = memory_per_pixel + (MEMORY_OF_ORIENTATIONS if self_ensemble else 0)
         self._tile = tile
-        self._together = _TOGETHER
         self._mixture: Mixture | None = None
 
     @classmethod
@@ -199,16 +203,15 @@ class Restorer:
         restored = np.empty_like(pixels)
         # No more than half of the memory that is free.
         side = self._tile or choose_side(min(_free_memory() / 2, _MOST_MEMORY), self._memory_per_pixel)
-        pending = plan_tiles(pixels.shape[:2], side, self._overlap)
+        pending, together = plan_tiles(pixels.shape[:2], side, self._overlap), _TOGETHER
         while pending:
-            batch = pending[: _count_alike(pending, self._together)]
+            batch = pending[: _count_alike(pending, together)]
             try:
                 self._restore_tiles(network, batch, pixels, strength, restored)
             except MemoryError as error:
                 if side <= SMALLEST_TILE:
                     raise InputError("not enough memory even for the smallest tiles: close other programs") from error
-                side = max(SMALLEST_TILE, side // 2)
-                self._tile, self._together = side, 0
+                side, together = max(SMALLEST_TILE, side // 2), 0
                 pending = [
                     part for tile in pending for part in plan_tiles(pixels.shape[:2], side, self._overlap, tile.target)
                 ]
@@ -409,7 +412,10 @@ def _count_alike(tiles, pixels):
 def _free_memory():
     """Tells the free memory in bytes: of the machine, or of the process's container where that has less."""
     free = psutil.virtual_memory().available
-    for limit, used in _MEMORY_OF_CONTAINER:
+    for limit, used, statistics, files in _MEMORY_OF_CONTAINER:
         with contextlib.suppress(OSError, ValueError):  # not Linux, or not confined
-            free = min(free, int((_CONTAINER / limit).read_text()) - int((_CONTAINER / used).read_text()))
+            taken = int((_CONTAINER / used).read_text())
+            sizes = dict(line.split() for line in (_CONTAINER / statistics).read_text().splitlines())
+            taken -= sum(int(sizes.get(name, 0)) for name in files)
+            free = min(free, int((_CONTAINER / limit).read_text()) - taken)
     return free

@@ -204,12 +204,13 @@ class ShortOfMemory:
     """A network that cannot hold more than so many pixels."""
 
     def __init__(self, most):
-        self.most, self.failures = most, 0
+        self.most, self.too_large, self.largest = most, [], 0
 
     def __call__(self, pictures):
         if pictures[..., 0].size > self.most:
-            self.failures += 1
+            self.too_large.append(pictures[..., 0].size)
             raise MemoryError
+        self.largest = max(self.largest, pictures[..., 0].size)
         return brighter(pictures)
 
 
@@ -219,9 +220,11 @@ def test_tiles_are_halved_when_memory_runs_out():
     restorer = Restorer(network, 16)
     np.testing.assert_array_equal(restorer.restore(pixels, progress=done.append), pixels + 1)
     assert sum(done) == 700 * 500
-    failures = network.failures
-    restorer.restore(pixels)
-    assert network.failures == failures  # what was too large once is not tried again
+    # What was too large once is not tried again with this picture.
+    assert network.too_large and network.too_large == sorted(set(network.too_large), reverse=True)
+    network.most = np.inf
+    np.testing.assert_array_equal(restorer.restore(pixels), pixels + 1)
+    assert network.largest > 140**2  # a shortage that is over makes nothing slow
 
 
 def test_too_little_memory_for_the_smallest_tile_is_one_clear_line():
@@ -244,16 +247,23 @@ def test_side_of_tiles_follows_the_free_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("limit", "used"),
-    [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")],
+    ("limit", "used", "statistics", "prefix"),
+    [
+        ("memory.max", "memory.current", "memory.stat", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
+    ],
     ids=["cgroup v2", "cgroup v1"],
 )
-def test_free_memory_is_no_more_than_the_container_has(tmp_path, monkeypatch, limit, used):
+def test_free_memory_is_no_more_than_the_container_has(tmp_path, monkeypatch, limit, used, statistics, prefix):
     monkeypatch.setattr(restoration, "_CONTAINER", tmp_path)
     (tmp_path / "memory").mkdir()
     (tmp_path / used).write_text("1000000\n")
     (tmp_path / limit).write_text("5000000\n")
+    (tmp_path / statistics).write_text("anon 1000000\n")
     assert restoration._free_memory() == 4_000_000
+    # Files that were read or written stay in memory until others need it.
+    (tmp_path / statistics).write_text(f"anon 200000\n{prefix}inactive_file 700000\n{prefix}active_file 100000\n")
+    assert restoration._free_memory() == 4_800_000
     for unlimited in ("max\n", "9223372036854771712\n"):
         (tmp_path / limit).write_text(unlimited)
         assert restoration._free_memory() > 10_000_000
