@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import io
+import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,20 +39,27 @@ def find_photographs(folder: Path) -> Iterator[Path]:
         folder: Folder to search, sub-folders included; hidden files and folders are passed over.
 
     Raises:
-        InputError: The folder is missing, is not a folder, or cannot be read.
+        InputError: The folder is missing, is not a folder, or it or one of its sub-folders cannot be read.
     """
-    if not folder.exists():
-        raise InputError(f"no such folder, check the path: {folder}")
-    if not folder.is_dir():
-        raise InputError(f"not a folder, give the folder that holds the photographs: {folder}")
+
+    def refuse(error):
+        said = f"cannot read the folder, check its permissions: {error.filename} ({error.strerror})"
+        raise InputError(said) from error
+
     try:
-        # listed first, because `rglob` silently passes over a folder that it may not read
-        next(folder.iterdir(), None)
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"no such folder, check the path: {folder}") from None
     except OSError as error:
-        raise InputError(f"cannot read the folder, check its permissions: {folder} ({error.strerror})") from error
-    for file in files:
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+        refuse(error)
+    if not is_folder:
+        raise InputError(f"not a folder, give the folder that holds the photographs: {folder}")
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    for file in sorted(found):
+        if file.suffix.lower() in SUFFIXES and file.is_file():
             yield file
 
 

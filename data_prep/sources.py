@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -246,7 +247,7 @@ def _find_builder(name: str, kind: str, data_dir: Path | None) -> tuple[tfds.cor
     if name == "div2k":
         return tfds.builder(_DIV2K, data_dir=data_dir), "hr"
     folder = Path(name).expanduser()
-    if not folder.exists():
+    if not os.path.exists(folder):  # where it may not be looked at, too
         known = " or ".join(KNOWN_NAMES[kind])
         raise InputError(f"no such {kind}, give {known} or an existing folder: {name}")
     folder_config = photo_folder.FolderConfig.from_folder(folder.resolve())

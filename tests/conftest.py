@@ -123,6 +123,20 @@ def copied_run(finished_run, make_run, tmp_path):
     return make_run(tmp_path / "run")
 
 
+@pytest.fixture
+def ordinary_user(tmp_path):
+    """One who may not read and write everything, as root may."""
+    if os.geteuid():
+        yield
+        return
+    for folder in tmp_path.parents[:-2]:  # pytest's own, below the temporary one
+        folder.chmod(folder.stat().st_mode | 0o011)
+    os.chown(tmp_path, 65534, 65534)
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
 @contextlib.contextmanager
 def running(command, **options):
     """A process that does not outlive its test, which would wait for it without end where something failed."""

@@ -181,8 +181,7 @@ def test_what_is_missing_or_holds_no_picture_is_said_and_the_rest_is_found(place
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_said_once(place):
+def test_a_folder_that_may_not_be_read_is_said_once(ordinary_user, place):
     place("p/a.jpg")
     Path("p").chmod(0)
     files, [error] = found("p")

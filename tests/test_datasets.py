@@ -228,6 +228,18 @@ def test_photographs_are_found_by_extension_in_any_case(folder):
     assert len(list(find_photographs(folder))) == 6
 
 
+@pytest.mark.parametrize("closed", ["", "photos", "photos/sub"])
+def test_a_folder_that_may_not_be_read_is_told(ordinary_user, tmp_path, closed):
+    """With fewer photographs a run would be split, and a model judged, otherwise."""
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    (tmp_path / closed).chmod(0)
+    with pytest.raises(InputError, match="check its permissions") as told:
+        list(find_photographs(tmp_path / "photos"))
+    (tmp_path / closed).chmod(0o700)
+    assert str(tmp_path / (closed or "photos")) in str(told.value)
+
+
 @pytest.mark.parametrize(("quality", "tolerance"), [(100, 3), (90, 12)])
 def test_avif_is_read(tmp_path, quality, tolerance):
     smooth = np.stack([np.linspace(0, 255, 100).repeat(80).reshape(100, 80)] * 3, -1).astype(np.uint8)
