@@ -175,15 +175,19 @@ def _list_parts(folder) -> list[str]:
     return [name for name in names if _PART_NAME.fullmatch(name)]
 
 
-def _read_targets(target, run=None) -> set[str]:
-    """Reads from the manifest which results were written, and, of a run, also which pictures failed."""
-    folder, targets = target / MANIFEST_FOLDER, set()
+def _read_names(target, run=None) -> set[str]:
+    """Reads from the manifest which results were written, and, of a run, also which failed.
+
+    What cannot have a result, such as a folder that is not read, goes by its own name.
+    """
+    folder, names = target / MANIFEST_FOLDER, set()
+    columns = ["path", "target", "decision"]
     for name in _list_parts(folder):
-        rows = _read_table(folder / name, ["target", "decision"], "delete it, what its rows told is restored again")
+        rows = _read_table(folder / name, columns, "delete it, what its rows told is restored again")
         if not (run and name.startswith(run)):
             rows = rows.filter(pc.is_in(rows["decision"], pa.array(["restored", "left alone"])))
-        targets.update(rows["target"].to_pylist())
-    return targets
+        names.update(pc.coalesce(rows["target"], rows["path"]).to_pylist())
+    return names
 
 
 def _read_table(file, columns, what_to_do):
@@ -356,11 +360,12 @@ def _list_packs(_, config, run, together):
     Of the second time, when they go one by one, only those that have no row yet.
     """
     target, others, count = _find_target(config), Counter[str](), 0
-    known = _read_targets(target, None if together > 1 else run) if config.resume or together == 1 else set()
+    known = _read_names(target, None if together > 1 else run) if config.resume or together == 1 else set()
 
     def list_all():
         for picture in list_pictures(config, others):
-            is_known = bool(picture["target"]) and (target / picture["target"]).name in known
+            to = picture["target"]
+            is_known = bool(known) and (target / to if to else _find_picture(config, picture)[0]).name in known
             if together > 1 or not is_known:
                 yield {**picture, "known": is_known}
 
@@ -378,15 +383,23 @@ def _list_lost(config, run):
 
     packs = ray.remote(_list_all).options(num_cpus=0).remote(config, run)
     for picture in ray.get(packs):
-        source, target = _find_entry(config, picture["entry"]), _find_target(config)
-        said = f"{source.name}: each worker that tried it has died, maybe for want of memory"
+        (source, error), to = _find_picture(config, picture), picture["target"]
+        said = error or f"{source.name}: each worker that tried it has died, maybe for want of memory"
         row = dict.fromkeys(ROWS.names) | {"path": source.name, "decision": "failed", "error": said}
-        yield row | {"target": (target / picture["target"]).name}
+        yield row | {"target": (_find_target(config) / to).name if to else None}
 
 
 def _list_all(config, run):
     packs = [table.to_pylist()[0]["pictures"] for table in _list_packs(None, config, run, 1)]
     return list(itertools.chain.from_iterable(packs))
+
+
+def _find_picture(config, picture) -> tuple[Location, str | None]:
+    """Finds where a listed picture lies, or what is wrong with it."""
+    try:
+        return _find_entry(config, picture["entry"]), picture["error"]
+    except InputError as error:
+        return dataclasses.replace(_find_source(config), name=picture["entry"]), error.message
 
 
 def _find_entry(config, entry):
@@ -457,12 +470,8 @@ class _Task:
     def __init__(self, config, picture, scratch):
         self.outcome: Outcome | None = None
         self._picture = picture
-        self._error = picture["error"]
-        self._source, self._target = _find_source(config), _find_target(config)
-        try:
-            self._source = _find_entry(config, picture["entry"])
-        except InputError as error:
-            self._error = error.message
+        self._source, self._error = _find_picture(config, picture)
+        self._target = _find_target(config)
         if picture["target"]:
             self._target /= picture["target"]
         copy = scratch.with_suffix(PurePosixPath(picture["entry"]).suffix)

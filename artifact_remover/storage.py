@@ -210,16 +210,22 @@ def deliver(content: BinaryIO, target: Location) -> None:
             with open_whole(target.local) as file:
                 shutil.copyfileobj(content, file)
         elif files.type_name in _APPEAR_WHOLE:
+            whole = content.read()  # first, as whatever was written when the stream is closed appears
             with files.open_output_stream(path) as stream:
-                shutil.copyfileobj(content, stream, 1 << 20)
+                stream.write(whole)
         else:
             files.create_dir(folder, recursive=True)
             partial = f"{folder}/.{os.urandom(8).hex()}.partial"
-            with files.open_output_stream(partial) as stream:
-                shutil.copyfileobj(content, stream, 1 << 20)
-            with contextlib.suppress(FileNotFoundError):  # as HDFS renames over nothing
-                files.delete_file(path)
-            files.move(partial, path)
+            try:
+                with files.open_output_stream(partial) as stream:
+                    shutil.copyfileobj(content, stream, 1 << 20)
+                with contextlib.suppress(FileNotFoundError):  # as HDFS renames over nothing
+                    files.delete_file(path)
+                files.move(partial, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    files.delete_file(partial)
+                raise
     except OSError as error:
         raise InputError(f"cannot write {target.name}: {_tell(error)}") from error
 

@@ -119,13 +119,13 @@ def test_the_manifest_knows_what_is_done_and_forgets_when_it_is_replaced(tmp_pat
     ):
         first.add(ROW | {"path": name, "target": f"{name}.png", "decision": decision})
     first.write()
-    assert cluster._read_targets(target) == {"a.png", "b.png"}
-    assert cluster._read_targets(target, first.run) == {"a.png", "b.png", "c.png", "d.png"}
+    assert cluster._read_names(target) == {"a.png", "b.png"}
+    assert cluster._read_names(target, first.run) == {"a.png", "b.png", "c.png", "d.png"}
     assert pq.read_table(tmp_path / "manifest")["path"].to_pylist() == ["a", "b", "c", "d"]
     cluster.Manifest(target, replace=False)
-    assert cluster._read_targets(target) == {"a.png", "b.png"}
+    assert cluster._read_names(target) == {"a.png", "b.png"}
     cluster.Manifest(target, replace=True)
-    assert cluster._read_targets(target) == set()
+    assert cluster._read_names(target) == set()
 
 
 def test_files_beside_the_rows_are_neither_read_nor_deleted(tmp_path):
@@ -135,9 +135,9 @@ def test_files_beside_the_rows_are_neither_read_nor_deleted(tmp_path):
     first.write()
     others = [".12-0123abcd.partial", "a.png", "mine.parquet", f"{first.run}-00000.parquet.bak", "sub/x.parquet"]
     fill(tmp_path / "manifest", *others)
-    assert cluster._read_targets(target) == {"a.png"}
+    assert cluster._read_names(target) == {"a.png"}
     cluster.Manifest(target, replace=True)
-    assert cluster._read_targets(target) == set()
+    assert cluster._read_names(target) == set()
     assert all((tmp_path / "manifest" / name).exists() for name in others)
 
 
@@ -189,6 +189,21 @@ def test_packs_hold_each_picture_once_and_the_second_time_only_those_without_a_r
     [pictures, *_] = cluster._list_packs(None, dataclasses.replace(config, resume=True), "later", 40)
     known = [each["known"] for each in pictures.to_pylist()[0]["pictures"]]
     assert known == [not number % 2 for number in range(38)] + [False, False]
+
+
+def test_what_cannot_have_a_result_is_told_once(tmp_path):
+    """After a worker's death it would be told again, as a picture that kills its workers."""
+    (tmp_path / "list.txt").write_text("a.jpg\n../b.jpg\nnone://c/d.jpg\n")
+    config, target = configure(tmp_path / "list.txt", tmp_path / "out"), locate(str(tmp_path / "out"))
+    manifest = cluster.Manifest(target, replace=False)
+    wrong = [each for each in cluster.list_pictures(config, Counter()) if each["entry"] != "a.jpg"]
+    assert len(wrong) == 2
+    worker = cluster.Worker(config)
+    for row in worker._restore(wrong):
+        assert row["decision"] == "failed" and row["error"]
+        manifest.add(row)
+    manifest.write()
+    assert [each["entry"] for each in cluster._list_all(config, manifest.run)] == ["a.jpg"]
 
 
 def test_packs_grow_with_the_pictures_so_that_ray_keeps_few_tasks_of_a_million():

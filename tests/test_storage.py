@@ -7,6 +7,8 @@ from data_prep.errors import InputError
 
 pytest.importorskip("pyarrow")
 
+from pyarrow import fs  # noqa: E402
+
 from artifact_remover import storage  # noqa: E402
 
 
@@ -61,14 +63,20 @@ def test_a_name_that_is_no_utf8_is_told_and_the_others_are_listed(tmp_path):
     assert len(listing.errors) == 1 and "UTF-8" in listing.errors[0]
 
 
-def test_what_cannot_be_read_to_its_end_is_not_written(tmp_path):
+@pytest.mark.parametrize("kind", ["local", "renames", "appears whole"])
+def test_what_cannot_be_read_to_its_end_is_not_written(tmp_path, monkeypatch, kind):
     class Breaking(io.BytesIO):
         def read(self, size=-1):
-            if self.tell():
+            if self.tell() or size < 0:
                 raise OSError("broken")
             return super().read(1)
 
     target = storage.locate(str(tmp_path)) / "sub/file"
+    if kind != "local":
+        monkeypatch.setattr(storage, "_APPEAR_WHOLE", ("subtree",) if kind == "appears whole" else ())
+        elsewhere = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+        target = storage.Location(elsewhere, "sub/file", str(tmp_path / "sub/file"))
+        (tmp_path / "sub").mkdir()
     with pytest.raises(InputError, match=r"cannot write .*/sub/file: broken"):
         storage.deliver(Breaking(b"content"), target)
     assert list((tmp_path / "sub").iterdir()) == []
