@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from artifact_remover.decision import decide_by_mark
 from artifact_remover.options import RestoreConfig
@@ -24,14 +23,11 @@ from artifact_remover.pictures.picture import (
     matching_format,
 )
 from artifact_remover.pictures.readers import open_image
+from artifact_remover.result_names import COMPARE, RESTORED, identify, name_apart, name_result
 from data_prep.errors import InputError, Message, Option
 
-_RESTORED, _COMPARE = "_restored", "_compare"
-_LONGEST_NAME = 255  # bytes, the limit of all common file systems
 # The ends of the names of copies that exiftool and editors keep, of unfinished downloads, and of cameras' thumbnails.
 _NO_PICTURES = ("_original", "~", ".bak", ".orig", ".part", ".crdownload", ".tmp", ".thm")
-
-Named = TypeVar("Named")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,40 +283,6 @@ def is_wanted(place: str, include: Iterable[str] = (), exclude: Iterable[str] = 
     return (matches[0] or not include) and not matches[1]
 
 
-def name_result(name: str, ending: str, keep_extension: bool = False) -> str:
-    """Names a result after its picture.
-
-    Args:
-        name: The picture's, without folders.
-        ending: What the result's name ends with, in place of the picture's suffix.
-        keep_extension: Whether that suffix becomes part of the name, as where `a.jpg` and `a.png` are in one folder.
-
-    Returns:
-        The name, shortened where file systems would refuse it.
-    """
-    file = Path(name)
-    return _shorten(_keep_extension(file) if keep_extension else file.stem, ending)
-
-
-def name_apart(
-    sources: Sequence, name: Callable[..., Named], list_names: Callable[[Named], Iterable[Hashable]]
-) -> list[Named]:
-    """Names the results of pictures, those that would share a name with the extensions of their pictures.
-
-    Args:
-        sources: The pictures.
-        name: From a picture and whether its extension is kept, to what it is named.
-        list_names: From what it is named to every name that no other picture may have.
-    """
-    named = [name(source, False) for source in sources]
-    extended: set[int] = set()
-    while sharing := _find_sharing([list(list_names(each)) for each in named]) - extended:
-        for number in sharing:
-            named[number] = name(sources[number], True)
-        extended |= sharing
-    return named
-
-
 def name_results(sources: list[Source], output: Output, compare: bool = False) -> tuple[list[Job], list[Outcome]]:
     """Names what is to be written, so that no two pictures share a name and none is written over another.
 
@@ -335,7 +297,7 @@ def name_results(sources: list[Source], output: Output, compare: bool = False) -
     jobs = name_apart(
         sources,
         lambda source, keep_extension: _name(source, output, compare, keep_extension),
-        lambda job: map(identify, job.results),
+        lambda job: (os.path.split(identify(file)) for file in job.results),
     )
     owners = {identify(source.file): source.file for source in sources}
     named: list[Job] = []
@@ -495,44 +457,15 @@ def _is_picture(file):
 
 def _made_beside(names):
     """Names the results of these pictures in every format, so that they are not taken for pictures to restore."""
-    bases = {base for name in names for base in (Path(name).stem, _keep_extension(Path(name)))}
-    return {
-        _shorten(base, ending + suffix)
-        for base in bases
-        for ending in (_RESTORED, _COMPARE)
-        for suffix in FORMATS.values()
-    }
+    endings = [ending + suffix for ending in (RESTORED, COMPARE) for suffix in FORMATS.values()]
+    return {name_result(name, ending, keep) for name in names for ending in endings for keep in (False, True)}
 
 
 def _name(source, output, compare, keep_extension):
     if output.backup:
         return Job(source.file, source.file, backup=output.backup / source.place)
     place = output.folder / source.place if output.folder else output.file or source.file
-    ending = "" if output.folder else _RESTORED
+    ending = "" if output.folder else RESTORED
     target = output.file or place.with_name(name_result(place.name, ending + FORMATS[output.format], keep_extension))
-    drawing = place.with_name(name_result(place.name, f"{_COMPARE}.png", keep_extension)) if compare else None
+    drawing = place.with_name(name_result(place.name, f"{COMPARE}.png", keep_extension)) if compare else None
     return Job(source.file, target, drawing, format=output.format)
-
-
-def _keep_extension(file):
-    return f"{file.stem}_{file.suffix[1:]}" if file.suffix else file.stem
-
-
-def _shorten(base, ending):
-    if len(os.fsencode(base + ending)) <= _LONGEST_NAME:
-        return base + ending
-    ending = f"~{hashlib.sha256(os.fsencode(base)).hexdigest()[:8]}{ending}"
-    while len(os.fsencode(base + ending)) > _LONGEST_NAME:
-        base = base[:-1]
-    return base + ending
-
-
-def identify(file: Path) -> str:
-    """Gives all paths to a file one name. A link is a file of its own, as writing would replace the link."""
-    return os.path.join(os.path.realpath(file.parent), file.name)
-
-
-def _find_sharing(names):
-    """Finds the numbers of the pictures that share one of their names with another."""
-    counts = Counter(name for each in names for name in each)
-    return {number for number, each in enumerate(names) if any(counts[name] > 1 for name in each)}

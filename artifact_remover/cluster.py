@@ -29,12 +29,13 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from artifact_remover.batch import load_restorer, restore_all
-from artifact_remover.batch_plan import Job, Outcome, is_wanted, measure, name_apart, name_result
+from artifact_remover.batch_plan import Job, Outcome, is_wanted, measure
 from artifact_remover.batch_report import row_of
 from artifact_remover.engines import choose_engine
 from artifact_remover.model_folder import choose_exports
 from artifact_remover.options import RestoreConfig
 from artifact_remover.pictures.picture import FORMATS, INPUT_SUFFIXES, check_format
+from artifact_remover.result_names import name_apart, name_result
 from artifact_remover.storage import Listing, Location, deliver, fetch, kind_of, list_folder, locate, locate_listed
 from data_prep.command_line import word_for_terminal
 from data_prep.errors import InputError, Option
@@ -275,7 +276,7 @@ def list_pictures(config: RestoreConfig, others: Counter[str]) -> Iterator[dict[
         if not is_list(source):
             chosen = [number for number, name in enumerate(names) if _is_picture(_join(folder, name), config, others)]
             names, entries = [names[number] for number in chosen], [entries[number] for number in chosen]
-        results = name_apart(names, lambda name, keep: name_result(name, ending, keep), lambda result: [result])
+        results = name_apart(names, lambda name, keep: name_result(name, ending, keep), lambda result: [("", result)])
         owners: dict[str, str] = {}
         for entry, result in zip(entries, results, strict=True):
             owner = owners.setdefault(result, entry)

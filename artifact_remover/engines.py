@@ -9,11 +9,9 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from artifact_remover.options import EngineName
 from artifact_remover.precision import Precision, find_gpus
 from data_prep.errors import InputError, Option
-
-Name = Literal["auto", "tensorflow", "openvino"]
-"""The values of `--engine`."""
 
 
 class Engine(Protocol):
@@ -44,7 +42,7 @@ class Engine(Protocol):
         """Changes the weights; not while another thread restores."""
 
 
-def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorflow", "openvino"]:
+def choose_engine(engine: EngineName, has_gpu: bool | None = None) -> Literal["tensorflow", "openvino"]:
     """Chooses what runs the models.
 
     Args:
@@ -54,7 +52,7 @@ def choose_engine(engine: Name, has_gpu: bool | None = None) -> Literal["tensorf
     Raises:
         InputError: If there is no such engine, or it is not installed.
     """
-    _require_choice("engine", engine, Name)
+    _require_choice("engine", engine, EngineName)
     installed = engine != "tensorflow" and _has_openvino()
     if engine == "openvino" and not installed:
         raise InputError(Option("engine"), " openvino needs another package: pip install 'artifact-remover[fast]'")

@@ -130,7 +130,7 @@ def find_pictures(folder: Path, smallest: int = _SMALLEST_SIDE) -> dict[str, Pat
         twin = known.setdefault(hash_pixels(photo), file)
         if twin != file:
             raise InputError(f"the same picture twice would count twice, remove one: {twin} and {file}")
-        files[to_one_line(file.relative_to(folder))] = file
+        files[to_one_line(file.relative_to(folder).as_posix())] = file
     if not files:
         raise InputError(f"no pictures there, give a folder of clean PNG, JPEG, WebP, AVIF or TIFF files: {folder}")
     return files

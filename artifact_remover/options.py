@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 
 import tyro
 
+from artifact_remover.precision import Precision
 from data_prep.command_line import optional
 from data_prep.config import require_between, require_positive
 from data_prep.errors import InputError, Option
 
 SMALLEST_TILE = 64
 """Pixels in height and width of the smallest tiles in which pictures are restored."""
+
+EngineName = Literal["auto", "tensorflow", "openvino"]
 
 Format = Literal["png", "webp", "jpeg", "tiff", "avif"]
 """The formats of `artifact_remover.pictures.picture.FORMATS`."""
@@ -111,8 +114,8 @@ class RestoreConfig:
     max_megapixels: float = 256
     model: Annotated[Path | None, optional("DIR")] = None
     tile: Annotated[int | None, optional("INT")] = None
-    engine: Literal["auto", "tensorflow", "openvino"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    engine: EngineName = "auto"
+    precision: Precision = "auto"
     self_ensemble: _Flag = False
     server: Annotated[str | None, optional("URL")] = None
     cluster: _Flag = False
@@ -228,8 +231,8 @@ class EvaluateConfig:
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",), metavar="DIR")] = Path("evaluation")
     perceptual_weights: Annotated[Path | None, optional("DIR")] = None
     pixels_only: _Flag = False
-    engine: Literal["auto", "tensorflow", "openvino"] = "tensorflow"
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    engine: EngineName = "tensorflow"
+    precision: Precision = "auto"
     self_ensemble: _Flag = False
 
     def __post_init__(self):
@@ -286,7 +289,8 @@ class ServeConfig:
             given.
         engine: What runs the model: `auto` takes OpenVINO where it is installed, unless there is a GPU that TensorFlow
             can use.
-        precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
+        precision: `auto` computes in what the processor or GPU is fast at: int8 if OpenVINO runs a model that has been
+            quantized and is the only one, or else bfloat16.
         self_ensemble: Restore each picture in its eight orientations, mirrored and turned, and take the mean: closer to
             the clean picture, in eight times the time.
     """
@@ -301,8 +305,8 @@ class ServeConfig:
     max_megapixels: float = 64
     time_limit: float = 300
     tile: Annotated[int | None, optional("INT")] = None
-    engine: Literal["auto", "tensorflow", "openvino"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    engine: EngineName = "auto"
+    precision: Precision = "auto"
     self_ensemble: _Flag = False
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from artifact_remover.engines import Engine, Name, choose_engine, load_engine
+from artifact_remover.engines import Engine, choose_engine, load_engine
 from artifact_remover.model_folder import (
     MEMORY_PER_PIXEL,
     choose_exports,
@@ -20,10 +20,11 @@ from artifact_remover.model_folder import (
     read_overlap,
     read_trained_quality,
 )
-from artifact_remover.options import SMALLEST_TILE, require_tile
+from artifact_remover.options import SMALLEST_TILE, EngineName, require_tile
 from artifact_remover.pictures.picture import Picture, check_format, decode_picture, format_of
 from artifact_remover.precision import Precision
 from artifact_remover.restore_picture import RestoredPicture, check_target, fit_to_format, restore_parts, write_restored
+from artifact_remover.result_names import RESTORED, name_result
 from artifact_remover.self_ensemble import MEMORY_OF_ORIENTATIONS, restore_in_all_orientations
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA, require_between
@@ -99,7 +100,7 @@ class Restorer:
         model: Path | str | None = None,
         *,
         blend: float | None = None,
-        engine: Name = "auto",
+        engine: EngineName = "auto",
         precision: Precision = "auto",
         tile: int | None = None,
         self_ensemble: bool = False,
@@ -326,7 +327,7 @@ class Restorer:
             OSError: If it cannot be written.
         """
         file = Path(file)
-        output = Path(output) if output else file.with_name(f"{file.stem}_restored.png")
+        output = Path(output) if output else file.with_name(name_result(file.name, f"{RESTORED}.png"))
         format = format_of(output)
         check_format(format, quality)
         if os.path.lexists(output) and not overwrite:

@@ -17,6 +17,7 @@ from artifact_remover.pictures.metadata import Metadata
 from artifact_remover.pictures.picture import Picture, check_side, encode_picture, matching_format
 from artifact_remover.pictures.restored_mark import with_mark
 from artifact_remover.pictures.writers import LONGEST_JPEG_XMP, band_height, write_with_pillow
+from data_prep.errors import InputError
 from data_prep.photographs import to_8_bits
 
 LOSSY_QUALITIES = {"jpeg": (95, 96, 97, 98, 99, 100), "avif": (90, 95, 98, 100)}
@@ -221,13 +222,13 @@ def write_restored(
         What the user should be told of the picture and its file, each a short clause.
 
     Raises:
-        InputError: As in `encode_picture`.
-        OSError: If the source cannot be read, or the file cannot be written.
+        InputError: As in `encode_picture`, or if the source cannot be read any more.
+        OSError: If the file cannot be written.
     """
     copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
     transcoded = _transcoded(picture)
     if copied and quality is None and format == _own_format(picture):
-        content = source.read_bytes() if isinstance(source, Path) else source
+        content = _read(source) if isinstance(source, Path) else source
         file.write(transcoded or content)
         lost = tell_lost(box_types(content)) if transcoded else ()  # what lay beside the JPEG
         return (*picture.decision.notes, *lost)  # the others tell of decoding
@@ -236,3 +237,10 @@ def write_restored(
         marked = dataclasses.replace(picture.metadata, xmp=xmp)
         picture = dataclasses.replace(picture, metadata=marked)
     return picture.notes + encode_picture(picture, file, format, quality or picture.quality)
+
+
+def _read(source) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error

@@ -1,7 +1,9 @@
 """The common parts of all commands: options from a dataclass, errors in one line, and exit codes."""
 
+import _thread
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -107,8 +109,9 @@ def _interruptible():
         if dropped.exc_type is not KeyboardInterrupt:
             hook(dropped)
             return
-        # From a thread, as what this hook raises is dropped, too.
-        timers.append(threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)))
+        # From a thread, as what this hook raises is dropped, too. On Windows `os.kill` ends the process at once.
+        again = _thread.interrupt_main if sys.platform == "win32" else functools.partial(os.kill, os.getpid())
+        timers.append(threading.Timer(0.05, again, (signal.SIGTERM,)))
         timers[-1].start()
 
     sys.unraisablehook = interrupt_again

@@ -32,6 +32,7 @@ import openvino
 from artifact_remover.config import PRESETS
 from artifact_remover.model_folder import MANIFEST, SUMS, read_manifest, sum_up
 from artifact_remover.openvino_engine import INT8
+from data_prep.files import write_whole
 from data_prep.pipeline import training_batches
 from data_prep.sources import open_photographs
 
@@ -81,7 +82,7 @@ def main() -> None:
     manifest = read_manifest(arguments.export)
     sums = {each.name: sum_up(each) for each in (file, file.with_suffix(".bin"))}
     manifest[SUMS] = manifest.get(SUMS, {}) | sums
-    (arguments.export / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    write_whole(arguments.export / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
 
 
 if __name__ == "__main__":

@@ -488,6 +488,13 @@ def test_file_is_restored_beside_itself(restorer, photo, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(written)), restorer.restore(photo))
 
 
+def test_a_long_name_is_shortened_beside_itself(restorer, tmp_path):
+    file = tmp_path / f"{'n' * 250}.jpg"
+    file.write_bytes(to_jpeg(skimage_data.coffee()[:16, :16]))
+    written = restorer.restore_file(file)
+    assert written.is_file() and written.name.endswith("_restored.png") and len(written.name) == 255
+
+
 def test_format_follows_the_name_of_the_output(restorer, photo, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(to_jpeg(photo))
     restorer.restore_file(str(tmp_path / "photo.jpg"), str(tmp_path / "out.webp"), strength=0)

@@ -9,6 +9,7 @@ from skimage import data as skimage_data
 from artifact_remover import restore_picture
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import LOSSY_QUALITIES, fit_to_format, restore_parts, write_restored
+from data_prep.errors import InputError
 from tests.sample_pictures import to_jpeg, to_png
 
 PICTURE = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8)))
@@ -26,6 +27,13 @@ def test_colors_are_restored():
     restored = restore_parts(PICTURE, brighter, fail, fail)
     np.testing.assert_array_equal(restored.pixels, PICTURE.pixels + 1)
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
+
+
+def test_a_picture_that_is_gone_cannot_be_copied(tmp_path):
+    picture = decode_picture(to_png(np.full([16, 24, 3], 100, np.uint8)))
+    left_alone = restore_parts(picture, brighter, fail, fail)
+    with pytest.raises(InputError, match="gone.png cannot be read: No such file"):
+        write_restored(left_alone, tmp_path / "gone.png", io.BytesIO(), "png")
 
 
 def test_luma_is_kept_in_little_memory():

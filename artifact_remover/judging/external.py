@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -98,7 +99,7 @@ class External:
                 ) from error
             finally:
                 if process.returncode is None:  # too slow, or the user stopped us
-                    os.killpg(process.pid, signal.SIGKILL)
+                    _kill(process)
                     process.wait()
             if code:
                 errors.seek(0)
@@ -107,6 +108,14 @@ class External:
                 raise InputError(
                     Option("external"), f" {self._name}: it failed with exit code {code}: {to_one_line(last)}"
                 )
+
+
+def _kill(process):
+    """Ends a process, and where there are groups of processes, what it has started."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _replace(word, files):

@@ -145,7 +145,7 @@ def gmsd(clean: tf.Tensor, restored: tf.Tensor) -> tf.Tensor:
         Deviation, 0 or more, seldom above 0.35, `float32 [N]`.
 
     Raises:
-        ValueError: As `psnr`, and if a picture is smaller than that.
+        ValueError: As `psnr`, and if a picture is smaller than that or has neither one nor three channels.
     """
     clean, restored = _checked(clean, restored, smallest=6)
     first, second = _gradient_magnitude(_luma(clean)), _gradient_magnitude(_luma(restored))
@@ -230,7 +230,7 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
     if image.shape[-1] == 1:
         return image[..., 0]
     if image.shape[-1] != 3:
-        raise ValueError(f"PSNR-B is defined for one or three channels: {image.shape[-1]}")
+        raise ValueError(f"luma is defined for one or three channels: {image.shape[-1]}")
     return tf.tensordot(image, LUMA_OF_RGB, axes=1)
 
 

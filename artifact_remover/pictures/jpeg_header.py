@@ -33,8 +33,9 @@ _SUBSAMPLINGS: dict[tuple[float, float], str] = {
     (4, 2): "4:1:0",
 }
 
-# Along the diagonals, down and up by turns (ITU-T T.81, figure A.6).
 _MOST_BETWEEN = 2**20  # bytes outside of segments, which are read one by one
+
+# Along the diagonals, down and up by turns (ITU-T T.81, figure A.6).
 _ZIGZAG = sorted(range(64), key=lambda i: (i // 8 + i % 8, (i // 8 if (i // 8 + i % 8) % 2 else i % 8)))
 
 # ITU-T T.81, tables K.1 and K.2: luminance and chrominance, row by row.
