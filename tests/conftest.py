@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import pytest
 import tyro
+from filelock import FileLock
 from PIL import Image
 from rich.console import Console
 from skimage import data as skimage_data
@@ -23,6 +25,7 @@ from artifact_remover.discriminator import build_discriminator
 from artifact_remover.saved_model import export_discriminator, export_generator
 from artifact_remover.training import gan
 from artifact_remover.training.run import Run
+from data_prep.config import DataConfig
 from data_prep.sources import open_photographs
 from tests import tiny_models
 
@@ -51,33 +54,62 @@ def other_keras_defaults():
 
 
 @pytest.fixture(scope="session")
-def saved_models(tmp_path_factory):
-    """The models of `tf_serving/models.config`, tiny ones, which no test changes."""
-    folder = tmp_path_factory.mktemp("saved_models")
+def make_once(tmp_path_factory):
+    """Makes a folder in the first worker that wants it; all read it, and no test changes it.
+
+    As pytest-xdist's documentation has it, "Making session-scoped fixtures execute only once".
+    """
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make(name, fill):
+        folder = common / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                try:
+                    fill(folder)
+                except BaseException:
+                    shutil.rmtree(folder)
+                    raise
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def saved_models(make_once):
+    """The models of `tf_serving/models.config`, tiny ones."""
+    return make_once("saved_models", export_tiny_models)
+
+
+def export_tiny_models(folder):
     manifest = {"settings": {"data": {"degradation": {"quality": "10"}}}}
     for seed, model in enumerate(("pretrain_generator", "gan")):
         export_generator(tiny_models.make_generator(seed), tiny_models.TINY, folder / model / "1", manifest)
     config = DiscriminatorConfig(features=4)
     export_discriminator(build_discriminator(config), config, folder / "pretrain_discriminator" / "1", {})
-    return folder
 
 
 @pytest.fixture(scope="session")
-def photo_folder(tmp_path_factory):
+def photo_folder(make_once):
     """Nine crops of real photographs: seven to train on, one to validate on, one to test on."""
-    folder = tmp_path_factory.mktemp("photos")
+    return make_once("photos", save_crops)
+
+
+def save_crops(folder):
     for name in ("astronaut", "chelsea", "coffee"):
         photo = getattr(skimage_data, name)()
         for number in range(3):
             crop = photo[60 : 60 + 80, 100 * number : 100 * number + 96]
             Image.fromarray(crop).save(folder / f"{name}{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_options(photo_folder, tmp_path_factory):
+def tiny_options(photo_folder, make_once):
     """Command line of a tiny run, but for `--workdir`."""
-    return [*TINY, "--data", str(photo_folder), "--data-dir", str(tmp_path_factory.mktemp("tfds"))]
+    prepared = make_once("tfds", lambda folder: open_photographs(DataConfig(str(photo_folder), str(folder))))
+    return [*TINY, "--data", str(photo_folder), "--data-dir", str(prepared)]
 
 
 @pytest.fixture(scope="session")
@@ -107,13 +139,19 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny_options, tmp_path_factory) -> FinishedRun:
-    """A tiny run from the command line; not to be changed."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    options = [*tiny_options, "--workdir", str(folder)]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        code = fit.main(options)
-    return FinishedRun(folder, code, printed.getvalue(), options)
+def finished_run(tiny_options, make_once) -> FinishedRun:
+    """A tiny run from the command line."""
+
+    def options(folder):
+        return [*tiny_options, "--workdir", str(folder / "run")]
+
+    def train(folder):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            code = fit.main(options(folder))
+        (folder / "end.json").write_text(json.dumps([code, printed.getvalue()]))
+
+    folder = make_once("finished", train)
+    return FinishedRun(folder / "run", *json.loads((folder / "end.json").read_text()), options(folder))
 
 
 @pytest.fixture

@@ -31,6 +31,11 @@ WEIGHTS_MD5 = "253f8cb515780f3b799900260a226db6"
 
 _ANSWER_SECONDS = 4.0
 _STALLED_SECONDS = 30.0
+_CONVOLUTIONS = [
+    f"block{block}_conv{number}"
+    for block, depth in enumerate((2, 2, 4, 4, 4), start=1)
+    for number in range(1, depth + 1)
+]
 _IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
@@ -82,12 +87,11 @@ def load_vgg19(layer: str = "block3_conv4", weights: Path | None = None, dtype: 
             `layer`.
         PretrainedFeaturesUnavailable: If `weights` is not given and Keras's file cannot be had.
     """
-    vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
-    convolutions = [each.name for each in vgg.layers if isinstance(each, keras.layers.Conv2D)]
-    if layer not in convolutions:
-        raise InputError(f"no such VGG19 layer, it is one of {', '.join(convolutions)}: {layer}")
+    if layer not in _CONVOLUTIONS:
+        raise InputError(f"no such VGG19 layer, it is one of {', '.join(_CONVOLUTIONS)}: {layer}")
     source = Path(weights) if weights else _cached_or_downloaded()
-    _load_weights(vgg, convolutions, layer, source)
+    vgg = keras.applications.VGG19(include_top=False, weights=None, input_shape=(None, None, 3))
+    _load_weights(vgg, layer, source)
     return PerceptualNetwork(_frozen_up_to(vgg, layer, dtype), layer, str(source))
 
 
@@ -105,12 +109,12 @@ def _frozen_up_to(vgg: keras.Model, layer: str, dtype: str) -> keras.Model:
     return model
 
 
-def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source: Path) -> None:
+def _load_weights(vgg: keras.Model, layer: str, source: Path) -> None:
     """Loads a file up to `layer` at least; every weight is NaN before, so none can stay random."""
     vgg.set_weights([np.full(weight.shape, np.nan, "float32") for weight in vgg.weights])
     try:
         if source.suffix == ".npz":
-            _assign_npz(vgg, convolutions, source)
+            _assign_npz(vgg, source)
         else:
             legacy = source.suffix == ".h5" and not source.name.endswith(".weights.h5")
             with warnings.catch_warnings(action="ignore"):  # whatever was skipped is still NaN
@@ -120,17 +124,17 @@ def _load_weights(vgg: keras.Model, convolutions: list[str], layer: str, source:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot be read as VGG19 weights: {source}: {reason}") from error
-    loaded = [name for name in convolutions if _is_finite(vgg.get_layer(name))]
-    if not loaded or loaded != convolutions[: len(loaded)]:
+    loaded = [name for name in _CONVOLUTIONS if _is_finite(vgg.get_layer(name))]
+    if not loaded or loaded != _CONVOLUTIONS[: len(loaded)]:
         raise InputError(f"not the weights of VGG19, or not from its first layer on: {source}")
     if layer not in loaded:
         last = loaded[-1]
         raise InputError(f"VGG19 weights end at {last}, before {layer}: use another file: {source}")
 
 
-def _assign_npz(vgg: keras.Model, convolutions: list[str], source: Path) -> None:
+def _assign_npz(vgg: keras.Model, source: Path) -> None:
     with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        for name in convolutions:
+        for name in _CONVOLUTIONS:
             if f"{name}/kernel" in arrays:
                 vgg.get_layer(name).set_weights([arrays[f"{name}/kernel"], arrays[f"{name}/bias"]])
 
