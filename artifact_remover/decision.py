@@ -26,6 +26,13 @@ At 4:4:4 the published models make two of 32 graphics worse there, by up to 0.13
 NEARLY_UNCOMPRESSED_SUBSAMPLED = 97
 """The same for JPEGs of subsampled chroma: at quality 96 photographs still gain more than 1 dB."""
 
+SMALLEST = 16
+"""Pixels in height and width of the smallest pictures that are restored by default: one block of subsampled chroma.
+
+Smaller ones are nearly all edge, beyond which the model sees nothing: of 192 JPEGs of 8 pixels, of quality 30 to 90,
+it makes 60 worse, by up to 6.6 dB; the mean of all gains 0.4 dB.
+"""
+
 _MUCH_COARSER = 10
 """Factor between quantization steps from which an earlier compression decides where the blocks lie.
 
@@ -97,6 +104,8 @@ def decide(
         return by_mark
     compressions = find_compressions(picture.pixels, picture.header)
     found = describe(compressions)
+    if min(picture.pixels.shape[:2]) < SMALLEST and not force:
+        return leave_alone(f"it is less than {SMALLEST} pixels high or wide", found)
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
         if trial and len(compressions) == 1:

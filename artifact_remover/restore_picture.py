@@ -34,6 +34,14 @@ the clean one than before, by up to 2.35 dB. By these shares it is one, by 0.15 
 one, by 0.03 dB, and 66 would lose too much.
 """
 
+_LEAST_SIDE = 64
+"""Pixels in height and width up to which a smaller picture is surrounded by its own blocks.
+
+Beyond its edges the model sees nothing. Of 403 JPEGs of 16 to 48 pixels, of quality 90, cut out of validation pictures
+or these reduced, 105 were worse without it, and 30 are with it. The mean gain is larger by 0.5 dB.
+"""
+
+_BLOCK = 8
 _WHOLE_SIDE, _TILE_SIDE, _TILES = 1024, 256, 4  # of longer sides four parts are looked at
 
 
@@ -94,13 +102,25 @@ def _restore_on_grid(pixels, offset, restore):
     """Restores a picture whose first block begins at this row and column.
 
     The models know blocks that begin at multiples of 8. So what is missing of the first ones is filled up by
-    reflection, and cut off again. Chroma's blocks of 16 need no more: the models' own grid is 8 pixels wide.
+    reflection, and cut off again. Chroma's blocks of 16 need no more: the models' own grid is 8 pixels wide. A small
+    picture is surrounded by its own blocks, mirrored, after its last ones are filled up as a JPEG's are.
     """
-    top, left = (-each % 8 for each in offset)
-    if not (top or left):
-        return restore(pixels)
+    height, width = pixels.shape[:2]
+    top, left = (-each % _BLOCK for each in offset)
     filled = np.pad(pixels, ((top, 0), (left, 0), (0, 0)), mode="reflect")
-    return np.ascontiguousarray(restore(filled)[top:, left:])
+    rows, columns = (_surroundings(length) for length in filled.shape[:2])
+    if rows or columns:
+        filled = np.pad(filled, [(0, -length % _BLOCK) for length in filled.shape[:2]] + [(0, 0)], mode="edge")
+        filled = np.pad(filled, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")
+    if filled.shape == pixels.shape:
+        return restore(pixels)
+    top, left = top + rows, left + columns
+    return np.ascontiguousarray(restore(filled)[top : top + height, left : left + width])
+
+
+def _surroundings(length) -> int:
+    """Computes how many pixels, of whole blocks, a side needs before and behind it to be as long as `_LEAST_SIDE`."""
+    return max(0, -(-(_LEAST_SIDE - length) // (2 * _BLOCK))) * _BLOCK
 
 
 def _with_luma_of(before, restored):

@@ -29,6 +29,25 @@ def test_colors_are_restored():
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40), (63, 300), (64, 64), (16, 1000)])
+@pytest.mark.parametrize("offset", [(0, 0), (3, 5)])
+def test_small_pictures_are_surrounded_by_their_own_blocks(height, width, offset):
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    seen = []
+
+    def restore(filled):
+        seen.append(filled)
+        return brighter(filled)
+
+    np.testing.assert_array_equal(restore_picture._restore_on_grid(pixels, offset, restore), pixels + 1)
+    [filled] = seen
+    assert min(filled.shape[:2]) >= 64
+    places = np.argwhere((filled == pixels[0, 0]).all(axis=2))
+    assert any(((place + offset) % 8 == 0).all() for place in places)  # blocks begin at multiples of 8
+    if min(height, width) >= 64 and offset == (0, 0):
+        assert filled is pixels
+
+
 def test_a_picture_that_is_gone_cannot_be_copied(tmp_path):
     picture = decode_picture(to_png(np.full([16, 24, 3], 100, np.uint8)))
     left_alone = restore_parts(picture, brighter, fail, fail)
