@@ -13,6 +13,7 @@ from artifact_remover.pictures.compression import (
     Compression,
     busiest_corners,
     is_enlarged,
+    is_noisy,
     share_beyond_quantization,
     to_luma,
 )
@@ -140,9 +141,9 @@ class Trial:
 
         Returns:
             Whether it changes much, and the same in turned samples. No, where these are drawn or smaller than 128
-            pixels.
+            pixels, or where the picture is noisy: noise beside edges is taken for artifacts, turned or not.
         """
-        if not self._samples or _is_drawn(np.stack(self._samples)):
+        if not self._samples or _is_drawn(np.stack(self._samples)) or is_noisy(self._pixels):
             return False
         changes = _to_luma(self._changes)  # as subsampled chroma is mended at any quality
         if _psnr(changes) >= (MUCH_TO_MEND_COMPRESSED if compressed else MUCH_TO_MEND):

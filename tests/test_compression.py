@@ -12,6 +12,7 @@ from artifact_remover.pictures.compression import (
     busiest_corners,
     find_compressions,
     is_enlarged,
+    is_noisy,
     share_beyond_quantization,
 )
 from artifact_remover.pictures.jpeg_header import read_jpeg_header
@@ -180,3 +181,12 @@ def test_the_share_of_a_change_beyond_quantization_is_told(offset):
     assert share_beyond_quantization(5.5 * wave, compression) == pytest.approx(0, abs=1e-6)
     assert share_beyond_quantization(11 * wave, compression) == pytest.approx(0.25, rel=1e-3)
     assert share_beyond_quantization(0 * wave, compression) == 0
+
+
+@pytest.mark.parametrize("strength", [3, 8])
+def test_noise_in_the_quietest_parts_tells_a_noisy_picture_from_a_scaled_jpeg(strength):
+    noisy = np.clip(PHOTO * 0.8 + 25 + np.random.default_rng(0).normal(0, strength, PHOTO.shape), 0, 255)
+    noisy = np.rint(noisy).astype(np.uint8)
+    scaled = Image.fromarray(compressed(noisy, 30)).resize([360, 360], Image.Resampling.BICUBIC)
+    assert is_noisy(noisy) and is_noisy(noisy.astype(np.uint16) * 257)
+    assert not is_noisy(np.array(scaled)) and not is_noisy(PHOTO) and not is_noisy(PHOTO[:71])

@@ -10,7 +10,7 @@ from artifact_remover.pictures.compression import Compression, find_compressions
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.trial import Trial
-from data_prep.drawing import draw_pixel_art
+from data_prep.drawing import draw_graphic, draw_pixel_art
 from tests.sample_pictures import to_jpeg, to_png
 
 LARGE = skimage_data.astronaut()[:300, :300]
@@ -199,6 +199,13 @@ def test_what_is_flat_far_from_edges_alone_is_not_taken_for_drawn():
     """A JPEG of text has ringing beside its letters."""
     reduced = Image.fromarray(decode_picture(to_jpeg(written_text(), 20)).pixels).resize([200, 200])
     assert finds_artifacts(np.array(reduced), darker_by(9))
+
+
+def test_noise_of_a_scan_is_left_alone_though_the_model_would_take_it_for_artifacts():
+    page = np.asarray(draw_graphic(np.random.default_rng(1), 288, "code"))
+    noisy = page * 0.85 + 20 + np.random.default_rng(1).normal(0, 8, page.shape)
+    picture = decode_picture(to_png(np.clip(np.rint(noisy), 0, 255).astype(np.uint8)))
+    assert not Restorer.load(precision="float32").restore_picture(picture).decision.restore
 
 
 @pytest.mark.parametrize(("shape", "restored"), [((1, 1), False), ((300, 127), False), ((128, 128), True)])

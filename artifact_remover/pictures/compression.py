@@ -44,6 +44,15 @@ two, each on a grid of its own, the stronger is ahead by 2.05 or more, of 60.
 _COARSER = 2.5  # an earlier compression counts if its steps are larger by at least this factor
 _WORTH_TELLING = 12  # and have at least this scale, that of quality 94
 _EMPTY = -19.0  # decibels
+_NOISE, _ALIKE = 1.4, 0.9
+"""Noise in levels that the quietest tenth of the blocks exceed in a noisy picture, and how alike it is in them: the
+quietest twentieth exceed this share of it.
+
+In 27 of 220 clean pictures with noise, pages and codes mostly, the model found artifacts in it, and they came back at
+24 to 50 dB; now in four. JPEGs have lost the noise of quiet blocks: of 140 of validation pictures, scaled to 0.5, 0.7
+or 1.4, in which it finds artifacts, one is taken for noisy. Of 32 that were noisy themselves 11 are, which would gain
+1.5 dB in the mean; of 93 of drawn patterns, pages and codes 17, which would lose 6.7 dB in the mean.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +153,25 @@ def is_enlarged(pixels: np.ndarray) -> bool:
     return bool(10 * np.log10((fine + 1e-3) / (coarse + 1e-3)) < _EMPTY)
 
 
+def is_noisy(pixels: np.ndarray) -> bool:
+    """Tells whether there is noise in the quietest blocks of a picture too, where a JPEG has none.
+
+    Args:
+        pixels: As of `find_compressions`.
+    """
+    noise = []
+    for row, column in _spread_corners(pixels, _SIDE):
+        luma = to_luma(pixels[row : row + _SIDE, column : column + _SIDE])
+        finest = (luma[1:, 1:] - luma[1:, :-1] - luma[:-1, 1:] + luma[:-1, :-1]) / 2  # of white noise as strong as it
+        side = len(finest) // _BLOCK
+        blocks = finest[: side * _BLOCK, : side * _BLOCK].reshape(side, _BLOCK, side, _BLOCK)
+        noise.append(blocks.std(axis=(1, 3)).ravel())
+    if not noise:
+        return False
+    least, little = np.percentile(noise, (5, 10))
+    return bool(little > _NOISE and least > _ALIKE * little)
+
+
 def busiest_corners(pixels: np.ndarray, side: int, most: int) -> list[tuple[int, int]]:
     """Chooses the squares of a picture in which most is to be seen.
 
@@ -156,13 +184,6 @@ def busiest_corners(pixels: np.ndarray, side: int, most: int) -> list[tuple[int,
         Row and column of each one's first pixel, multiples of 8; squares do not overlap. Empty where the picture is
         smaller than one square.
     """
-    step = -(-side // _BLOCK) * _BLOCK
-    height, width = pixels.shape[:2]
-    corners = [
-        (row, column) for row in range(0, height - side + 1, step) for column in range(0, width - side + 1, step)
-    ]
-    if len(corners) > _CANDIDATES:
-        corners = [corners[each] for each in np.linspace(0, len(corners) - 1, _CANDIDATES).astype(int)]
     white = np.iinfo(pixels.dtype).max
 
     def activity(corner):
@@ -173,7 +194,19 @@ def busiest_corners(pixels: np.ndarray, side: int, most: int) -> list[tuple[int,
         # Clipped, so that detail counts more than few high edges.
         return np.minimum(np.abs(np.diff(green, axis=1)), 16).mean()
 
-    return sorted(corners, key=activity, reverse=True)[:most]
+    return sorted(_spread_corners(pixels, side), key=activity, reverse=True)[:most]
+
+
+def _spread_corners(pixels, side) -> list[tuple[int, int]]:
+    """Spreads up to 96 squares over a picture that do not overlap."""
+    step = -(-side // _BLOCK) * _BLOCK
+    height, width = pixels.shape[:2]
+    corners = [
+        (row, column) for row in range(0, height - side + 1, step) for column in range(0, width - side + 1, step)
+    ]
+    if len(corners) > _CANDIDATES:
+        corners = [corners[each] for each in np.linspace(0, len(corners) - 1, _CANDIDATES).astype(int)]
+    return corners
 
 
 def _choose_tiles(pixels) -> np.ndarray | None:
