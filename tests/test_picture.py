@@ -818,7 +818,7 @@ def header_of(content):
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("number, bits", [(1, 1), (2, 1), (3, 2), (4, 2), (5, 4), (16, 4), (17, 8), (256, 8), (257, 0)])
 def test_few_colors_become_a_palette(number, bits, channels, width, monkeypatch):
-    monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 500)
+    monkeypatch.setattr("artifact_remover.pictures.writers._BAND", 500)
     table = noise(number, channels)
     table[:, 0], table[:, 1] = np.arange(number) % 256, np.arange(number) // 256  # no two alike
     pixels = table[np.arange(300 * width).reshape(300, width) % number]
@@ -872,7 +872,7 @@ def test_bands_of_a_png_are_parts_of_one_stream(monkeypatch):
     graphic = np.tile(noise(8, 40, 3), (40, 2, 1))
     for pixels, allowed in ((data.astronaut(), 1.01), (graphic, 3)):
         whole = encoded(picture_of(pixels))[0]
-        monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 4000)
+        monkeypatch.setattr("artifact_remover.pictures.writers._BAND", 4000)
         content = encoded(picture_of(pixels))[0]
         monkeypatch.undo()
         parts = [part for name, part in png_chunks(content) if name == b"IDAT"]
@@ -1205,8 +1205,7 @@ def test_a_pillow_without_avif(monkeypatch):
 
 
 def test_pictures_larger_than_a_band(monkeypatch):
-    monkeypatch.setattr("artifact_remover.pictures.readers.BAND", 500)
-    monkeypatch.setattr("artifact_remover.pictures.writers.BAND", 500)
+    monkeypatch.setattr("artifact_remover.pictures.writers._BAND", 500)
     monkeypatch.setattr("artifact_remover.pictures.writers._STRIP", 300)
     rgba = noise(60, 80, 4)
     picture = picture_of(rgba[..., :3], rgba[..., 3], orientation=5)
