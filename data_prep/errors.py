@@ -14,11 +14,11 @@ class Message(str):
     """A line of text in a library's words, which remembers where it names options.
 
     Example:
-        >>> message = Message("damaged, mend it or give ", Option("allow_truncated"))
+        >>> message = Message("damaged, mend it or use ", Option("allow_truncated"))
         >>> str(message)
-        'damaged, mend it or give allow_truncated'
+        'damaged, mend it or use allow_truncated'
         >>> word(message, lambda name: f"?{name}=true")
-        'damaged, mend it or give ?allow_truncated=true'
+        'damaged, mend it or use ?allow_truncated=true'
 
     Attributes:
         parts: The pieces of the line in order; options are instances of `Option`.

@@ -1069,7 +1069,7 @@ def test_a_jpeg_that_breaks_off_before_its_end_marker_is_truncated(mode, options
     content = saved(PHOTO.convert(mode), **options)
     decode_picture(content)
     half = content[: len(content) * 3 // 4] + b"\xff\xd9"
-    assert "is truncated or damaged, mend it or give allow_truncated: the data end before" in refusal(half)
+    assert "is truncated or damaged, mend it or use allow_truncated: the data end before" in refusal(half)
     picture = decode_picture(half, allow_truncated=True)
     assert "truncated or damaged, taken as far as it goes" in picture.notes
     assert np.array_equal(picture.pixels[:16], decode_picture(content).pixels[:16])

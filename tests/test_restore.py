@@ -370,7 +370,7 @@ def test_info_of_a_bad_file_is_one_line(folder, capsys):
 def test_info_of_a_damaged_header_needs_an_option(folder, capsys):
     save_with_damaged_text("a.png")
     assert restore.main(["--info", "a.png"]) == 2
-    assert "or give --allow-truncated" in capsys.readouterr().err
+    assert "or use --allow-truncated" in capsys.readouterr().err
     assert restore.main(["--info", "--allow-truncated", "a.png"]) == 0
     assert "100x96" in capsys.readouterr().out
 

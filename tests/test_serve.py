@@ -138,12 +138,12 @@ NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     [
         (b"this is no picture", {}, 415, "no picture that can be read"),
         (b"", {}, 415, "empty"),
-        (LARGE[:-3000], {}, 400, "mend it or give allow_truncated: "),
+        (LARGE[:-3000], {}, 400, "mend it or use allow_truncated: "),
         (
             to_file(NOISE, quality=10),
             {},
             413,
-            "2.25 megapixels, more than the limit of 2: raise it with --max-megapixels",
+            "2.25 megapixels, more than the limit of 2: raise it with --max-megapixels of serve",
         ),
         (bytes(10_000_000), {}, 413, "more than 3 megabytes"),
         (SMALL, {"strength": 1.5}, 422, "strength: "),

@@ -1,5 +1,6 @@
 """The page in a real browser, against the real application."""
 
+import dataclasses
 import io
 import shutil
 import time
@@ -11,6 +12,7 @@ from skimage import data as skimage_data
 
 from artifact_remover import restore
 from artifact_remover.restoration import Restorer
+from artifact_remover.web.queue import RestoreParameters
 from tests.sample_pictures import to_file
 from tests.web_server import Gate, serving
 
@@ -96,6 +98,12 @@ def written_by_the_command(saved_models, tmp_path, content, name, *arguments):
     return (tmp_path / name).read_bytes()
 
 
+def drop_statuses(page, *statuses):
+    """Takes off the page's complaints the browser's own notes of these statuses."""
+    notes = [f"the server responded with a status of {status} " for status in statuses]
+    page.complaints[:] = [each for each in page.complaints if not any(note in each for note in notes)]
+
+
 def read(content):
     return np.asarray(Image.open(io.BytesIO(content)))
 
@@ -135,6 +143,56 @@ def test_it_is_said_where_a_jpeg_could_not_hold_what_was_gained(page):
     _, content = download(page, ".same")
     assert content == jpeg
     page.get_by_text("left alone, as it would lose as jpeg what restoring gains").wait_for()
+
+
+def test_the_page_has_a_control_for_every_option_of_the_api(page):
+    options = page.evaluate("""() => [document, document.querySelector("#card").content].flatMap(
+        (root) => [...root.querySelectorAll("[data-option]")].map((each) => each.dataset.option)
+    )""")
+    chosen_by_a_download = {"format", "quality"}
+    assert set(options) == {each.name for each in dataclasses.fields(RestoreParameters)} - chosen_by_a_download
+
+
+def test_notes_name_the_controls_of_the_page(page):
+    add(page, ("a.jpg", to_file(skimage_data.astronaut()[:96, :100], quality=98)))
+    force = "“Also restore what would be left alone” restores it"
+    assert page.inner_text(".notes") == f"left alone, as practically uncompressed: quality 98, {force}"
+    page.get_by_label("Also restore what would be left alone").check()
+    page.wait_for_selector(".png", state="hidden")
+    page.wait_for_selector(".png")
+    assert page.inner_text(".notes").endswith("detail may be lost, “Strength” lowers it")
+
+
+def test_a_jpeg_that_breaks_off_is_restored_as_far_as_it_goes_when_that_is_asked(page, saved_models, tmp_path):
+    broken = to_file(PHOTO, quality=12)[:-2000]
+    page.set_input_files("#files", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": broken})
+    button = page.get_by_role("button", name="Restore as far as it goes")
+    button.wait_for()
+    said = "the picture is truncated or damaged, mend it or use “Restore as far as it goes”: "
+    assert page.inner_text(".error").startswith(said)
+    for strength in ("1", "0.5"):  # it need not be asked again for other settings
+        if strength == "1":
+            button.click()
+        else:
+            page.fill("#strength", strength)
+            page.wait_for_selector(".png", state="hidden")
+        page.wait_for_selector(".png")
+        assert page.locator(".error").is_hidden() and button.is_hidden()
+        assert page.inner_text(".notes").startswith("truncated or damaged, taken as far as it goes")
+        _, content = download(page, ".png")
+        arguments = ["--allow-truncated", "--strength", strength]
+        assert content == written_by_the_command(saved_models, tmp_path, broken, "x.png", *arguments)
+    drop_statuses(page, 400)
+
+
+def test_a_damaged_picture_that_browsers_cannot_show_is_shown_as_far_as_it_goes(page):
+    broken = to_file(PHOTO, "TIFF")[:-3000]
+    page.set_input_files("#files", {"name": "a.tiff", "mimeType": "image/tiff", "buffer": broken})
+    page.get_by_role("button", name="Restore as far as it goes").click()
+    page.wait_for_selector(".png")
+    wait_until(page, "document.querySelector('.before').naturalWidth === 280")
+    assert page.locator(".before").is_visible()
+    drop_statuses(page, 400)
 
 
 def test_what_the_pixels_tell_is_shown(page):

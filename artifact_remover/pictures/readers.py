@@ -59,7 +59,7 @@ def open_image(
         DamagedError: If it is truncated or damaged.
     """
     name = to_one_line(source if isinstance(source, Path) else getattr(source, "name", "the picture"))
-    advice = "mend or remove it" if allow_truncated else Message("mend it or give ", Option("allow_truncated"))
+    advice = "mend or remove it" if allow_truncated else Message("mend it or use ", Option("allow_truncated"))
     start = b""
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 
-from data_prep.command_line import word_for_terminal
+from artifact_remover.web.queue import word_for_api
 from data_prep.errors import Message, Option
 
 DOCS = "/docs"
@@ -103,7 +103,7 @@ class Guard:
         refusal = None
         if not self._is_ours(given.get(b"host", b"").decode("latin-1")):
             said = Message("this server is not called that: ", Option("name"), " adds a name")
-            refusal = JSONResponse({"error": word_for_terminal(said)}, 400)
+            refusal = JSONResponse({"error": word_for_api(said)}, 400)
         elif given.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and path.startswith("/api/"):
             refusal = JSONResponse({"error": "requests from other web sites are refused"}, 403)
         await (refusal or self._app)(scope, receive, send_strictly)

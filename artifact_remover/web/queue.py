@@ -343,11 +343,14 @@ def _to_answer(error) -> HTTPException:
 
 
 def word_for_api(said: str | InputError) -> str:
-    """Names a message's options as query parameters, and those that the API lacks as options of the command `serve`."""
+    """Names a message's options as query parameters, and those that the API lacks as options of the command `serve`.
+
+    The page words the parameters as its controls.
+    """
     parameters = {field.name for field in dataclasses.fields(RestoreParameters)}
 
     def name_option(name):
-        return name if name in parameters else f"--{name.replace('_', '-')}"
+        return name if name in parameters else f"--{name.replace('_', '-')} of serve"
 
     return to_one_line(word(said, name_option))
 

@@ -9,6 +9,14 @@ const sleep = (milliseconds, signal) =>
 const percent = (value) => `${Math.round(100 * value)} %`;
 const settings = { strength: find("#strength"), blend: find("#blend"), force: find("#force") };
 
+// What the API calls its options, and what is written on their controls here.
+const captions = [document, find("#card").content].flatMap((root) => [...root.querySelectorAll("[data-option]")]);
+const wording = new Map(captions.map((caption) => [caption.dataset.option, `“${caption.textContent}”`]));
+const options = new RegExp(`\\b(?:${[...wording.keys()].join("|")})\\b`, "g");
+
+/** Names the options in a line of the server's as the page does. */
+const word = (line) => line.replace(options, (option) => wording.get(option));
+
 let limits = { max_megabytes: Infinity };
 const cards = [];
 const turns = { inspect: Promise.resolve(), restore: Promise.resolve() };
@@ -51,13 +59,17 @@ class Card {
     this.file = file;
     this.root = find("#card").content.firstElementChild.cloneNode(true);
     for (const name of ["view", "scroller", "before", "after", "divider", "status", "error", "notes", "facts", "zoom", "png",
-      "same", "again"]) this[name] = find(`.${name}`, this.root);
+      "same", "partly", "again"]) this[name] = find(`.${name}`, this.root);
     this.progress = find("progress", this.root);
     this.state = find(".state", this.root);
     find("h2", this.root).textContent = file.name;
     this.root.setAttribute("aria-label", file.name);
     find(".remove", this.root).onclick = () => this.remove();
     this.again.onclick = () => this.restore();
+    this.partly.onclick = () => {
+      this.allowTruncated = true;
+      this.restore();
+    };
     this.same.onclick = () => this.download();
     this.zoom.onclick = () => this.setZoom(!this.view.classList.contains("actual"));
     this.divider.oninput = this.scroller.onscroll = () => this.cut();
@@ -65,6 +77,7 @@ class Card {
     this.resized.observe(this.scroller);
     this.before.onload = this.after.onload = () => this.cut();
     this.before.onerror = () => this.decodeBefore();
+    this.allowTruncated = false;
     this.removed = new AbortController();
   }
 
@@ -98,10 +111,12 @@ class Card {
   restore() {
     this.running?.abort();
     const running = this.running = new AbortController();
-    this.parameters = { strength: settings.strength.value, force: settings.force.checked };
+    this.parameters = {
+      strength: settings.strength.value, force: settings.force.checked, allow_truncated: this.allowTruncated,
+    };
     if (limits.blends) this.parameters.blend = settings.blend.value;
     this.restored = false;
-    this.error.hidden = this.again.hidden = true;
+    this.error.hidden = this.partly.hidden = this.again.hidden = true;
     this.offer();
     if (this.isTooLarge()) {
       this.fail(new Error(`The file has more than ${limits.max_megabytes} megabytes.`));
@@ -180,7 +195,7 @@ class Card {
   tell(answer) {
     const notes = answer.headers.get("X-Notes");
     this.notes.hidden = !notes;
-    this.notes.textContent = notes;
+    this.notes.textContent = word(notes ?? "");
   }
 
   rename(suffix) {
@@ -195,7 +210,7 @@ class Card {
     inTurn("inspect", async () => {
       if (this.removed.signal.aborted) return;
       try {
-        const answer = await post("api/restore?strength=0", this.file, this.removed.signal);
+        const answer = await post("api/restore?strength=0&allow_truncated=true", this.file, this.removed.signal);
         this.show(this.before, await answer.blob());
       } catch { /* restoring says what is wrong */ }
     });
@@ -247,7 +262,8 @@ class Card {
   fail(error) {
     this.state.hidden = true;
     this.error.hidden = false;
-    this.error.textContent = error.message;
+    this.error.textContent = word(error.message);
+    this.partly.hidden = !error.message.includes("allow_truncated"); // named where it may help
     this.again.hidden = false;
     if (!this.before.naturalWidth) this.view.hidden = true;
   }
