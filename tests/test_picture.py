@@ -134,7 +134,7 @@ def test_a_wrong_extension_does_not_matter(tmp_path):
 
 def test_formats_beyond_the_list_are_not_opened(tmp_path):
     for format in ("PPM", "EPS", "GIF"):
-        with pytest.raises(InputError, match="no picture that can be read"):
+        with pytest.raises(InputError, match="not in a format that can be read"):
             decode_picture(saved(PHOTO, format))
 
 
@@ -976,9 +976,9 @@ def test_bad_files_are_told_in_one_line(tmp_path):
     shown = str(tmp_path / "photo\\n.jpg")
     assert refusal(file) == f"{shown} is missing: check the path"
     file.write_bytes(b"")
-    assert refusal(file) == f"{shown} is empty: give a picture"
+    assert refusal(file) == f"{shown} is empty: give another picture"
     file.write_bytes(b"Dear Sir,\n")
-    assert refusal(file).startswith(f"{shown} is no picture that can be read: give a whole JPEG, PNG")
+    assert refusal(file).startswith(f"{shown} is not in a format that can be read: give a whole JPEG, PNG")
     assert "is no file but a folder" in refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     assert "is no file but a folder" in refusal(tmp_path / "pipe")

@@ -200,7 +200,7 @@ def test_what_is_chosen_passed_over_and_no_picture_is_counted_and_reported(folde
         "sub/c.jpeg": "restored",
     }
     assert rows["a.jpg"]["output"] == "out/a.png" and float(rows["a.jpg"]["seconds"]) > 0
-    assert rows["broken.jpg"]["error"].startswith("broken.jpg is no picture")
+    assert rows["broken.jpg"]["error"].startswith("broken.jpg is not in a format that can be read")
     run(".", "-o", "out", *chosen, "--report", "report.csv", "--resume")
     with open("report.csv", newline="") as file:
         assert {row["path"]: row["decision"] for row in csv.DictReader(file)} == {
@@ -347,7 +347,7 @@ def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
         "the model was not tried on 2 left alone: it may find artifacts, as of a JPEG that was scaled",
         "passed over, as they are no pictures that can be read: .txt 1",
     ]
-    assert printed.err.count("\n") == 1 and "broken.jpg is no picture" in printed.err
+    assert printed.err.count("\n") == 1 and "broken.jpg is not in a format that can be read" in printed.err
     rows = json.loads(Path("report.json").read_text())
     assert [row["decision"] for row in rows] == ["restore", "left alone", "failed", "left alone", "restore"]
     assert rows[3]["why"] == "no trace of JPEG compression was found, --force restores it"

@@ -136,7 +136,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
 @pytest.mark.parametrize(
     ("content", "query", "status", "said"),
     [
-        (b"this is no picture", {}, 415, "no picture that can be read"),
+        (b"this is no picture", {}, 415, "not in a format that can be read"),
         (b"", {}, 415, "empty"),
         (LARGE[:-3000], {}, 400, "mend it or use allow_truncated: "),
         (

@@ -169,7 +169,7 @@ def test_a_jpeg_that_breaks_off_is_restored_as_far_as_it_goes_when_that_is_asked
     button = page.get_by_role("button", name="Restore as far as it goes")
     button.wait_for()
     said = "the picture is truncated or damaged, mend it or use “Restore as far as it goes”: "
-    assert page.inner_text(".error").startswith(said)
+    assert page.inner_text(".error").startswith(said) and page.locator(".again").is_hidden()
     for strength in ("1", "0.5"):  # it need not be asked again for other settings
         if strength == "1":
             button.click()
@@ -193,6 +193,31 @@ def test_a_damaged_picture_that_browsers_cannot_show_is_shown_as_far_as_it_goes(
     wait_until(page, "document.querySelector('.before').naturalWidth === 280")
     assert page.locator(".before").is_visible()
     drop_statuses(page, 400)
+
+
+def test_trying_again_is_offered_where_it_may_help_only(page, browser):
+    gif = io.BytesIO()
+    Image.fromarray(PHOTO).save(gif, "GIF")
+    never = [("a.gif", gif.getvalue()), ("b.txt", b"Dear Sir,"), ("c.webp", to_file(PHOTO, "WEBP")[:-2000])]
+    files = [{"name": name, "mimeType": "image/jpeg", "buffer": content} for name, content in never]
+    page.set_input_files("#files", files)
+    for number in range(len(never)):
+        page.locator(".error").nth(number).wait_for()
+        assert page.locator(".again").nth(number).is_hidden()
+    drop_statuses(page, 400, 415)
+
+    jpeg = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": to_file(PHOTO, quality=10)}
+    other = browser.new_page()
+    with serving(Restorer(lambda pictures: pictures * np.nan, 16)) as client:
+        other.goto(client.url)
+        other.get_by_text("megapixels each").wait_for()
+        other.set_input_files("#files", jpeg)
+        other.get_by_text("weights are damaged").wait_for()  # with status 503
+        assert other.locator(".again").is_visible()
+    other.click(".again")
+    other.get_by_text("The server does not answer. Is it still running?").wait_for()
+    assert other.locator(".again").is_visible()
+    other.close()
 
 
 def test_what_the_pixels_tell_is_shown(page):
@@ -247,7 +272,7 @@ def test_several_at_once_and_what_is_no_picture_is_said_on_its_card(page):
     add(page, *files)
     cards = page.locator(".card")
     assert [cards.nth(number).locator(".error").is_visible() for number in range(3)] == [False, True, False]
-    assert "no picture that can be read" in cards.nth(1).locator(".error").inner_text()
+    assert "not in a format that can be read" in cards.nth(1).locator(".error").inner_text()
     assert cards.nth(2).locator(".facts").inner_text() == "PNG · 280 × 200 · RGB · no trace of JPEG"
     cards.nth(1).locator(".remove").click()
     assert cards.count() == 2
@@ -281,6 +306,7 @@ def test_a_picture_that_was_changed_after_it_was_chosen_is_not_blamed_on_the_ser
     file.write_bytes(to_file(PHOTO, quality=20))
     page.click(".same")
     page.get_by_text("The file cannot be read any more: choose it again.").wait_for()
+    assert page.locator(".again").is_hidden()
     page.complaints[:] = [each for each in page.complaints if "UPLOAD_FILE_CHANGED" not in each]  # the browser's note
 
 
@@ -353,9 +379,10 @@ def test_a_picture_that_is_too_large_is_never_sent(browser):
         page.goto(client.url)
         page.get_by_text("megapixels each").wait_for()
         page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": to_file(PHOTO, "PNG")})
-        for choose in (lambda: None, lambda: page.click(".again"), lambda: page.check("#force")):
+        for choose in (lambda: None, lambda: page.check("#force")):
             choose()
             page.get_by_text("The file has more than 0.01 megabytes.").wait_for()
+            assert page.locator(".again").is_hidden()
         page.close()
     assert sent == []
 

@@ -67,7 +67,7 @@ def open_image(
         with _binary(source) as given, _decoded(given, max_megapixels) as file, _pillow_limits(allow_truncated):
             start = file.read(16)
             if not start:
-                raise InputError("empty: give a picture")
+                raise InputError("empty: give another picture")
             file.seek(0)
             if start.startswith(b"\xff\xd8"):
                 _refuse_uncommon(file)
@@ -92,7 +92,7 @@ def open_image(
         if _SIGNATURES.match(start):
             raise DamagedError(f"{name} is truncated or damaged, or of a kind that cannot be read, ", advice) from error
         raise InputError(
-            f"{name} is no picture that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
+            f"{name} is not in a format that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
         ) from error
     except MemoryError as error:
         raise InputError(f"{name} is too large for the memory of this machine: reduce it") from error

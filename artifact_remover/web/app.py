@@ -36,7 +36,7 @@ _ERRORS = {
     403: "The request comes from another web site.",
     408: "The picture took too long to arrive.",
     413: "The file or the picture is too large.",
-    415: "The body is no picture that can be read, or is not sent as one.",
+    415: "The body is not in a format that can be read, or is not sent as a picture.",
     422: "An option is wrong, or does not go with another one.",
     429: "All places are taken; Retry-After says for about how many seconds.",
     500: "A defect.",

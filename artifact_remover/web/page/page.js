@@ -32,6 +32,9 @@ async function isReadable(file) {
   return file.slice(0, 1).arrayBuffer().then(() => true, () => false);
 }
 
+/** Why a picture is not restored, where trying again cannot help. */
+class Refusal extends Error {}
+
 /** Posts a picture; where all places are taken, comes back when it is told to. Throws an Error with the server's line. */
 async function post(path, file, signal, waiting) {
   for (;;) {
@@ -41,13 +44,14 @@ async function post(path, file, signal, waiting) {
       answer = await fetch(path, { method: "POST", body: file, headers, signal });
     } catch (error) {
       if (signal.aborted) throw error;
-      throw new Error(await isReadable(file) ? "The server does not answer. Is it still running?"
-        : "The file cannot be read any more: choose it again.");
+      if (await isReadable(file)) throw new Error("The server does not answer. Is it still running?");
+      throw new Refusal("The file cannot be read any more: choose it again.");
     }
     if (answer.ok) return answer;
     if (answer.status !== 429) {
       const said = await answer.json().catch(() => ({}));
-      throw new Error(said.error ?? `The server answered with ${answer.status}.`);
+      const Kind = answer.status === 408 || answer.status >= 500 ? Error : Refusal;
+      throw new Kind(said.error ?? `The server answered with ${answer.status}.`);
     }
     waiting?.();
     await sleep(1000 * (Number(answer.headers.get("Retry-After")) || 2), signal);
@@ -119,7 +123,7 @@ class Card {
     this.error.hidden = this.partly.hidden = this.again.hidden = true;
     this.offer();
     if (this.isTooLarge()) {
-      this.fail(new Error(`The file has more than ${limits.max_megabytes} megabytes.`));
+      this.fail(new Refusal(`The file has more than ${limits.max_megabytes} megabytes.`));
       return;
     }
     this.say("waiting for its turn", null);
@@ -264,7 +268,7 @@ class Card {
     this.error.hidden = false;
     this.error.textContent = word(error.message);
     this.partly.hidden = !error.message.includes("allow_truncated"); // named where it may help
-    this.again.hidden = false;
+    this.again.hidden = error instanceof Refusal;
     if (!this.before.naturalWidth) this.view.hidden = true;
   }
 
