@@ -1,7 +1,10 @@
-"""Writes the options of every command into the documents: `python -m tests.option_tables`.
+"""Writes the options of every command, and the errors of the web API, into the documents.
+
+`python -m tests.option_tables`
 
 Each list stands between `<!-- options: COMMAND -->` and `<!-- end -->`, and is made of the dataclasses of which the
-command line is made, so that no option is forgotten and every default is right.
+command line is made, so that no option is forgotten and every default is right. The table of errors stands between
+`<!-- errors -->` and `<!-- end -->`.
 """
 
 import re
@@ -15,6 +18,7 @@ import tyro
 
 from artifact_remover.config import PRESETS, FitConfig
 from artifact_remover.options import EvaluateConfig, ExportConfig, RestoreConfig, ServeConfig
+from artifact_remover.web.app import ERRORS
 from data_prep import command_line
 from data_prep.__main__ import PrepareConfig
 
@@ -28,12 +32,19 @@ COMMANDS = {
 }
 DOCUMENTS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 LIST = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- errors -->\n).*?(<!-- end -->)", re.DOTALL)
 _WIDTH = 120
 
 
 def write_lists(text: str) -> str:
-    """Returns a document's text with each list of options as it is now."""
+    """Returns a document's text with each list of options, and the table of errors, as they are now."""
+    text = TABLE.sub(lambda match: f"{match[1]}{list_errors()}{match[2]}", text)
     return LIST.sub(lambda match: f"{match[1]}{list_options(match[2])}{match[3]}", text)
+
+
+def list_errors() -> str:
+    """Returns a Markdown table of the statuses with which the web API refuses or fails."""
+    return "| status | meaning |\n|---|---|\n" + "".join(f"| {status} | {text} |\n" for status, text in ERRORS.items())
 
 
 def list_options(command: str) -> str:
@@ -103,7 +114,7 @@ def _show(value):
 
 
 def main() -> None:
-    """Writes the lists into the documents."""
+    """Writes the lists and the table into the documents."""
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         document.write_text(write_lists(text), encoding="utf-8")

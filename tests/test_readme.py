@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from artifact_remover.config import PRESETS, STAGES
-from tests.option_tables import COMMANDS, LIST, write_lists
+from artifact_remover.web.app import ERRORS
+from tests.option_tables import COMMANDS, LIST, TABLE, write_lists
 
 ROOT = Path(__file__).parents[1]
 PATHS = [
@@ -87,6 +88,13 @@ def test_every_option_is_explained_once(command, capsys):
     listed = re.findall(r"^- `(?:-\w, )?(--[\w.-]+)[^`]*`: \S", list_of_options, re.MULTILINE)
     offered = re.findall(r"^[│ ] (?:-\w[^,]*, )?(--[a-z][\w.-]*)", read_help(command, capsys), re.MULTILINE)
     assert listed and sorted(listed) == sorted(set(offered) - {"--help"})
+
+
+def test_the_errors_of_the_web_api_are_explained_once():
+    assert [name for name, text in DOCUMENTS.items() if TABLE.search(text)] == ["docs/web.md"]
+    assert re.findall(r"^\| ([45]\d\d) \| \S", DOCUMENTS["docs/web.md"], re.MULTILINE) == [
+        str(status) for status in ERRORS
+    ]
 
 
 def test_defaults_are_told():

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from artifact_remover import restore, serve
 from artifact_remover.__main__ import COMMANDS
 from artifact_remover.options import ServeConfig
 from artifact_remover.restoration import Restorer
-from artifact_remover.web import guard, queue
+from artifact_remover.web import app, guard, queue
 from tests.conftest import running
 from tests.sample_pictures import to_file
 from tests.web_server import JPEG, PHOTO, SMALL, Gate, serving
@@ -192,9 +193,15 @@ def test_other_web_sites_are_kept_out(client, headers, status):
 def test_unknown_paths_and_methods_are_json_too(client):
     answer = requests.get(client.url + "/api/restore", timeout=9)
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+    assert {404, 405} <= app.ERRORS.keys()
     for path in ("/nothing", "/api/jobs/0123456789abcdef", "/page/../serve.py", "/page/%2e%2e/serve.py"):
         answer = requests.get(client.url + path, timeout=9)
         assert answer.status_code == 404 and list(answer.json()) == ["error"]
+
+
+def test_every_status_of_an_error_is_explained():
+    sources = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (app, guard, queue))
+    assert set(map(int, re.findall(r"\b[45]\d\d\b", sources))) - {queue._GONE} == app.ERRORS.keys()
 
 
 def test_health_tells_the_limits(client):

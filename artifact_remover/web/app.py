@@ -31,22 +31,22 @@ _CHUNK = 2**18
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {"requestBody": {"required": True, "content": {"image/*": _PICTURE, "application/octet-stream": _PICTURE}}}
-_ERRORS = {
-    400: "The picture is damaged, or the request is.",
+ERRORS = {
+    400: "The picture is damaged, or the Host is none of the server's names.",
     403: "The request comes from another web site.",
+    404: "There is nothing of this name, or no more.",
+    405: "The path does not take this method.",
     408: "The picture took too long to arrive.",
     413: "The file or the picture is too large.",
     415: "The body is not in a format that can be read, or is not sent as a picture.",
     422: "An option is wrong, or does not go with another one.",
     429: "All places are taken; Retry-After says for about how many seconds.",
     500: "A defect.",
-    503: "The server is stopping, or short of memory.",
+    503: "The server is stopping or short of memory, or its model is damaged.",
     504: "The picture was not restored in time.",
 }
+"""The meaning of each status of a refusal or failure; the documents' table is made of it."""
 _ERROR = {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
-_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": _ERROR} for status, text in _ERRORS.items()
-}
 
 
 def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
@@ -88,6 +88,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         if unknown := request.query_params.keys() - {each["name"] for each in known}:
             raise HTTPException(422, f"no such option: {', '.join(sorted(unknown))}")
 
+    errors = _describe_errors(ERRORS.keys() - {404, 405})
     options_are_known = [Depends(refuse_unknown_options)]
 
     @app.post(
@@ -95,7 +96,7 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
         dependencies=options_are_known,
         openapi_extra=_BODY,
         response_class=Response,
-        responses={200: {"description": "The restored picture.", "content": {"image/*": _PICTURE}}, **_ERROR_RESPONSES},
+        responses={200: {"description": "The restored picture.", "content": {"image/*": _PICTURE}}, **errors},
     )
     async def restore(
         request: Request,
@@ -124,13 +125,13 @@ def create_app(restorer: Restorer, config: ServeConfig) -> FastAPI:
             headers["X-Notes"] = "; ".join(map(word_for_api, answer.notes)).encode("ascii", "replace").decode()
         return _Delivery(config.time_limit, answer.content, headers, f"image/{format}")
 
-    @app.post("/api/inspect", dependencies=options_are_known, openapi_extra=_BODY, responses=_ERROR_RESPONSES)
+    @app.post("/api/inspect", dependencies=options_are_known, openapi_extra=_BODY, responses=errors)
     async def inspect(request: Request, place: Place) -> Inspection:
         """Tells what a picture says of itself and of its compression."""
         await queue.read(request, place)
         return await queue.inspect(request, place)
 
-    @app.get("/api/jobs/{job}", responses={404: {"description": "Not there, or no more.", "content": _ERROR}})
+    @app.get("/api/jobs/{job}", responses=_describe_errors({404}))
     async def describe(job: str):
         """Tells how far a request is: how many are `before` it, and how much of it is `done`, 0 to 1."""
         state = queue.describe(job)
@@ -200,6 +201,10 @@ class _Delivery(StreamingResponse):
         with suppress(TimeoutError):  # the connection is closed, as the answer is incomplete
             async with asyncio.timeout(self._time_limit):
                 await super().stream_response(send)
+
+
+def _describe_errors(statuses) -> dict[int | str, dict[str, Any]]:
+    return {status: {"description": ERRORS[status], "content": _ERROR} for status in sorted(statuses)}
 
 
 async def _in_pieces(content):
