@@ -310,7 +310,8 @@ class Restorer:
 
         Args:
             file: A JPEG, PNG, WebP, TIFF, BMP or AVIF.
-            output: Where, in the format that its suffix names; `NAME_restored.png` beside the file when not given.
+            output: Where, in the format that its suffix names; missing folders are made. `NAME_restored.png` beside the
+                file when not given.
             quality: As in `restore_bytes`.
             strength: As in `restore`.
             force: As in `restore_picture`.
@@ -336,6 +337,7 @@ class Restorer:
         picture = decode_picture(file, max_megapixels=max_megapixels, allow_truncated=allow_truncated)
         check_target(picture, format)
         restored = fit_to_format(picture, self.restore_picture(picture, strength, force), format, quality, force)
+        output.parent.mkdir(parents=True, exist_ok=True)
         with open_whole(output, replace=overwrite, dates=dates) as writing:
             write_restored(restored, file, writing, format, quality)
         return output

@@ -60,6 +60,16 @@ def test_a_missing_folder_is_told(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("place", ["none/a.png", "file/a.png", "folder"])
+def test_errors_name_the_file_that_was_to_be_written(tmp_path, place):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError) as error:
+        write_whole(tmp_path / place, b"content")
+    assert error.value.filename == str(tmp_path / place)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_what_is_there_is_kept_if_it_is_not_to_be_replaced(tmp_path):
     file = tmp_path / "file"
     file.write_text("before")

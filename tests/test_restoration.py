@@ -488,6 +488,13 @@ def test_file_is_restored_beside_itself(restorer, photo, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(written)), restorer.restore(photo))
 
 
+def test_missing_folders_of_the_output_are_made(restorer, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(to_jpeg(skimage_data.coffee()[:16, :16]))
+    assert restorer.restore_file(tmp_path / "photo.jpg", tmp_path / "a" / "b" / "c.webp").is_file()
+    with pytest.raises(FileExistsError, match="photo.jpg"):
+        restorer.restore_file(tmp_path / "photo.jpg", tmp_path / "photo.jpg" / "c.webp")
+
+
 def test_a_long_name_is_shortened_beside_itself(restorer, tmp_path):
     file = tmp_path / f"{'n' * 250}.jpg"
     file.write_bytes(to_jpeg(skimage_data.coffee()[:16, :16]))
