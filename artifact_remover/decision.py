@@ -26,11 +26,11 @@ At 4:4:4 the published models make two of 32 graphics worse there, by up to 0.13
 NEARLY_UNCOMPRESSED_SUBSAMPLED = 97
 """The same for JPEGs of subsampled chroma: at quality 96 photographs still gain more than 1 dB."""
 
-SMALLEST = 16
-"""Pixels in height and width of the smallest pictures that are restored by default: one block of subsampled chroma.
+SMALLEST = 24
+"""Pixels in height and width of the smallest pictures that are restored by default.
 
-Smaller ones are nearly all edge, beyond which the model sees nothing: of 192 JPEGs of 8 pixels, of quality 30 to 90,
-it makes 60 worse, by up to 6.6 dB; the mean of all gains 0.4 dB.
+Smaller ones are nearly all edge, beyond which the model sees nothing: of 592 JPEGs of 8 to 16 pixels, of quality 30 to
+90, it makes 132 worse, by up to 6.6 dB; the mean of all gains 0.7 dB.
 """
 
 _MUCH_COARSER = 10

@@ -97,6 +97,8 @@ def _name(row) -> tuple[str, str]:
             return "Scaled and saved again", f"Q{row['first']}, x{row['factor']:g}, Q{row['last']}"
         case "processed":
             return "Grainy, in dots, dithered", f"{_PROCESSES[row['process']]}, {state}"
+        case "small":
+            return "Small pictures", f"{row['side']} pixels, {state}"
         case "written":
             place = "Written as AVIF" if row["format"] == "avif" else "Written as JPEG"
             return place, f"{_NAMES[Path(row['data']).name]}, {state}"

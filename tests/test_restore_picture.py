@@ -12,7 +12,7 @@ from artifact_remover.restore_picture import LOSSY_QUALITIES, fit_to_format, res
 from data_prep.errors import InputError
 from tests.sample_pictures import to_jpeg, to_png
 
-PICTURE = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8)))
+PICTURE = decode_picture(to_jpeg(np.full([24, 24, 3], 100, np.uint8)))
 
 
 def brighter(pixels):
@@ -29,7 +29,7 @@ def test_colors_are_restored():
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40), (63, 300), (64, 64), (16, 1000)])
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (25, 40), (63, 300), (64, 64), (24, 1000)])
 @pytest.mark.parametrize("offset", [(0, 0), (3, 5)])
 def test_small_pictures_are_surrounded_by_their_own_blocks(height, width, offset):
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
@@ -49,7 +49,7 @@ def test_small_pictures_are_surrounded_by_their_own_blocks(height, width, offset
 
 
 def test_a_picture_that_is_gone_cannot_be_copied(tmp_path):
-    picture = decode_picture(to_png(np.full([16, 24, 3], 100, np.uint8)))
+    picture = decode_picture(to_png(np.full([24, 24, 3], 100, np.uint8)))
     left_alone = restore_parts(picture, brighter, fail, fail)
     with pytest.raises(InputError, match="gone.png cannot be read: No such file"):
         write_restored(left_alone, tmp_path / "gone.png", io.BytesIO(), "png")
@@ -67,7 +67,7 @@ def test_luma_is_kept_in_little_memory():
 
 
 def test_only_partial_transparency_is_restored():
-    alpha = np.tile(np.array([0, 7, 255], np.uint8), (16, 8))
+    alpha = np.tile(np.array([0, 7, 255], np.uint8), (24, 8))
     restored = restore_parts(dataclasses.replace(PICTURE, alpha=alpha), brighter, brighter, fail)
     np.testing.assert_array_equal(restored.alpha, np.where(alpha == 7, 8, alpha))
     opaque = restore_parts(dataclasses.replace(PICTURE, alpha=np.full_like(alpha, 255)), brighter, fail, fail)
@@ -98,7 +98,7 @@ def test_the_model_sees_a_picture_from_the_corner_of_a_block(cut):
 
 @pytest.mark.parametrize("force", [False, True])
 def test_practically_uncompressed_is_left_alone_unless_forced(force):
-    picture = decode_picture(to_jpeg(np.full([16, 24, 3], 100, np.uint8), 97))
+    picture = decode_picture(to_jpeg(np.full([24, 24, 3], 100, np.uint8), 97))
     restored = restore_parts(picture, brighter, fail, lambda sample: sample, force)
     assert (restored.pixels == picture.pixels + (1 if force else 0)).all()
     assert any("left alone" in note for note in restored.notes) != force

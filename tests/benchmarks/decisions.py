@@ -7,20 +7,21 @@ python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions processed --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions small --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions written --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
 at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved
 once, which must not be taken for more, and saved twice, whose first compression must be found.
-`clean`: how many clean pictures are restored all the same, as they are, scaled and with each pixel repeated, and of the
-same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
-of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were enlarged before, by
-interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of pictures with grain, blur,
-halftone dots and the like, each a part of 256 pixels. `harm`: pictures that are further from the clean one than before,
-by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut. `written`: what is left of
-the gain in the files that are written, as PNG, JPEG and AVIF, of the formats' default quality and of that which the
-picture needs.
+`clean`: how many clean pictures are restored all the same, as they are, noisy as a scan is, scaled and with each pixel
+repeated, and of the same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs
+are restored, how many of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were
+enlarged before, by interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of
+pictures with grain, blur, halftone dots and the like, each a part of 256 pixels. `small`: of JPEGs of thumbnails.
+`harm`: pictures that are further from the clean one than before, by more than 0.02 dB, of JPEGs of all qualities, and
+of their lossless copies that were cut. `written`: what is left of the gain in the files that are written, as PNG, JPEG
+and AVIF, of the formats' default quality and of that which the picture needs.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
@@ -124,6 +125,9 @@ def measure_earlier(clean, restorer):
 def measure_clean(clean, restorer):
     traces = sum("no trace" not in decide(decode_picture(to_png(each))).found for each in clean)
     yield {"clean": "as it is", "traces": traces} | restore_clean(clean, restorer)
+    for deviation in (3, 6, 12):
+        noisy = (add_noise(each, deviation, number) for number, each in enumerate(clean))
+        yield {"clean": "noisy", "deviation": deviation} | restore_clean(noisy, restorer)
     for factor in (0.5, 0.7, 1.4, 2.0):
         yield {"clean": "scaled", "factor": factor} | restore_clean((scale(each, factor) for each in clean), restorer)
     for filter in (Image.Resampling.BILINEAR, Image.Resampling.LANCZOS):
@@ -180,6 +184,15 @@ def measure_processed(clean, restorer):
             jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in pictures]
             case = {"process": process.__name__, "quality": quality, "subsampling": subsampling}
             yield case | restore_degraded(pictures, jpegs, restorer)
+
+
+def measure_small(clean, restorer):
+    for side in (24, 32, 48):
+        small = [np.array(Image.fromarray(each).resize((side, side), Image.Resampling.LANCZOS)) for each in clean]
+        for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4")):
+            jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in small]
+            case = {"side": side, "quality": quality, "subsampling": subsampling}
+            yield case | restore_degraded(small, jpegs, restorer)
 
 
 def measure_harm(clean, restorer, qualities):
@@ -286,6 +299,12 @@ def repeat(pixels, factor):
     return pixels[:most, :most].repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def add_noise(pixels, deviation, seed):
+    """Adds white noise of this standard deviation, in levels, at a little less contrast, so that hardly any clips."""
+    noise = np.random.default_rng(seed).normal(0, deviation, pixels.shape)
+    return np.clip(np.rint(0.85 * pixels + 20 + noise), 0, 255).astype(np.uint8)
+
+
 MEASURES = {
     "grid": measure_grid,
     "earlier": measure_earlier,
@@ -294,6 +313,7 @@ MEASURES = {
     "enlarged": measure_enlarged,
     "scaled": measure_scaled,
     "processed": measure_processed,
+    "small": measure_small,
     "harm": measure_harm,
     "written": measure_written,
 }
