@@ -226,7 +226,7 @@ class FitConfig:
     Attributes:
         stage: Run all stages, or just one from the previous one's result in the same run folder.
         workdir: Folder of the run; the same command goes on from where it was stopped. When not given, `runs/PRESET`,
-            or with `--data` under `runs` the name of the photographs.
+            with `--data ~/Pictures` it is `runs/PRESET-Pictures`.
         init: Export or checkpoint folder of an earlier run whose generator is trained on. The generator may have more
             residual blocks than the export: they do nothing at first.
         devices: GPUs to train on, `all` or how many; each batch is divided among them. Several machines share a batch

@@ -280,10 +280,10 @@ def _say_what_was_missing(manifests, console):
 
 
 def _name_run(config, preset):
-    """A run's folder under `runs`: the preset's name, or that of the photographs where they are others."""
+    """A run's folder under `runs`: the preset's name, and that of the photographs where they are others."""
     if config.data.data == PRESETS[preset].data.data:
         return preset
-    return Path(config.data.data).expanduser().resolve().name
+    return f"{preset}-{Path(config.data.data).expanduser().resolve().name}"
 
 
 if __name__ == "__main__":

@@ -227,6 +227,24 @@ def test_a_folder_may_have_any_name(finished_run, options, tmp_path, capsys):
         assert f"{what} {folder / where}\n" in printed
 
 
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        ("", "quick"),
+        ("--data mine/Pictures", "quick-Pictures"),
+        ("blind --data mine/Pictures", "blind-Pictures"),
+        ("div2k", "div2k"),
+        ("div2k --data mine/Pictures", "div2k-Pictures"),
+        ("blind --data mine/Pictures --workdir elsewhere", None),
+    ],
+)
+def test_each_preset_has_a_folder_of_its_own_for_the_same_photographs(command, folder, monkeypatch):
+    folders = []
+    monkeypatch.setattr(fit, "fit", lambda config, folder: folders.append(folder))
+    assert fit.main(command.split()) == 0
+    assert folders == [Path("runs", folder) if folder else Path("elsewhere")]
+
+
 # Bad input
 
 

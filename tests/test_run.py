@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
+from artifact_remover.config import GeneratorConfig
 from artifact_remover.model_folder import PUBLISHED, name_export, read_manifest
 from artifact_remover.training.perceptual import PerceptualLoss
 from artifact_remover.training.run import began_without_features, begin_stage, find_result, wants_features
 from artifact_remover.training.stages import pretrain_generator
+from data_prep.command_line import word_for_terminal
 from data_prep.errors import InputError
 from tests.conftest import STAGES
 
@@ -17,13 +19,45 @@ FEATURES = PerceptualLoss(lambda clean, restored: 0.0, {})
 @pytest.mark.parametrize("role", ["seed", "generator", "data"])
 def test_other_settings_in_the_same_folder_are_refused(finished_run, make_run, tiny_config, role):
     changed, named = {
-        "seed": (5, "seed 0, now 5"),
-        "generator": (dataclasses.replace(tiny_config.generator, growth=6), "generator.growth 4, now 6"),
-        "data": (dataclasses.replace(tiny_config.data, batch_size=3), "data.batch_size 2, now 3"),
+        "seed": (5, "seed 0, now 5$"),
+        "generator": (dataclasses.replace(tiny_config.generator, growth=6), "generator.growth 4, now 6$"),
+        "data": (dataclasses.replace(tiny_config.data, batch_size=3), "before: batch_size 2, now 3$"),
     }[role]
     with pytest.raises(InputError, match=named) as raised:
         pretrain_generator(make_run(finished_run.folder, **{role: changed}))
     assert str(raised.value).count(", now ") == 1 and "choose another workdir" in str(raised.value)
+
+
+def test_of_many_other_settings_a_few_are_told_after_the_advice(finished_run, make_run, tiny_config):
+    degradation = dataclasses.replace(tiny_config.data.degradation, first_quality="5-80", chroma_subsampling="both")
+    data = dataclasses.replace(tiny_config.data, gray_share=0.5, patch_size=64, degradation=degradation)
+    run = make_run(finished_run.folder, data=data, generator=GeneratorConfig(finer=(8, 8)))
+    with pytest.raises(InputError) as raised:
+        pretrain_generator(run)
+    assert word_for_terminal(raised.value) == (
+        f"{finished_run.folder} holds pretrain_generator with other settings: choose another --workdir, or give the "
+        "settings of before: --patch-size 32, now 64; --gray-share 0.0, now 0.5; --chroma-subsampling 4:2:0, now both; "
+        "and 5 more"
+    )
+    with pytest.raises(InputError, match="before: generator.finer none, now 8 8$"):
+        pretrain_generator(make_run(run.folder, generator=dataclasses.replace(tiny_config.generator, finer=(8, 8))))
+
+
+def test_other_photographs_and_exclusions_are_told_without_their_hashes(copied_run):
+    def tell(**change):
+        kept = json.loads(file.read_text())
+        change_settings(copied_run, STAGES[0], lambda settings: settings.update(change))
+        with pytest.raises(InputError) as raised:
+            pretrain_generator(copied_run)
+        file.write_text(json.dumps(kept))
+        return word_for_terminal(raised.value).partition(" of before: ")[2]
+
+    file = copied_run.folder / "checkpoints" / STAGES[0] / "settings.json"
+    data = {**json.loads(file.read_text())["data"], "data": "sample_photos"}
+    others = {"photographs": "sample_photos/1.0.0", "content": "0123456789abcdef"}
+    assert tell(data=data, **others) == f"--data sample_photos, now {copied_run.config.data.data}"
+    assert tell(**others) == "other photographs or graphics"
+    assert tell(excluded="0123456789abcdef") == "other pictures to --exclude"
 
 
 def test_settings_of_other_stages_may_change(finished_run, make_run, tiny_config):
@@ -51,7 +85,7 @@ def test_a_changed_data_set_is_not_gone_on_with(copied_run):
     earlier = {name: value for name, value in yesterday.items() if name != "content"}  # an earlier version kept none
     for changed in ({**yesterday, "content": "0123456789abcdef"}, earlier):
         settings_file.write_text(json.dumps(changed))
-        with pytest.raises(InputError, match=r"settings \(photographs photo_folder/of_yesterday/1.0.0, now [^;]*\):"):
+        with pytest.raises(InputError, match="settings of before: other photographs or graphics$"):
             pretrain_generator(copied_run)
     settings_file.write_text(json.dumps({**earlier, "photographs": settings["photographs"]}))
     assert pretrain_generator(copied_run)
@@ -93,7 +127,7 @@ def test_features_are_compared_for_a_stage_that_wants_them(copied_run, make_run,
     change_settings(run, "pretrain_generator", want)
     assert begin_stage(run, "pretrain_generator", {})  # finished, so that it does not matter
     shutil.rmtree(find_result(run.folder, "pretrain_generator").export)
-    with pytest.raises(InputError, match="perceptual_features vgg19, now False"):
+    with pytest.raises(InputError, match="perceptual_features vgg19, now none$"):
         begin_stage(run, "pretrain_generator", {})
     assert not begin_stage(dataclasses.replace(run, perceptual=FEATURES), "pretrain_generator", {})
 
@@ -107,10 +141,10 @@ def test_a_stage_that_wants_no_features_goes_on_whether_there_are_any_or_not(cop
 def test_a_run_that_was_begun_from_other_weights_is_not_gone_on_with_without_them(copied_run):
     parents = {"generator": name_export(PUBLISHED.parent, STAGES[0])}
     shutil.rmtree(find_result(copied_run.folder, STAGES[0]).export)
-    with pytest.raises(InputError, match=r"\(parents.generator None, now [^;]*\)"):
+    with pytest.raises(InputError, match="before: init none, now [^;]*pretrain_generator/1$"):
         begin_stage(copied_run, STAGES[0], parents)
     change_settings(copied_run, STAGES[0], lambda settings: settings["parents"].update(generator="../earlier/1"))
-    with pytest.raises(InputError, match=r"\(parents.generator ../earlier/1, now None\)"):
+    with pytest.raises(InputError, match="before: init ../earlier/1, now none$"):
         begin_stage(copied_run, STAGES[0], {})
 
 
@@ -120,7 +154,7 @@ def test_a_setting_that_is_newer_than_the_run_had_its_default(copied_run, make_r
     change_settings(copied_run, "pretrain_generator", lambda settings: settings["generator"].pop("residual_blocks"))
     assert not begin_stage(copied_run, "pretrain_generator", {})
     other = make_run(copied_run.folder, generator_loss=dataclasses.replace(tiny_config.generator_loss, floor=1e-5))
-    with pytest.raises(InputError, match=r"settings \(generator_loss.floor 0.0001, now 1e-05\)"):
+    with pytest.raises(InputError, match="before: generator_loss.floor 0.0001, now 1e-05$"):
         begin_stage(other, "pretrain_generator", {})
 
 
@@ -136,9 +170,7 @@ def test_a_setting_that_is_no_choice_any_more_must_have_been_what_it_is_now(copi
     assert not begin_stage(copied_run, "train_gan", parents)
     change_settings(copied_run, "train_gan", lambda settings: settings["train_gan"].update(discriminator_steps=2))
     # It cannot be given any more, so that another folder is the only way.
-    with pytest.raises(
-        InputError, match=r"settings \(train_gan.discriminator_steps 2, now 1\): choose another workdir$"
-    ):
+    with pytest.raises(InputError, match=r"settings: choose another workdir: train_gan.discriminator_steps 2, now 1$"):
         begin_stage(copied_run, "train_gan", parents)
 
 
@@ -153,7 +185,7 @@ def test_a_run_from_before_there_were_crops_looked_at_whole_patches(copied_run, 
     change_settings(copied_run, "pretrain_generator", begin_before_crops)
     data = dataclasses.replace(tiny_config.data, patch_size=160)
     loss = dataclasses.replace(tiny_config.generator_loss, perceptual=0.5)
-    with pytest.raises(InputError, match=r"settings \(generator_loss.perceptual_crop 160, now 128\)"):
+    with pytest.raises(InputError, match="before: generator_loss.perceptual_crop 160, now 128$"):
         begin_stage(make_run(copied_run.folder, data=data, generator_loss=loss), "pretrain_generator", {})
     whole = dataclasses.replace(loss, perceptual_crop=160)
     assert not begin_stage(make_run(copied_run.folder, data=data, generator_loss=whole), "pretrain_generator", {})
@@ -169,7 +201,7 @@ def test_a_run_begun_under_the_old_spelling_goes_on(copied_run, make_run, tiny_c
 
     change_settings(copied_run, "pretrain_generator", spell)
     other = make_run(copied_run.folder, data=dataclasses.replace(tiny_config.data, color_augmentation=0.25))
-    with pytest.raises(InputError, match=rf"settings \(data.color_augmentation {strength}, now 0.25\)"):
+    with pytest.raises(InputError, match=f"before: color_augmentation {strength}, now 0.25$"):
         pretrain_generator(other)
     published = pretrain_generator(copied_run).manifest
     assert published["settings"]["data"]["color_augmentation"] == strength

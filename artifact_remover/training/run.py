@@ -27,7 +27,8 @@ from artifact_remover.model_folder import name_export, read_manifest, rename_old
 from artifact_remover.training.devices import is_chief, require_the_chiefs, tell_all
 from artifact_remover.training.gan import AVERAGE_DECAY, GATE
 from artifact_remover.training.perceptual import MeanDistance, PerceptualLoss
-from data_prep.errors import InputError, Option
+from data_prep.command_line import list_options
+from data_prep.errors import InputError, Message, Option
 from data_prep.files import write_whole
 from data_prep.sources import Photographs
 from data_prep.splits import PARTS, Role
@@ -42,6 +43,9 @@ _RETIRED = {
     "train_gan.max_color_shift": MAX_COLOR_SHIFT,
 }
 """Settings that earlier versions let a run choose, with the values that are fixed now."""
+
+_MOST_TOLD = 3
+"""Settings that a refusal tells of."""
 
 _NETWORKS_AND_LOSSES = {
     "pretrain_generator": ["generator_loss"],
@@ -288,13 +292,46 @@ def _refuse_other_settings(before, now, folder, stage):
     now |= {name: None for name in before if name.startswith("parents.") and name not in now}  # without an `--init`
     changed = [name for name in now if before.get(name) != now[name]]
     if changed:
-        described = "; ".join(f"{name} {before.get(name)}, now {now[name]}" for name in changed)
         raise InputError(
-            f"{folder} holds {stage} with other settings ({described}): choose another ",
+            f"{folder} holds {stage} with other settings: choose another ",
             Option("workdir"),
             # What can no longer be chosen cannot be given.
-            ", or give the settings of before" if _RETIRED.keys().isdisjoint(changed) else "",
+            ", or give the settings of before: " if _RETIRED.keys().isdisjoint(changed) else ": ",
+            *_describe_changes(changed, before, now),
         )
+
+
+def _describe_changes(changed, before, now):
+    """Tells a few of the settings that differ, as the pieces of a message."""
+    if not {"data.data", "data.graphics"}.isdisjoint(changed):
+        changed = [name for name in changed if name != "photographs"]  # which are others then
+    for name in changed[:_MOST_TOLD]:
+        yield "" if name == changed[0] else "; "
+        yield _describe_change(name, before.get(name), now[name])
+    if len(changed) > _MOST_TOLD:
+        yield f"; and {len(changed) - _MOST_TOLD} more"
+
+
+def _describe_change(name, before, now):
+    if name == "photographs":
+        return "other photographs or graphics"
+    if name == "excluded":
+        return Message("other pictures to ", Option("exclude"))
+    option = "init" if name == "parents.generator" else _name_options().get(name, name)
+    return Message(Option(option), f" {_show(before)}, now {_show(now)}")
+
+
+def _name_options():
+    """Maps the flattened names of settings to the options that choose them, as Python writes them."""
+    options = list_options(FitConfig)
+    return {".".join(option.path): option.name.removeprefix("--").replace("-", "_") for option in options}
+
+
+def _show(value):
+    """Shows a setting as it is given; what is left out is `none`."""
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    return "none" if value in (None, "") or value is False else value
 
 
 def _flatten(tree, prefix=""):
