@@ -6,8 +6,11 @@ python -m artifact_remover.fit [quick|blind|div2k] [OPTIONS]
 every quality; give it photographs of your own, `--data DIR`. `div2k` is the training for one quality, at full size.
 """
 
+import contextlib
 import functools
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from data_prep.quiet import quiet_keras
 from data_prep.splits import ROLES, Role
 
 _WIDTH_OF_LOGS = 100
+_LOCK = ".lock"
 _LARGEST_SIDE = 768  # pixels of what is judged of a photograph, from its middle, so that a run ends soon
 _ROLES: dict[str, tuple[Role, ...]] = {
     "all": ROLES,
@@ -95,14 +99,31 @@ def fit(config: FitConfig, folder: Path) -> None:
     if not is_chief(strategy):
         _fit(config, folder, strategy)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with hold(folder / ".lock"):
+        with _holding(folder):
             _fit(config, folder, strategy)
     except HeldError as holder:
         raise InputError(
             f"{holder} is at work in {folder}: let it end, or choose another ", Option("workdir")
         ) from holder
+
+
+@contextlib.contextmanager
+def _holding(folder):
+    """Keeps other processes out of a run's folder; one that is made for a run of which nothing comes is removed."""
+    from artifact_remover.training.run import SETTINGS
+
+    made = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
+    with hold(folder / _LOCK):
+        try:
+            yield
+        finally:  # while it is held, or another process could begin there
+            written = {file.name for file in folder.rglob("*") if not file.is_dir()}
+            if made and written <= {_LOCK, SETTINGS}:
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another run is beside it
+                    for parent in made[1:]:
+                        parent.rmdir()
 
 
 def _fit(config, folder, strategy):

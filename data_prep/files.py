@@ -76,29 +76,49 @@ def hold(file: Path, tell: Callable[[str], object] | None = None) -> Iterator[No
     Where the file system, or Windows, has no such locks, nothing is kept out.
 
     Args:
-        file: Made where it is missing, and left there; holds the name of the process.
+        file: Made where it is missing, with its folder, and left there; holds the name of the process. Whoever has the
+            lock may remove it.
         tell: Called with the name of the process that holds it, before that is waited for.
 
     Raises:
         HeldError: If another process holds it, and `tell` is not given.
         OSError: If the file cannot be written.
     """
-    with file.open("a+", encoding="utf-8") as opened:
-        try:
-            if fcntl:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _read_holder(opened) or "another process"
-            if not tell:
-                raise HeldError(holder) from None
-            tell(holder)
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        except OSError:  # such as a network's file system without locks
-            pass
-        opened.truncate(0)
-        opened.write(f"process {os.getpid()} on {platform.node()}")
-        opened.flush()
-        yield
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a+", encoding="utf-8") as opened:
+            _lock(opened, tell)
+            if _was_removed(file, opened):
+                continue
+            opened.truncate(0)
+            opened.write(f"process {os.getpid()} on {platform.node()}")
+            opened.flush()
+            yield
+            return
+
+
+def _lock(opened: TextIO, tell: Callable[[str], object] | None) -> None:
+    try:
+        if fcntl:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _read_holder(opened) or "another process"
+        if not tell:
+            raise HeldError(holder) from None
+        tell(holder)
+        fcntl.flock(opened, fcntl.LOCK_EX)
+    except OSError:  # such as a network's file system without locks
+        pass
+
+
+def _was_removed(file: Path, opened: TextIO) -> bool:
+    """Tells whether who had the lock has removed its file, so that another process may lock a new one."""
+    if not fcntl:  # Windows removes no file that is open
+        return False
+    try:
+        return not os.path.samestat(file.stat(), os.fstat(opened.fileno()))
+    except FileNotFoundError:
+        return True
 
 
 def _read_holder(opened: TextIO) -> str:

@@ -276,7 +276,6 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()  # in a log it would be hundreds of lines
         place = Path(builder.data_dir).parent
-        place.mkdir(parents=True, exist_ok=True)
         # Of two processes that prepare the same, TFDS lets the second fail at its end.
         with hold(place / ".lock", lambda holder: log.warning("waiting for %s, which prepares the same", holder)):
             if (builder.data_path / "dataset_info.json").exists():  # from another process, perhaps

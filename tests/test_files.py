@@ -1,8 +1,10 @@
 import errno
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -125,6 +127,27 @@ def test_what_another_process_holds_is_waited_for_where_that_is_wanted(holder, t
 
     with hold(tmp_path / ".lock", tell):
         assert told == [f"process {holder.pid} on {platform.node()}"]
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path):
+    lock = tmp_path / "run" / ".lock"
+    waiting, refused = threading.Event(), []
+
+    def wait():
+        with hold(lock, lambda _: waiting.set()):
+            try:
+                with hold(lock):
+                    pass
+            except HeldError as error:
+                refused.append(error)
+
+    thread = threading.Thread(target=wait)
+    with hold(lock):
+        thread.start()
+        assert waiting.wait(20)
+        shutil.rmtree(lock.parent)
+    thread.join()
+    assert lock.is_file() and refused
 
 
 def test_without_locks_nothing_is_kept_out(tmp_path, monkeypatch):

@@ -303,7 +303,18 @@ def test_bad_input_is_one_line_and_exit_code_2(case, finished_run, options, tmp_
     printed = capfd.readouterr().err
     assert printed.startswith("error: ") and printed.count("\n") == 1, printed
     assert re.search(message, printed), printed
-    assert not final_files(tmp_path)
+    assert not final_files(tmp_path) and not (tmp_path / "run").exists()
+
+
+def test_a_refused_run_leaves_folders_that_were_there_and_what_others_put_beside_it(options, tmp_path, capfd):
+    refused = [*options, "--stage", "train_gan", "--workdir"]
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "new/runs/a"):
+        assert fit.main([*refused, str(tmp_path / folder)]) == 2
+    assert (tmp_path / "there").is_dir() and not (tmp_path / "new").exists()
+    with hold(tmp_path / "new" / "runs" / "b" / ".lock"):
+        assert fit.main([*refused, str(tmp_path / "new" / "runs" / "a")]) == 2
+    assert [folder.name for folder in (tmp_path / "new" / "runs").iterdir()] == ["b"]
 
 
 def test_a_flipped_bit_in_what_was_prepared_is_one_line(options, tmp_path, capfd):

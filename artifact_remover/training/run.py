@@ -33,6 +33,9 @@ from data_prep.files import write_whole
 from data_prep.sources import Photographs
 from data_prep.splits import PARTS, Role
 
+SETTINGS = "settings.json"
+"""File of what a stage was begun with; by itself it means nothing."""
+
 _RETIRED = {
     "perceptual_layer": "block3_conv4",
     "train_gan.discriminator_learning_rate": DISCRIMINATOR_LEARNING_RATE,
@@ -133,7 +136,7 @@ def _begin_in_folder(run, stage, parents):
         "content": run.photographs.content,
         "excluded": hashlib.sha256(excluded).hexdigest()[:16],
     }
-    settings_file = folder / "settings.json"
+    settings_file = folder / SETTINGS
     finished = find_result(run.folder, stage)
     # A run that failed before its first checkpoint holds nothing, and must not stand in the way of a mended command.
     if settings_file.exists() and (finished or find_checkpoints(folder)):
@@ -200,7 +203,7 @@ def began_without_features(folder: Path) -> bool:
     """Tells whether any stage of a run that wants perceptual features was begun without them."""
     begun = (
         _read_settings(file)
-        for file in folder.glob("checkpoints/*/settings.json")
+        for file in folder.glob(f"checkpoints/*/{SETTINGS}")
         if find_result(folder, file.parent.name) or find_checkpoints(file.parent)
     )
     return any(wants_features(settings) and not settings["perceptual_features"] for settings in begun)
