@@ -10,8 +10,9 @@ import re
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -19,6 +20,8 @@ from data_prep import __version__
 from data_prep.errors import InputError, to_one_line, word
 
 Options = TypeVar("Options")
+
+_RULES = tyro.constructors.ConstructorRegistry()
 
 
 def optional(metavar: str) -> object:
@@ -57,7 +60,7 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, args=arguments, **settings)
+            return _parse(kind, arguments, settings)
     except SystemExit as leaving:
         if leaving.code:
             complain(f"{_unbox(errors.getvalue())}; --help lists all options")
@@ -65,6 +68,30 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
     except InputError as error:
         complain(f"{word(error, _name_options(kind, arguments, error, settings))}; --help lists all options")
         sys.exit(2)
+
+
+def _parse(kind, arguments, settings):
+    with _RULES:
+        return tyro.cli(kind, args=arguments, **settings)
+
+
+@_RULES.primitive_rule
+def _parse_optional(asked):
+    """Parses an option that may be left out as one that is given: `None` is no value of it.
+
+    Texts stay as they are, as `--graphics None` takes back what a preset has.
+    """
+    kinds = set(get_args(asked.type)) - {type(None)}
+    if asked.type_origin not in (Union, types.UnionType) or len(kinds) != 1 or str in kinds:
+        return None
+    info = tyro.constructors.PrimitiveTypeInfo.make(kinds.pop(), asked.markers)
+    spec = tyro.constructors.ConstructorRegistry.get_primitive_spec(info)
+    assert isinstance(spec, tyro.constructors.PrimitiveConstructorSpec)
+    return dataclasses.replace(
+        spec,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+    )
 
 
 def print_version() -> None:
@@ -215,7 +242,7 @@ def _options_beside(name, arguments):
 
 def _fails_alone(kind, arguments, error, settings):
     try:
-        tyro.cli(kind, args=arguments, **settings)
+        _parse(kind, arguments, settings)
     except InputError as other:
         return str(other) == str(error)
     return False

@@ -8,13 +8,14 @@ import signal
 import sys
 import time
 import weakref
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
 from artifact_remover import evaluate, export, fit, restore, serve
 from artifact_remover.config import PRESETS, FitConfig
-from artifact_remover.options import RestoreConfig
+from artifact_remover.options import EvaluateConfig, ExportConfig, RestoreConfig, ServeConfig
 from data_prep import __version__
 from data_prep.command_line import list_options, parse_options, run_command
 from data_prep.errors import InputError, Option
@@ -108,6 +109,12 @@ WRONG = [
     (restore, "a --info --watch", "--info and --watch exclude each other"),
     (restore, "a --only-below 0", "--only-below must lie in 1..100: 0"),
     (restore, "a --max-megapixels 0", "--max-megapixels must be above zero"),
+    (
+        restore,
+        "a --format gif",
+        "invalid choice 'gif' for argument '--format'. Expected one of ('png', 'webp', 'jpeg', ",
+    ),
+    (restore, "a --tile many", "Error parsing --tile: invalid literal for int"),
     (restore, "a --tile 1", "--tile must be at least 64"),
     (restore, "a --server http://b --precision float32", "--server and --precision exclude each other"),
     (restore, "s3://a", "s3://a is a URI, which only --cluster reads and writes"),
@@ -159,6 +166,35 @@ def test_an_empty_argument_is_not_the_current_folder(command, arguments, capsys)
     assert leaving.value.code == 2
     said = "an argument is empty, perhaps of a shell variable that is not set: set it, or leave it out"
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+# Each with what must be given, and the options that may be left out, but for texts and paths.
+OPTIONAL = [
+    (kind, required, option.name)
+    for kind, required in (
+        (RestoreConfig, "a"),
+        (EvaluateConfig, "--data a"),
+        (ServeConfig, ""),
+        (ExportConfig, "-o a"),
+    )
+    for option in list_options(kind)
+    if type(None) in get_args(option.type) and not {str, Path} & set(get_args(option.type))
+]
+
+
+@pytest.mark.parametrize(("kind", "required", "option"), OPTIONAL)
+@pytest.mark.parametrize("value", ["None", "wrong"])
+def test_none_is_no_value_of_an_option_that_may_be_left_out(kind, required, option, value, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse_options(kind, [*required.split(), option, *[value] * (2 if option == "--workers" else 1)])
+    line = capsys.readouterr().err
+    assert leaving.value.code == 2 and option in line and value in line
+    assert "None" not in line.replace("'None'", "", 2 if value == "None" else 0), line
+
+
+def test_an_optional_folder_may_be_named_none_and_what_a_preset_has_is_taken_back():
+    config = parse_options(FitConfig, ["--workdir", "None", "--graphics", "None"], default=PRESETS["blind"])
+    assert config.workdir == Path("None") and config.data.graphics is None
 
 
 @functools.cache
