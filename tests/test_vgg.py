@@ -302,10 +302,19 @@ def test_a_file_that_is_no_vgg19_is_refused_in_one_line(tmp_path, write, suffix)
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".weights.h5", ".keras", "", ".txt"])
 def test_a_missing_file_is_refused(tmp_path, suffix):
     with pytest.raises(InputError, match="no such VGG19 weights file: .*absent"):
         load_vgg19("block1_conv1", tmp_path / f"absent{suffix}")
+
+
+@pytest.mark.parametrize("name", ["weights", "weights.txt"])
+def test_a_file_of_another_kind_is_told_which_kinds_there_are(tmp_path, name):
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(InputError, match=f"cannot be read as VGG19 weights: .*{name}: give a .npz, .h5, .keras file$"):
+        load_vgg19("block1_conv1", tmp_path / name)
+    with pytest.raises(InputError, match="no such VGG19 weights file"):
+        load_vgg19("block1_conv1", tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])

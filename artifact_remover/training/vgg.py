@@ -29,6 +29,7 @@ WEIGHTS_URL = (
 WEIGHTS_MD5 = "253f8cb515780f3b799900260a226db6"
 """Keras's own file, as `keras.applications.VGG19(include_top=False)` downloads and checks it."""
 
+_SUFFIXES = (".npz", ".h5", ".keras")
 _ANSWER_SECONDS = 4.0
 _STALLED_SECONDS = 30.0
 _CONVOLUTIONS = [
@@ -111,6 +112,10 @@ def _frozen_up_to(vgg: keras.Model, layer: str, dtype: str) -> keras.Model:
 
 def _load_weights(vgg: keras.Model, layer: str, source: Path) -> None:
     """Loads a file up to `layer` at least; every weight is NaN before, so none can stay random."""
+    if not source.is_file():  # which Keras tells of some suffixes only
+        raise InputError(f"no such VGG19 weights file: {source}")
+    if source.suffix not in _SUFFIXES:
+        raise InputError(f"cannot be read as VGG19 weights: {source}: give a {', '.join(_SUFFIXES)} file")
     vgg.set_weights([np.full(weight.shape, np.nan, "float32") for weight in vgg.weights])
     try:
         if source.suffix == ".npz":
@@ -119,8 +124,6 @@ def _load_weights(vgg: keras.Model, layer: str, source: Path) -> None:
             legacy = source.suffix == ".h5" and not source.name.endswith(".weights.h5")
             with warnings.catch_warnings(action="ignore"):  # whatever was skipped is still NaN
                 vgg.load_weights(source, **({"by_name": True} if legacy else {"skip_mismatch": True}))
-    except FileNotFoundError:
-        raise InputError(f"no such VGG19 weights file: {source}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot be read as VGG19 weights: {source}: {reason}") from error
