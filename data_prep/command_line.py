@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import logging
 import os
 import re
 import signal
@@ -111,6 +112,8 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
     Returns:
         Exit code: the command's own, 2 after an `InputError`, 130 if the user stopped it.
     """
+    # Before TensorFlow Datasets has one made whose lines begin with the names of modules.
+    logging.basicConfig(format="%(message)s", handlers=[_LoggedLines(logging.WARNING)])
     with _interruptible():
         try:
             return command() or 0
@@ -120,6 +123,13 @@ def run_command(command: Callable[[], int | None], stopped: str = "stopped") -> 
         except KeyboardInterrupt as stop:
             complain(str(stop) or stopped)
             return 130
+
+
+class _LoggedLines(logging.Handler):
+    """Prints what is logged as commands print their own lines."""
+
+    def emit(self, record):
+        say(self.format(record), "stderr")
 
 
 @contextlib.contextmanager

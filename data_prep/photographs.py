@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ from data_prep.errors import InputError
 from data_prep.png import long_texts, tell_transparency
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"})
+
+UNREADABLE, NO_PICTURE = "truncated or damaged, or of a kind that cannot be read", "not in a format that can be read"
+"""Words for a file whose format Pillow does not tell."""
+
+_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp(avi[fs]|he)", re.DOTALL)
 
 # What Pillow's decoders raise on a broken file, beside its own UnidentifiedImageError (an OSError).
 _BROKEN = (
@@ -82,8 +88,11 @@ def read_photograph(file: Path) -> np.ndarray:
         InputError: The file is broken, is no picture, or holds numbers whose white is unknown (float, 32
             bits).
     """
+    start = b""
     try:
         with file.open("rb") as opened:
+            start = opened.read(16)
+            opened.seek(0)
             try:
                 return _decode(opened)
             except _BROKEN:
@@ -93,8 +102,16 @@ def read_photograph(file: Path) -> np.ndarray:
                         return _decode(io.BytesIO(mended))
                 raise
     except _BROKEN as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"not a usable picture, mend or remove it: {file} ({reason})") from error
+        raise InputError(f"not a usable picture, mend or remove it: {file} ({_explain(error, start)})") from error
+
+
+def describe_unidentified(start: bytes) -> str:
+    """Says of a file whose format Pillow does not tell what it is: `UNREADABLE` or `NO_PICTURE`.
+
+    Args:
+        start: Its first 16 bytes, or all where it has fewer.
+    """
+    return UNREADABLE if _SIGNATURES.match(start) else NO_PICTURE
 
 
 def with_end_marker(content: bytes, decode: Callable[[bytes], np.ndarray]) -> bytes | None:
@@ -171,6 +188,14 @@ def cmyk_to_srgb(image: Image.Image) -> Image.Image | None:
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (KeyError, TypeError, ImageCms.PyCMSError, OSError):
         return None
+
+
+def _explain(error: Exception, start: bytes) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):  # which names a Python object
+        return describe_unidentified(start)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _decode(file: BinaryIO) -> np.ndarray:

@@ -69,6 +69,14 @@ def test_process_prints_nothing_but_the_table(tmp_path):
     assert done.stderr == ""
 
 
+def test_what_is_left_out_is_a_plain_line(folder, tmp_path):
+    (folder / "a\nb.png").write_text("this is no picture")
+    command = [sys.executable, "-m", "data_prep", str(folder), "--data-dir", str(tmp_path / "tfds")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = f"left out: not a usable picture, mend or remove it: {folder}/a\\nb.png (not in a format that can be read)"
+    assert said in done.stderr.splitlines()
+
+
 def test_closed_streams_do_not_matter(folder, tmp_path):
     command = f"exec {sys.executable} -m data_prep {folder} --data-dir {tmp_path / 'tfds'} <&- >&- 2>&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -199,14 +199,28 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_read(tmp_path, mode, progressi
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"a text file\n", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "text", "cut"]
+    ("content", "reason"),
+    [
+        (b"", "not in a format that can be read"),
+        (b"a text file\n", "not in a format that can be read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "truncated or damaged, or of a kind that cannot be read"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), "truncated or damaged, or of a kind that cannot be read"),
+    ],
+    ids=["empty", "text", "cut", "start of a JPEG"],
 )
-def test_broken_file_is_named_in_one_line(tmp_path, content):
+def test_broken_file_is_named_in_one_line(tmp_path, content, reason):
     file = tmp_path / "broken.jpg"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=f"not a usable picture, mend or remove it: {file}") as error:
+    with pytest.raises(InputError, match=rf"^not a usable picture, mend or remove it: {file} \({reason}\)$") as error:
         read_photograph(file)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_told_with_the_systems_reason_alone(ordinary_user, tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.png").chmod(0)
+    with pytest.raises(InputError, match=r"a\.png \(Permission denied\)$"):
+        read_photograph(tmp_path / "a.png")
 
 
 def test_truncated_file_is_refused(folder):

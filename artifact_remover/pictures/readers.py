@@ -18,11 +18,10 @@ from artifact_remover.pictures.jpeg_header import JpegHeader, UncommonJpegError,
 from artifact_remover.pictures.jpeg_xl import DecodedJpegXl, can_decode, decode_apart, is_jpeg_xl, read_header
 from artifact_remover.pictures.writers import band_height
 from data_prep.errors import InputError, Message, Option, to_one_line
-from data_prep.photographs import cmyk_to_srgb, with_end_marker
+from data_prep.photographs import NO_PICTURE, cmyk_to_srgb, describe_unidentified, with_end_marker
 from data_prep.png import PNG_TEXT_LIMIT, long_texts, tell_transparency
 
 _READABLE = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
-_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftyp(avi[fs]|he)", re.DOTALL)
 _MOST_SCANS = 500  # as the tools of libjpeg-turbo can be told; of an empty one each block is gone through all the same
 MOST_PAGES = 1000
 """Pages of a TIFF that are counted; a file of megabytes may hold many thousands, each a look-up."""
@@ -89,11 +88,10 @@ def open_image(
     except FileNotFoundError as error:
         raise InputError(f"{name} is missing: check the path") from error
     except Image.UnidentifiedImageError as error:
-        if _SIGNATURES.match(start):
-            raise DamagedError(f"{name} is truncated or damaged, or of a kind that cannot be read, ", advice) from error
-        raise InputError(
-            f"{name} is not in a format that can be read: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF"
-        ) from error
+        said = describe_unidentified(start)
+        if said == NO_PICTURE:
+            raise InputError(f"{name} is {said}: give a whole JPEG, PNG, WebP, TIFF, BMP or AVIF") from error
+        raise DamagedError(f"{name} is {said}, ", advice) from error
     except MemoryError as error:
         raise InputError(f"{name} is too large for the memory of this machine: reduce it") from error
     # Pillow's decoders raise whatever a damaged file leads them to, from KeyError to RecursionError.
