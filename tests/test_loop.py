@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, optimizer):
     with pytest.raises(Interrupted):
         Stage(tmp_path / "parts", schedule).train(at=signal_at(2))
     history = (resumed := Stage(tmp_path / "parts", schedule)).train()
-    assert "going on from step 2 of 6" in resumed.printed.getvalue()
+    assert "pretrain_generator: going on from step 2 of 6" in resumed.printed.getvalue()
     assert [entry["step"] for entry in history] == [entry["step"] for entry in expected] == [0, 2, 4, 6]
     seconds = [entry["seconds"] for entry in history]
     assert seconds == sorted(seconds)

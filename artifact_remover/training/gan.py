@@ -46,7 +46,7 @@ class GeneratorPretraining(keras.Model):
 
     def __init__(self, generator: keras.Model, loss: LossConfig, distance: MeanDistance | None):
         """Takes the arguments that the class documents."""
-        super().__init__(name="generator_pretraining")
+        super().__init__(name="pretrain_generator")
         self.generator = generator
         self.objective = GeneratorObjective(loss, distance)
 
@@ -75,7 +75,7 @@ class DiscriminatorPretraining(keras.Model):
 
     def __init__(self, discriminator: keras.Model, generator: keras.Model):
         """Takes the arguments that the class documents."""
-        super().__init__(name="discriminator_pretraining")
+        super().__init__(name="pretrain_discriminator")
         self.discriminator = discriminator
         self.generator = generator
 
@@ -112,7 +112,7 @@ class ArtifactRemovalGAN(keras.Model):
         distance: MeanDistance | None,
     ):
         """Takes the arguments that the class documents."""
-        super().__init__(name="artifact_removal_gan")
+        super().__init__(name="train_gan")
         self.generator = generator
         self.averaged_generator = averaged_generator
         self.discriminator = discriminator
