@@ -345,7 +345,8 @@ class Restorer:
     def _warn(self, header):
         if header and self.trained_quality and header.quality > self.trained_quality[1] + _QUALITY_MARGIN:
             low, high = self.trained_quality
-            said = f"quality {header.quality}, the model was trained for {low} to {high}: detail may be lost, "
+            trained = f"{low} to {high}" if low < high else f"quality {low}"
+            said = f"quality {header.quality}, the model was trained for {trained}: detail may be lost, "
             yield Message(said, Option("strength"), " lowers it")
 
     def _restore_tiles(self, network, tiles, pixels, strength, restored):

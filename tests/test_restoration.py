@@ -435,12 +435,12 @@ def test_a_jpeg_is_handed_back_where_another_would_lose_what_restoring_gains(tmp
 
 @pytest.mark.parametrize(
     ("trained", "note"),
-    [((10, 39), True), ((10, 40), False), (None, False)],
+    [((10, 39), "10 to 39"), ((10, 10), "quality 10"), ((10, 40), None), (None, None)],
 )
 def test_a_quality_far_above_what_the_model_was_trained_for_is_noted(trained, note):
     picture = decode_picture(to_jpeg(skimage_data.coffee()[:64, :64], 50))
     restored = Restorer(identity, 16, trained_quality=trained).restore_picture(picture)
-    said = "quality 50, the model was trained for 10 to 39: detail may be lost, strength lowers it"
+    said = f"quality 50, the model was trained for {note}: detail may be lost, strength lowers it"
     assert restored.notes == ((said,) if note else ())
 
 
