@@ -139,7 +139,7 @@ def _restore(job, read, restorer, config, progress, writer) -> tuple[Future[Outc
             why=after.decision.why,
             seconds=time.perf_counter() - began,
         )
-        written = writer.submit(_write, outcome, after, before if job.compare else None, stat, config)
+        written = writer.submit(_write, outcome, after, before if job.compare in job.missing else None, stat, config)
     except Exception as error:
         written.set_exception(error)
     return written, left
@@ -157,12 +157,14 @@ def _write(outcome, after, before, stat, config):
     job = outcome.job
     if job.backup and not after.decision.restore:
         return dataclasses.replace(outcome, notes=after.decision.notes)
-    with _open(job.target, config, job.backup, dates=None if config.new_dates else stat) as file:
-        notes = write_restored(after, job.source, file, job.format, _quality_of(job, config))
-        if job.backup:
-            replace_original(job.source, stat, job.backup, file)
-            if config.new_dates:
-                os.utime(file.name)
+    notes = after.notes
+    if job.target in job.missing:
+        with _open(job.target, config, job.backup, dates=None if config.new_dates else stat) as file:
+            notes = write_restored(after, job.source, file, job.format, _quality_of(job, config))
+            if job.backup:
+                replace_original(job.source, stat, job.backup, file)
+                if config.new_dates:
+                    os.utime(file.name)
     if before:
         with _open(job.compare, config) as file:
             draw_before_after(before, after, file)
@@ -177,9 +179,7 @@ def _quality_of(job, config) -> int | None:
 def _open(file, config, backup=None, dates=None):
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Also with `resume`: where one of a job's two files is missing, both are written.
-        replace = config.overwrite or config.resume or backup is not None
-        with open_whole(file, replace=replace, dates=dates) as opened:
+        with open_whole(file, replace=config.overwrite or backup is not None, dates=dates) as opened:
             yield opened
     except (InputError, OSError) as error:
         reason = error.message if isinstance(error, InputError) else error.strerror or str(error)

@@ -86,6 +86,7 @@ class Job:
         target: What is written.
         compare: The path of the drawing of before and after, if one is wanted.
         backup: Where the original goes, if the target is its place.
+        kept: Those of these files that are there already and stay as they are.
         format: What is written, one of `FORMATS`; in place None before `measure`.
         summary: What the file says of itself; None before `measure`.
         stat: The file's dates before it was read; None before `measure`.
@@ -95,6 +96,7 @@ class Job:
     target: Path
     compare: Path | None = None
     backup: Path | None = None
+    kept: tuple[Path, ...] = ()
     format: str | None = None
     summary: Summary | None = None
     stat: os.stat_result | None = None
@@ -103,6 +105,11 @@ class Job:
     def results(self) -> tuple[Path, ...]:
         """Every file that is written."""
         return tuple(file for file in (self.target, self.compare, self.backup) if file)
+
+    @property
+    def missing(self) -> tuple[Path, ...]:
+        """Those of the files that are still to be written."""
+        return tuple(file for file in self.results if file not in self.kept)
 
     @property
     def pixels(self) -> int:
@@ -328,15 +335,15 @@ def pass_over_finished(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job
     """Drops the jobs whose results exist: as done with `resume`, else as errors; `overwrite` drops none.
 
     Returns:
-        What is left to do, and what became of the others.
+        What is left to do, which with `resume` may be one of two files, and what became of the others.
     """
     if config.overwrite or config.in_place:
         return jobs, []
     left, finished = [], []
     for job in jobs:
-        there = [file for file in job.results if os.path.lexists(file)]
+        there = tuple(file for file in job.results if os.path.lexists(file))
         if not there or (config.resume and len(there) < len(job.results)):
-            left.append(job)
+            left.append(dataclasses.replace(job, kept=there))
         elif config.resume:
             finished.append(Outcome(job, "skipped"))
         else:

@@ -247,7 +247,7 @@ class _Run:
                 self.replaced[job.source] = look(job.source)
             say(f"{job.source} restored, the original is {job.backup}")
         elif outcome.state in ("restored", "left alone") and not job.backup:
-            say(f"{job.source} -> {job.target}")
+            say(f"{job.source} -> {job.missing[0]}")
         elif outcome.state == "skipped" and self._appeared:
             say(Message(f"{job.source}: {job.target} is there already, ", Option("overwrite"), " replaces it"))
         for note in outcome.notes:

@@ -163,6 +163,24 @@ def test_what_is_there_is_kept_without_overwrite(folder, run):
     assert run("a.jpg", "--overwrite")[0] == 0 and read("a_restored.png").shape == (96, 100, 3)
 
 
+@pytest.mark.parametrize("inputs", ["a.jpg", "."])
+def test_of_a_result_and_its_drawing_resume_writes_the_one_that_is_missing(folder, run, inputs):
+    made = ["a_restored.png", "a_compare.png"]
+    assert run(inputs, "--compare")[0] == 0
+    written = {name: Path(name).read_bytes() for name in made}
+    for missing, kept in (made, made[::-1]):
+        Path(missing).unlink()
+        Path(kept).write_text("mine")
+        before = describe(folder)
+        code, printed, errors = run(inputs, "--compare", "--resume")
+        assert (code, errors) == (0, "") and f"a.jpg -> {missing}\n" in printed
+        assert "restored 1" in printed and ("skipped 2" in printed) == (inputs == ".")
+        assert Path(missing).read_bytes() == written[missing] and Path(kept).read_text() == "mine"
+        after = describe(folder)
+        assert {name: after[name] for name in before} == before
+        Path(kept).write_bytes(written[kept])
+
+
 def test_an_input_is_replaced_only_with_overwrite(folder, run):
     before = Path("a.jpg").read_bytes()
     code, _, errors = run("a.jpg", "-o", "a.jpg")
