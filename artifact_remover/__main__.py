@@ -3,7 +3,7 @@
 import sys
 
 from artifact_remover import evaluate, export, fit, restore, serve
-from data_prep.command_line import print_version
+from data_prep.command_line import print_version, say
 
 COMMANDS = {
     "fit": fit.main,
@@ -24,7 +24,7 @@ def main() -> int:
         return 0
     asked_for_help = name in ("-h", "--help")
     usage = f"usage: artifact-remover {{{','.join(COMMANDS)}}} [OPTIONS]; each has its own --help"
-    print(usage, file=sys.stdout if asked_for_help else sys.stderr)
+    say(usage, "stdout" if asked_for_help else "stderr")
     return 0 if asked_for_help else 2
 
 

@@ -60,8 +60,12 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
         sys.exit(2)
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), contextlib.ExitStack() as printed:
+            printed.callback(sys.stdout.flush)  # what is left of the help, as Python would say that nobody reads it
             return _parse(kind, arguments, settings)
+    except OSError:  # `head` has read enough of the help
+        _silence("stdout")
+        sys.exit(0)
     except SystemExit as leaving:
         if leaving.code:
             complain(f"{_unbox(errors.getvalue())}; --help lists all options")
@@ -168,6 +172,8 @@ def complain(said: str | InputError) -> None:
 
 def say(said: str, stream: Literal["stdout", "stderr"] = "stdout") -> None:
     """Prints one line, whatever it holds, and whether or not anybody still reads it."""
+    if getattr(sys, stream) is None:
+        _open_closed_streams()
     line = to_one_line(word_for_terminal(said))
     encoding = getattr(sys, stream).encoding or "utf-8"
     try:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -14,6 +15,7 @@ from typing import Literal, get_args
 import pytest
 
 from artifact_remover import evaluate, export, fit, restore, serve
+from artifact_remover.__main__ import COMMANDS
 from artifact_remover.config import PRESETS, FitConfig
 from artifact_remover.options import EvaluateConfig, ExportConfig, RestoreConfig, ServeConfig
 from data_prep import __version__
@@ -229,6 +231,23 @@ def test_help_is_no_error(capsys):
         parse_options(Options, ["--help"])
     printed = capsys.readouterr()
     assert leaving.value.code == 0 and "--stage" in printed.out and printed.err == ""
+
+
+@pytest.mark.parametrize("command", ["data_prep", "artifact_remover", *map("artifact_remover.{}".format, COMMANDS)])
+def test_help_that_nobody_reads_ends_quietly(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = [sys.executable, "-m", command, "--help"]
+    done = subprocess.run(process, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("--version >&-", 0), ("--help >&-", 0), ("fit none 2>&-", 2)])
+def test_closed_streams_do_not_matter(arguments, code):
+    command = f"exec {sys.executable} -m artifact_remover {arguments}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 def test_the_version_is_told(capsys):
