@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import tempfile
 import time
 import warnings
@@ -59,6 +60,7 @@ _TRIES = 3  # again, after a worker's or machine's death
 _AT_ONCE = 8  # copies between a worker and a store
 _PART_ROWS, _PART_SECONDS = 10_000, 30  # after which a part of the manifest is written
 _PART_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}-\d{5,}\.parquet")
+_ANSWER_SECONDS = 5  # for a connection to a cluster's address
 _OBJECT_STORE = 200_000_000  # bytes, of a Ray of our own: only paths and rows go through it
 _LISTED = pa.schema([("entry", pa.string()), ("target", pa.string()), ("known", pa.bool_()), ("error", pa.string())])
 _END = [("listed", pa.int64()), ("others", pa.string())]
@@ -547,14 +549,23 @@ def connected(config: RestoreConfig) -> Generator[None, None, None]:
     own = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False} if address == "local" else {}
     terminate = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray answers at {address}: give another ", Option("ray_address")) from error
+    except SystemExit as leaving:  # what Ray makes of SIGTERM while it starts
+        raise KeyboardInterrupt from leaving
     try:
         signal.signal(signal.SIGTERM, terminate)
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address):
+    """Opens a connection where an address names host and port, as Ray itself would try for minutes."""
+    if named := re.fullmatch(r"(?:ray://)?\[?(.*?)\]?:(\d{1,5})", address):
+        socket.create_connection((named[1], int(named[2])), timeout=_ANSWER_SECONDS).close()
 
 
 def stream_packs(config: RestoreConfig, run: str = "", together: int = _TOGETHER) -> Any:

@@ -1,9 +1,11 @@
 """Listing, names, manifest and mistakes, which need no Ray; `test_cluster_with_ray.py` has the rest."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import socket
 from collections import Counter
 
 import pytest
@@ -262,6 +264,31 @@ def test_wrong_places_are_told_before_ray_is_started(source, target, said, tmp_p
     monkeypatch.setattr(cluster, "choose_exports", lambda *_: None)
     with pytest.raises(InputError, match=said):
         list(cluster.restore_on_cluster(configure(tmp_path / source, tmp_path / target), Counter()))
+
+
+@pytest.fixture
+def ports():
+    """Ports of this machine, one that is closed and one that answers no connection, as its queue is full."""
+    with contextlib.ExitStack() as sockets:
+        closed, silent, *waiting = [sockets.enter_context(socket.socket()) for _ in range(5)]
+        for each in (closed, silent):
+            each.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(silent.getsockname())
+        yield {"closed": closed.getsockname()[1], "silent": silent.getsockname()[1]}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{closed}", "127.0.0.1:{silent}", "ray://a.invalid:6379", "[a..b]:6379"])
+def test_a_cluster_that_does_not_answer_is_told_within_seconds(address, ports, tmp_path, monkeypatch, capfd):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray tries for minutes"))
+    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.5)
+    config = configure(tmp_path, tmp_path / "out", ray_address=address.format(**ports))
+    with pytest.raises(InputError, match="^no Ray answers at .*: give another "), cluster.connected(config):
+        pass
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("settings", "engine"), [({}, "openvino"), ({"gpus_per_worker": 0.5}, "tensorflow")])

@@ -194,6 +194,21 @@ def test_a_picture_that_kills_its_workers_is_a_row_and_the_others_are_restored(p
     assert list(failed) == [f"{folder}/poison.jpg"]
 
 
+def test_the_command_is_stopped_while_it_waits_for_a_cluster_that_says_nothing(photos, saved_models, tmp_path):
+    with socket.create_server(("", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        process = start(saved_models, photos, "-o", tmp_path, "--cluster", "--ray-address", address)
+        mute.settimeout(60)
+        connections = [mute.accept() for _ in range(2)]  # the second one is Ray's
+        time.sleep(1)
+        process.terminate()
+        _, errors = process.communicate(timeout=120)
+        for connection, _ in connections:
+            connection.close()
+    assert process.returncode == 130, errors
+    assert only_ours(errors) == "error: stopped, 0 pictures are done; --resume goes on\n"
+
+
 class Faults:
     """An S3 whose requests fail, the first of each kind and object in one of four ways, others for as long as told.
 
