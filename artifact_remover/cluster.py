@@ -40,6 +40,7 @@ from artifact_remover.result_names import name_apart, name_result
 from artifact_remover.storage import Listing, Location, deliver, fetch, kind_of, list_folder, locate, locate_listed
 from data_prep.command_line import word_for_terminal
 from data_prep.errors import InputError, Option
+from data_prep.quiet import quiet_stderr
 
 MANIFEST_FOLDER = "manifest"
 """The folder in the output with a row for each picture, in Parquet files."""
@@ -557,6 +558,7 @@ def connected(config: RestoreConfig) -> Generator[None, None, None]:
         raise KeyboardInterrupt from leaving
     try:
         signal.signal(signal.SIGTERM, terminate)
+        _hush(ray)
         yield
     finally:
         ray.shutdown()
@@ -566,6 +568,22 @@ def _knock(address):
     """Opens a connection where an address names host and port, as Ray itself would try for minutes."""
     if named := re.fullmatch(r"(?:ray://)?\[?(.*?)\]?:(\d{1,5})", address):
         socket.create_connection((named[1], int(named[2])), timeout=_ANSWER_SECONDS).close()
+
+
+def _hush(ray):
+    """Takes from Ray a warning that a process prints once: of actors as Ray Data itself starts them for the workers.
+
+    It may be restarted, and is handed an object, as theirs are (https://github.com/ray-project/ray/issues/57733).
+    """
+
+    class Nothing:
+        def __init__(self, _):
+            pass
+
+    handed = ray.put(None)
+    with quiet_stderr():
+        actor = ray.remote(num_cpus=0, max_restarts=1)(Nothing).remote(handed)
+    ray.kill(actor)
 
 
 def stream_packs(config: RestoreConfig, run: str = "", together: int = _TOGETHER) -> Any:

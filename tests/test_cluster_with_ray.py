@@ -170,6 +170,14 @@ def test_the_command_is_killed_and_goes_on(photos, saved_models, plain, nodes, t
     check(photos, target, plain)
 
 
+def test_a_run_without_faults_says_nothing_on_standard_error(photos, saved_models, tmp_path):
+    places = [f"{photos}/sub/{number}.jpg\n" for number in range(1, 9, 2)]
+    (tmp_path / "list.txt").write_text("".join(places))
+    process = start(saved_models, tmp_path / "list.txt", "-o", tmp_path / "out", "--cluster")
+    printed, errors = process.communicate(timeout=300)
+    assert (process.returncode, summary(printed), errors) == (0, "restored 4", "")
+
+
 def test_a_picture_that_kills_its_workers_is_a_row_and_the_others_are_restored(photos, saved_models, tmp_path):
     folder, target = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
