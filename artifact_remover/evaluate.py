@@ -15,7 +15,7 @@ from pathlib import Path
 from artifact_remover.model_folder import KINDS, PUBLISHED, find_exports, read_manifest
 from artifact_remover.options import EvaluateConfig
 from data_prep import __version__
-from data_prep.command_line import parse_options, run_command, word_for_terminal
+from data_prep.command_line import complain, parse_options, run_command, word_for_terminal
 from data_prep.errors import InputError, to_one_line
 from data_prep.quiet import quiet_keras
 
@@ -31,14 +31,18 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Instead of the process's own.
 
     Returns:
-        Exit code: 0 if all is well, 2 for a mistake of the user's, 130 if the user stopped it.
+        Exit code: 0 if all is well, 1 if an external restorer was left out, 2 for a mistake of the user's, 130 if the
+        user stopped it.
     """
     config = parse_options(EvaluateConfig, arguments, prog="python -m artifact_remover.evaluate", description=__doc__)
     return run_command(lambda: evaluate(config), stopped="stopped, nothing is written")
 
 
-def evaluate(config: EvaluateConfig) -> None:
+def evaluate(config: EvaluateConfig) -> int:
     """Measures everything that the options name, prints the table and writes the report.
+
+    Returns:
+        Exit code, as of `main`.
 
     Raises:
         InputError: For a mistake of the user's, told before the long work where it can be.
@@ -76,10 +80,11 @@ def evaluate(config: EvaluateConfig) -> None:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS)
     for line in notes:
         report.say(line, console)
-    rows, cut = _judge_all(config, pictures, restorers, externals, distances)
+    rows, cut, failed = _judge_all(config, pictures, restorers, externals, distances)
     if cut:
         notes = [*notes, f"the measures take 1 GB a megapixel, so only the middle is judged of {', '.join(cut)}"]
         report.say(notes[-1], console)
+    notes = [*notes, *(f"left out, as it failed: {said}" for said in failed)]
     described = {
         "made_by": f"artifact-remover {__version__}",
         "data": str(config.data),
@@ -101,6 +106,7 @@ def evaluate(config: EvaluateConfig) -> None:
     report.print_all(described, rows, console)
     for file in files:
         report.say(f"written: {file}", console)
+    return 1 if failed else 0
 
 
 def find_pictures(folder: Path, smallest: int = _SMALLEST_SIDE) -> dict[str, Path]:
@@ -190,7 +196,11 @@ def _prepare(output):
 
 
 def _judge_all(config, pictures, restorers, externals, distances):
-    """Judges every picture at every quality: rows for `summarize` by quality, and which pictures were cut."""
+    """Judges every picture at every quality.
+
+    Returns:
+        The rows for `summarize` by quality, which pictures were cut, and what was said of restorers that are left out.
+    """
     from rich.console import Console
     from rich.progress import track
 
@@ -201,9 +211,8 @@ def _judge_all(config, pictures, restorers, externals, distances):
         **{name: functools.partial(_restore_file, each, config.force) for name, each in restorers.items()},
         **{name: functools.partial(_run_external, each) for name, each in externals.items()},
     }
-    first = next(iter(methods))
     rows: dict[int | str, list[dict]] = {quality: [] for quality in (("clean",) if config.clean else config.quality)}
-    cut = []
+    cut, failed = [], []
     console = Console(stderr=True)
     for name, file in track(pictures.items(), "measuring", console=console, disable=not console.is_terminal):
         photo = read_photograph(file)
@@ -218,13 +227,30 @@ def _judge_all(config, pictures, restorers, externals, distances):
                 _, given = scoring.make_untouched(clean, *how, config.resave, config.offset)
                 for restorer in restorers.values():
                     _restore_file(restorer, config.force, given)  # the first time takes longer, and is not counted
-            judged.append(
-                scoring.judge(name, clean, *how, methods, distances, resave=config.resave, offset=config.offset)
-            )
-            for best in sorted(judged, key=lambda row: scoring.merit(row, first))[scoring.SHOWN :]:
+            judge = functools.partial(scoring.judge, name, clean, *how, resave=config.resave, offset=config.offset)
+            while True:
+                try:
+                    judged.append(judge(methods=methods, distances=distances))
+                    break
+                except scoring.MethodError as error:
+                    # A command that fails at once is a mistake in it, and nothing is lost yet.
+                    if error.who not in externals or len(methods) == 1 or not any(rows.values()):
+                        raise
+                    complain(error)
+                    failed.append(word_for_terminal(error))
+                    _leave_out(error.who, methods, rows)
+            for best in sorted(judged, key=lambda row: scoring.merit(row, next(iter(methods))))[scoring.SHOWN :]:
                 for crops in ("crops", "clean_crop"):
                     best.pop(crops, None)  # only the worst are shown, and a large set has thousands
-    return rows, cut
+    return rows, cut, failed
+
+
+def _leave_out(who, methods, rows):
+    del methods[who]
+    for row in (row for judged in rows.values() for row in judged):
+        for results in (row["scores"], row["seconds"], row.get("crops", {})):
+            results.pop(who, None)
+        row["unchanged"] = [other for other in row["unchanged"] if other != who]
 
 
 def _restore_file(restorer, force, given):

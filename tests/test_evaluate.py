@@ -383,6 +383,20 @@ def test_an_external_that_fails_is_told_with_the_picture(run):
     assert "fails" in line and "exit code" in line and "(restoring <b>.png at quality 10)" in line
 
 
+def test_an_external_that_fails_later_is_left_out_and_the_others_are_written(run):
+    code = "import shutil, sys; from PIL import Image; s, t = sys.argv[1:]; "
+    code += "Image.open(s).height == 64 and shutil.copy(s, t)"
+    half = f"half={shlex.quote(sys.executable)} -c '{code}' {{input}} {{output}}"
+    code, printed, errors = run("--external", half, "--external", f"copy={COPY}")
+    said = "--external half: it ended well but wrote nothing to {output} (restoring sub/<b>.png at quality 10)"
+    assert (code, errors) == (1, f"error: {said}\n") and "written: evaluation/evaluation.html" in printed
+    assert read_report()["notes"][-1] == f"left out, as it failed: {said}"
+    for each in read_report()["qualities"].values():
+        assert list(each["summary"]) == [scoring.JPEG, "copy"] and each["pictures"] == 2
+    with open("evaluation/evaluation.csv", newline="") as file:
+        assert {line["method"] for line in csv.DictReader(file)} == {scoring.JPEG, "copy"}
+
+
 def test_an_external_that_changes_the_size_is_told(run):
     code = "from PIL import Image; import sys; Image.open(sys.argv[1]).resize((9, 8)).save(sys.argv[2])"
     line = refused(run("--external", f"half={shlex.quote(sys.executable)} -c '{code}' {{input}} {{output}}"))

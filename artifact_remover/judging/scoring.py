@@ -38,6 +38,19 @@ _ENLARGED = 3
 Method = Callable[["Untouched"], np.ndarray]
 
 
+class MethodError(InputError):
+    """The failure of a method, or what is wrong with what it made.
+
+    Attributes:
+        who: Its name.
+    """
+
+    def __init__(self, who: str, *parts: str):
+        """Joins the pieces of the message, as of an `InputError`."""
+        super().__init__(*parts)
+        self.who = who
+
+
 @dataclasses.dataclass(frozen=True)
 class Untouched:
     """A picture that is to be restored.
@@ -81,7 +94,7 @@ def judge(
         show where the JPEG, or else the first method's picture, is furthest from the clean one.
 
     Raises:
-        InputError: If a method fails or returns another size.
+        MethodError: If a method fails or returns another size.
     """
     clean, untouched = make_untouched(clean, quality, chroma_subsampling, resave, offset)
     restored, seconds = {}, {}
@@ -91,11 +104,12 @@ def judge(
             restored[who] = restore(untouched)
         except InputError as error:
             how = "uncompressed" if quality is None else f"at quality {quality}"
-            raise InputError(error.message, f" (restoring {name} {how})") from error
+            raise MethodError(who, error.message, f" (restoring {name} {how})") from error
         seconds[who] = time.perf_counter() - began
         if restored[who].shape != untouched.pixels.shape:
             made, given = ("x".join(map(str, each.shape[1::-1])) for each in (restored[who], untouched.pixels))
-            raise InputError(f"{who} made {made} of {name}, which is {given}: only what keeps the size can be judged")
+            said = f"{who} made {made} of {name}, which is {given}: only what keeps the size can be judged"
+            raise MethodError(who, said)
     pictures = restored if quality is None else {JPEG: untouched.pixels, **restored}
     crop = find_worst_crop(clean, next(iter(pictures.values())))
     corner = (0, 0) if resave else (-offset[0] % _BLOCK, -offset[1] % _BLOCK)
