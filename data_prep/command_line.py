@@ -63,8 +63,10 @@ def parse_options(kind: type[Options], arguments: list[str] | None, **settings) 
         with contextlib.redirect_stderr(errors), contextlib.ExitStack() as printed:
             printed.callback(sys.stdout.flush)  # what is left of the help, as Python would say that nobody reads it
             return _parse(kind, arguments, settings)
-    except OSError:  # `head` has read enough of the help
-        _silence("stdout")
+    except OSError:
+        if not {"-h", "--help"} & {*arguments}:
+            raise
+        _silence("stdout")  # `head` has read enough of the help
         sys.exit(0)
     except SystemExit as leaving:
         if leaving.code:

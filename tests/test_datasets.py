@@ -433,7 +433,7 @@ def test_unreadable_folder_is_named(config, folder, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(type(folder), "iterdir", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, who may read everything
     with pytest.raises(InputError, match="cannot read the folder, .* \\(Permission denied\\)"):
         open_photographs(config)
 
