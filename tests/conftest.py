@@ -162,7 +162,7 @@ def copied_run(finished_run, make_run, tmp_path):
 
 
 @pytest.fixture
-def ordinary_user(tmp_path):
+def ordinary_user(tmp_path, monkeypatch):  # what is patched is undone by root
     """One who may not read and write everything, as root may."""
     if os.geteuid():
         yield
