@@ -148,7 +148,7 @@ def test_a_picture_that_is_nearly_uncompressed_is_left_alone_unless_forced(folde
     np.testing.assert_array_equal(read("fine_restored.png"), read("fine.jpg"))
     code, printed, _ = run("fine.jpg", "--force", "--overwrite")
     assert code == 0 and "restored 1 (" in printed
-    assert "fine.jpg: quality 98, the model was trained for 10 to 10: detail may be lost, --strength low" in printed
+    assert "fine.jpg: quality 98, the model was trained for quality 10: detail may be lost, --strength low" in printed
     assert (read("fine_restored.png") != read("fine.jpg")).any()
 
 
