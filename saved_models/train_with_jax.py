@@ -36,13 +36,15 @@ import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from artifact_remover.config import GeneratorConfig  # noqa: E402
+from artifact_remover.config import PRESETS  # noqa: E402
 from artifact_remover.generator import build_generator  # noqa: E402
 from data_prep.config import LUMA  # noqa: E402
 from data_prep.drawing import KINDS, draw_graphic  # noqa: E402
+from data_prep.errors import InputError  # noqa: E402
+from data_prep.photographs import SUFFIXES, read_photograph  # noqa: E402
 from data_prep.processing import draw_side, enlarge, process  # noqa: E402
 
-GENERATOR = GeneratorConfig(features=96, growth=32, finer=(48, 96), residual_blocks=(4, 3))
+GENERATOR = PRESETS["blind"].generator
 SAMPLINGS = {
     "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -51,7 +53,6 @@ SAMPLINGS = {
 DRAWN_SAMPLINGS = ("4:2:0", "4:2:0", "4:4:4", "4:2:2")
 RESAMPLINGS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 KINDS_OF_PICTURES = ("smooth", "sharp", "jpeg", "graphics")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 GRAY = np.array([LUMA] * 3, np.float32)
 COMPLEMENT = (2 * GRAY - np.eye(3)).astype(np.float32)  # every color's opposite, of the same luma
 SHARES = {"generator": 0.8, "discriminator": 0.025, "gan": 0.175}  # of the time
@@ -65,10 +66,9 @@ TERMS = {"pixel": 4.0, "perceptual": 1.0, "adversarial": 0.01, "drift": 1200.0, 
 def load_picture(path):
     """Reads a picture as uint8 [H, W, 3] RGB, or `None` where it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as error:
-        print(f"left out: {path}: {error}", flush=True)
+        return read_photograph(path)
+    except InputError as error:
+        print(f"left out: {error}", flush=True)
         return None
 
 
