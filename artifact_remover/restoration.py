@@ -229,9 +229,7 @@ class Restorer:
         force: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> RestoredPicture:
-        """Restores a decoded picture's colors and, apart from them, its transparency, unless it is left alone.
-
-        Transparency is restored where it is partial: what is fully transparent or opaque stays so.
+        """Restores a decoded picture's colors, unless it is left alone; its transparency is kept.
 
         Args:
             picture: From `decode_picture`.
@@ -242,12 +240,11 @@ class Restorer:
         Returns:
             The restored picture; its notes say if it was left alone, or is of much higher quality than the model knows.
         """
-        # Called with 0 pixels: the picture's were counted with its colors, but `progress` may raise to stop here too.
+        # Called with 0 pixels: the sample's are counted with the picture, but `progress` may raise to stop here too.
         ask = progress and (lambda _: progress(0))
         return restore_parts(
             picture,
             lambda pixels: self.restore(pixels, strength, progress),
-            lambda alpha: self.restore(alpha, strength, ask),
             # Not in all orientations: that it changes turned samples alike must be the model's own doing.
             lambda sample: self._restore(sample, 1.0, ask, self_ensemble=False),
             force,

@@ -112,7 +112,6 @@ class RemoteRestorer:
         return restore_parts(
             picture,
             restore_colors,
-            lambda alpha: self._restore(alpha, strength),
             self._restore_sample,
             force,
         )

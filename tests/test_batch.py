@@ -38,9 +38,7 @@ class PlusOne:
     def restore_picture(self, picture, strength=1.0, force=False, progress=None):
         self.before(picture)
         progress(picture.pixels[:10, ..., 0].size)
-        return restore_parts(
-            picture, lambda pixels: pixels + np.uint8(1), lambda alpha: alpha, lambda sample: sample, force
-        )
+        return restore_parts(picture, lambda pixels: pixels + np.uint8(1), lambda sample: sample, force)
 
 
 @pytest.fixture

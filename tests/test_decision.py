@@ -189,11 +189,11 @@ def test_colors_alone_are_restored_where_only_they_were_reduced(format, options,
     assert decide(picture).restore == colors_only  # without a model
     if colors_only:
         assert decision.found == "no trace of JPEG, chroma subsampled"
-        restored = restore_parts(picture, redder, redder, redder)
+        restored = restore_parts(picture, redder, redder)
         assert restored.notes == ("only its colors were restored, force restores all",)
         assert abs(to_luma(restored.pixels) - to_luma(picture.pixels))[picture.pixels.max(axis=2) < 253].max() < 0.51
         assert (restored.pixels.astype(int) - picture.pixels)[..., 0].mean() > 0.9
-        forced = restore_parts(picture, redder, redder, redder, force=True)
+        forced = restore_parts(picture, redder, redder, force=True)
         np.testing.assert_array_equal(forced.pixels, redder(picture.pixels))
 
 
@@ -219,7 +219,7 @@ def test_so_are_they_of_a_fine_jpeg_where_there_is_much_to_mend(levels, quality,
 def test_transparency_is_kept_where_colors_alone_are_restored():
     alpha = np.broadcast_to(np.arange(256).repeat(2)[:300, np.newaxis], (300, 300, 1)).astype(np.uint8)
     picture = decode_picture(to_file(np.concatenate([LARGE, alpha], axis=2), "WEBP", quality=90))
-    restored = restore_parts(picture, redder, lambda alpha: alpha // 2, redder)
+    restored = restore_parts(picture, redder, redder)
     assert restored.decision.colors_only
     np.testing.assert_array_equal(restored.alpha, alpha[..., 0])
 

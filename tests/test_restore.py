@@ -446,7 +446,7 @@ class Restorer:
 
     def restore_picture(self, picture, strength, force, progress):
         time.sleep(0.02)
-        return restore_parts(picture, lambda pixels: pixels // 2, lambda alpha: alpha, lambda sample: sample, force)
+        return restore_parts(picture, lambda pixels: pixels // 2, lambda sample: sample, force)
 
 sys.modules["artifact_remover.restoration"] = types.SimpleNamespace(Restorer=Restorer)
 from artifact_remover import restore

@@ -24,7 +24,7 @@ def fail(_):
 
 
 def test_colors_are_restored():
-    restored = restore_parts(PICTURE, brighter, fail, fail)
+    restored = restore_parts(PICTURE, brighter, fail)
     np.testing.assert_array_equal(restored.pixels, PICTURE.pixels + 1)
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
 
@@ -50,7 +50,7 @@ def test_small_pictures_are_surrounded_by_their_own_blocks(height, width, offset
 
 def test_a_picture_that_is_gone_cannot_be_copied(tmp_path):
     picture = decode_picture(to_png(np.full([24, 24, 3], 100, np.uint8)))
-    left_alone = restore_parts(picture, brighter, fail, fail)
+    left_alone = restore_parts(picture, brighter, fail)
     with pytest.raises(InputError, match="gone.png cannot be read: No such file"):
         write_restored(left_alone, tmp_path / "gone.png", io.BytesIO(), "png")
 
@@ -66,12 +66,27 @@ def test_luma_is_kept_in_little_memory():
     np.testing.assert_allclose(*(each @ np.array([0.299, 0.587, 0.114]) for each in (result, before)), atol=1)
 
 
-def test_only_partial_transparency_is_restored():
+@pytest.mark.parametrize("format", ["jpeg", "avif"])
+def test_what_is_only_converted_loses_as_little_as_the_format_can(format):
+    picture = decode_picture(to_png(skimage_data.astronaut()[:64, :64]))
+    left_alone = restore_parts(picture, brighter, brighter)
+    fitted = fit_to_format(picture, left_alone, format)
+    assert not left_alone.decision.restore and fitted.quality == 100
+    assert fitted.notes == (*left_alone.notes, f"{format} of quality 100 loses some of it, PNG keeps it")
+    assert fit_to_format(picture, left_alone, "png") is left_alone
+
+
+def test_what_is_left_alone_in_its_own_format_is_no_worse_for_it():
+    picture = decode_picture(to_jpeg(skimage_data.astronaut()[:64, :64], 98))
+    left_alone = restore_parts(picture, brighter, brighter)
+    assert fit_to_format(picture, left_alone, "jpeg") is left_alone
+
+
+def test_transparency_is_kept():
     alpha = np.tile(np.array([0, 7, 255], np.uint8), (24, 8))
-    restored = restore_parts(dataclasses.replace(PICTURE, alpha=alpha), brighter, brighter, fail)
-    np.testing.assert_array_equal(restored.alpha, np.where(alpha == 7, 8, alpha))
-    opaque = restore_parts(dataclasses.replace(PICTURE, alpha=np.full_like(alpha, 255)), brighter, fail, fail)
-    assert (opaque.alpha == 255).all()
+    restored = restore_parts(dataclasses.replace(PICTURE, alpha=alpha), brighter, fail)
+    np.testing.assert_array_equal(restored.alpha, alpha)
+    np.testing.assert_array_equal(restored.pixels, PICTURE.pixels + 1)
 
 
 @pytest.mark.parametrize("cut", [(0, 0), (2, 2), (7, 0), (0, 5)])
@@ -85,7 +100,7 @@ def test_the_model_sees_a_picture_from_the_corner_of_a_block(cut):
 
     whole = decode_picture(to_jpeg(skimage_data.astronaut()[:200, :208], 20)).pixels
     part = decode_picture(to_png(whole[cut[0] :, cut[1] :]))
-    restored = restore_parts(part, look, fail, fail)
+    restored = restore_parts(part, look, fail)
     np.testing.assert_array_equal(restored.pixels, np.where(part.pixels < 255, part.pixels + 1, 0))
     assert restored.decision.offset == tuple(-each % 8 for each in cut)
     [pixels] = seen
@@ -99,7 +114,7 @@ def test_the_model_sees_a_picture_from_the_corner_of_a_block(cut):
 @pytest.mark.parametrize("force", [False, True])
 def test_practically_uncompressed_is_left_alone_unless_forced(force):
     picture = decode_picture(to_jpeg(np.full([24, 24, 3], 100, np.uint8), 97))
-    restored = restore_parts(picture, brighter, fail, lambda sample: sample, force)
+    restored = restore_parts(picture, brighter, lambda sample: sample, force)
     assert (restored.pixels == picture.pixels + (1 if force else 0)).all()
     assert any("left alone" in note for note in restored.notes) != force
 
@@ -114,7 +129,7 @@ def mean_square(one, other):
 def restore_to(pixels, content, format, quality=None, force=False, **options):
     """Writes what a model finds that gives just these pixels: the file, and the restored picture."""
     before = decode_picture(content, **options)
-    restored = restore_parts(before, lambda _: pixels, fail, lambda sample: sample, force)
+    restored = restore_parts(before, lambda _: pixels, lambda sample: sample, force)
     fitted = fit_to_format(before, restored, format, quality, force)
     file = io.BytesIO()
     write_restored(fitted, content, file, format, quality)
@@ -163,7 +178,7 @@ def test_where_nothing_was_changed_nothing_is_lost():
 
 def test_16_bits_are_fitted_as_the_8_that_are_written():
     before = decode_picture(to_jpeg(CLEAN, 90))
-    restored = restore_parts(before, lambda _: CLEAN, fail, lambda sample: sample)
+    restored = restore_parts(before, lambda _: CLEAN, lambda sample: sample)
     deep, restored_deep = (
         dataclasses.replace(each, pixels=each.pixels * np.uint16(257)) for each in (before, restored)
     )
