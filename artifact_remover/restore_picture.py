@@ -100,13 +100,13 @@ def _restore_on_grid(pixels, offset, restore):
     """
     height, width = pixels.shape[:2]
     top, left = (-each % _BLOCK for each in offset)
+    rows, columns = _surroundings(top + height), _surroundings(left + width)
+    if not (top or left or rows or columns):
+        return restore(pixels)
     filled = np.pad(pixels, ((top, 0), (left, 0), (0, 0)), mode="reflect")
-    rows, columns = (_surroundings(length) for length in filled.shape[:2])
     if rows or columns:
         filled = np.pad(filled, [(0, -length % _BLOCK) for length in filled.shape[:2]] + [(0, 0)], mode="edge")
         filled = np.pad(filled, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")
-    if filled.shape == pixels.shape:
-        return restore(pixels)
     top, left = top + rows, left + columns
     return np.ascontiguousarray(restore(filled)[top : top + height, left : left + width])
 

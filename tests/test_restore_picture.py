@@ -48,6 +48,15 @@ def test_small_pictures_are_surrounded_by_their_own_blocks(height, width, offset
         assert filled is pixels
 
 
+def test_a_large_picture_is_not_copied():
+    pixels = np.zeros([2048, 1024, 3], np.uint8)
+    tracemalloc.start()
+    assert restore_picture._restore_on_grid(pixels, (0, 0), lambda same: same) is pixels
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
 def test_a_picture_that_is_gone_cannot_be_copied(tmp_path):
     picture = decode_picture(to_png(np.full([24, 24, 3], 100, np.uint8)))
     left_alone = restore_parts(picture, brighter, fail)
