@@ -160,7 +160,7 @@ def fit_to_format(
         format.
     """
     wanted = (quality,) if quality else LOSSY_QUALITIES.get(format)
-    if not wanted or (not restored.decision.restore and format == _own_format(before) and not before.truncated):
+    if not wanted or _needs_no_writing(restored, format):
         return restored
     if not restored.decision.restore:
         note = f"{format} of quality {wanted[-1]} loses some of it, PNG keeps it"
@@ -208,6 +208,12 @@ def _mean_square(one, other) -> float:
     return float(np.square(one.astype(np.float32) - other).mean())
 
 
+def _needs_no_writing(picture, format) -> bool:
+    """Tells whether a picture's file is its result: left alone, in the format that is wanted."""
+    whole = not picture.truncated  # the pixels of a broken file are what was wanted
+    return not picture.decision.restore and whole and format == _own_format(picture)
+
+
 def _own_format(picture) -> str | None:
     """Tells in which of `FORMATS` the picture's file can be handed back."""
     return "jpeg" if _transcoded(picture) else matching_format(picture.format)
@@ -242,9 +248,8 @@ def write_restored(
         InputError: As in `encode_picture`, or if the source cannot be read any more.
         OSError: If the file cannot be written.
     """
-    copied = not picture.decision.restore and not picture.truncated  # the pixels of a broken file are what was wanted
     transcoded = _transcoded(picture)
-    if copied and quality is None and format == _own_format(picture):
+    if quality is None and _needs_no_writing(picture, format):
         content = _read(source) if isinstance(source, Path) else source
         file.write(transcoded or content)
         lost = tell_lost(box_types(content)) if transcoded else ()  # what lay beside the JPEG
