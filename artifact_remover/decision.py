@@ -14,6 +14,7 @@ from artifact_remover.pictures.compression import Compression, find_compressions
 from artifact_remover.pictures.jpeg_header import step_scale
 from artifact_remover.pictures.picture import Picture, Summary, decode_picture
 from artifact_remover.pictures.readers import TooLargeError
+from artifact_remover.pictures.repeated_pixels import Cells, find_cells
 from artifact_remover.trial import Trial
 from data_prep.errors import Message, Option
 
@@ -31,6 +32,14 @@ SMALLEST = 24
 
 Smaller ones are nearly all edge, beyond which the model sees nothing: of 592 JPEGs of 8 to 16 pixels, of quality 30 to
 90, it makes 132 worse, by up to 6.6 dB; the mean of all gains 0.7 dB.
+"""
+
+CELLS_ALONE = 85
+"""Quality from which luma is not given to the model where each pixel was repeated.
+
+The mean of the equal ones is closer to the clean picture then than the mean of what the model makes of them. Of 138
+cuts of validation pictures and drawn ones, repeated 2 to 8 times and saved at quality 90, 4:4:4, the first gains 1.6 dB
+or more, 8.7 in the mean, the second 7.9, and one of them loses 3.8.
 """
 
 _MUCH_COARSER = 10
@@ -52,6 +61,9 @@ class Decision:
         found: What the pixels tell of its compression, such as "Q20, saved again at Q95".
         offset: Row and column, each 0..7, of the first pixel at the corner of a block.
         colors_only: Whether its luma is kept, as only the subsampling of its chroma is to be mended.
+        cells: Squares of pixels that were equal before compression, and are given their mean; None where there are
+            none.
+        cells_only: Whether nothing else is done.
     """
 
     restore: bool
@@ -59,12 +71,16 @@ class Decision:
     found: str = ""
     offset: tuple[int, int] = (0, 0)
     colors_only: bool = False
+    cells: Cells | None = None
+    cells_only: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes to the user."""
         if self.colors_only:
             return (Message("only its colors were restored, ", Option("force"), " restores all"),)
+        if self.cells_only:
+            return (Message("each pixel was repeated, only their mean was taken, ", Option("force"), " restores all"),)
         return () if self.restore else (Message("left alone, as ", self.why),)
 
 
@@ -106,6 +122,9 @@ def decide(
     found = describe(compressions)
     if min(picture.pixels.shape[:2]) < SMALLEST and not force:
         return leave_alone(f"it is less than {SMALLEST} pixels high or wide", found)
+    cells = find_cells(picture.pixels, compressions)
+    if cells:
+        return _restore_cells(cells, compressions, picture, force)
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
         if trial and len(compressions) == 1:
@@ -181,6 +200,20 @@ def leave_alone(why: str, found: str) -> Decision:
 
 def _restore_colors(found) -> Decision:
     return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
+
+
+def _restore_cells(cells, compressions, picture, force) -> Decision:
+    fine = compressions[0].quality >= CELLS_ALONE and not force
+    # Without a header chroma may have been subsampled.
+    colors = _is_subsampled(picture.header) if picture.header else compressions[0].quality < NEARLY_UNCOMPRESSED
+    return Decision(
+        restore=True,
+        found=f"{describe(compressions)}, each pixel {cells.side} x {cells.side} times",
+        offset=_choose_grid(compressions),
+        colors_only=fine and colors and picture.pixels.shape[2] == 3,
+        cells=cells,
+        cells_only=fine and not (colors and picture.pixels.shape[2] == 3),
+    )
 
 
 def _is_coarse(compressions, picture) -> bool:

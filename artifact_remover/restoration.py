@@ -249,6 +249,7 @@ class Restorer:
             lambda sample: self._restore(sample, 1.0, ask, self_ensemble=False),
             force,
             tuple(self._warn(picture.header)),
+            strength,
         )
 
     def restore_bytes(

@@ -15,6 +15,7 @@ from artifact_remover.pictures.jpeg_xl import box_types
 from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.metadata import Metadata
 from artifact_remover.pictures.picture import Picture, check_side, encode_picture, matching_format
+from artifact_remover.pictures.repeated_pixels import average_cells
 from artifact_remover.pictures.restored_mark import with_mark
 from artifact_remover.pictures.writers import LONGEST_JPEG_XMP, band_height, write_with_pillow
 from data_prep.errors import InputError
@@ -64,6 +65,7 @@ def restore_parts(
     restore_sample: Callable[[np.ndarray], np.ndarray],
     force: bool = False,
     notes: tuple[str, ...] = (),
+    strength: float = 1.0,
 ) -> RestoredPicture:
     """Restores a decoded picture's colors, unless it is left alone.
 
@@ -77,16 +79,19 @@ def restore_parts(
         restore_sample: As `restore` of `decide`.
         force: As in `decide`.
         notes: What else the user should be told of a picture that is restored.
+        strength: What `restore_colors` takes of the restoration, 0 to 1; as much is taken of what else is done.
 
     Returns:
         The restored picture; its notes say if it was left alone.
     """
     decision = decide(picture, force, restore_sample)
     pixels = picture.pixels
-    if decision.restore:
+    if decision.restore and not decision.cells_only:
         pixels = _restore_on_grid(pixels, decision.offset, restore_colors)
-        if decision.colors_only:
-            pixels = _with_luma_of(picture.pixels, pixels)
+    if decision.colors_only:
+        pixels = _with_luma_of(picture.pixels, pixels)
+    if decision.cells:
+        pixels = _average(picture.pixels, pixels, decision.cells, strength)
     notes = (*picture.notes, *(notes if decision.restore else ()), *decision.notes)
     return RestoredPicture(**vars(picture) | {"pixels": pixels, "notes": notes, "decision": decision})
 
@@ -109,6 +114,16 @@ def _restore_on_grid(pixels, offset, restore):
         filled = np.pad(filled, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")
     top, left = top + rows, left + columns
     return np.ascontiguousarray(restore(filled)[top : top + height, left : left + width])
+
+
+def _average(before, restored, cells, strength):
+    """Gives cells their mean, with as much of how pixels differed from it before as the strength leaves."""
+    averaged = average_cells(restored, cells)
+    if strength < 1:
+        white = np.iinfo(before.dtype).max
+        left = np.float32(1 - strength) * (before.astype(np.float32) - average_cells(before, cells))
+        averaged = np.clip(np.rint(averaged + left), 0, white).astype(before.dtype)
+    return averaged
 
 
 def _surroundings(length) -> int:

@@ -114,6 +114,7 @@ class RemoteRestorer:
             restore_colors,
             self._restore_sample,
             force,
+            strength=strength,
         )
 
     def _restore_sample(self, pixels):

@@ -14,7 +14,7 @@ from artifact_remover.pictures.compression import (
     busiest_corners,
     is_enlarged,
     is_noisy,
-    share_beyond_quantization,
+    power_beyond_quantization,
     to_luma,
 )
 from data_prep.config import LUMA
@@ -233,7 +233,8 @@ class Trial:
         return self._find_changes(turned)[:, ::-1, ::-1]
 
     def _goes_beyond_quantization(self, compression) -> bool:
-        return share_beyond_quantization(_to_luma(self._changes), compression) > BEYOND_QUANTIZATION
+        beyond, whole = power_beyond_quantization(_to_luma(self._changes), compression)
+        return bool(beyond.sum() > BEYOND_QUANTIZATION * whole.sum())
 
     def _find_changes(self, samples) -> np.ndarray:
         """Finds the changes in levels of 255, float32 [N, side, side, C]."""

@@ -99,6 +99,8 @@ def _name(row) -> tuple[str, str]:
             return "Grainy, in dots, dithered", f"{_PROCESSES[row['process']]}, {state}"
         case "small":
             return "Small pictures", f"{row['side']} pixels, {state}"
+        case "repeated":
+            return "Each pixel repeated", f"{row['factor']} x {row['factor']}, {state}"
         case "written":
             place = "Written as AVIF" if row["format"] == "avif" else "Written as JPEG"
             return place, f"{_NAMES[Path(row['data']).name]}, {state}"
@@ -121,7 +123,7 @@ def _tabulate(row) -> list[str]:
                 return [gain]
             more = [str(row["handed_back"]), f"{row['size']:.1f}"] if row["format"] == "jpeg" and row["fitted"] else []
             return [gain, str(row["worse"]), *more]
-    return [str(row["restored"]), gain, str(row["worse"])]
+    return [str(row["found" if row["benchmark"] == "repeated" else "restored"]), gain, str(row["worse"])]
 
 
 def _tabulate_harm(rows) -> Cells:

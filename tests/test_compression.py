@@ -13,7 +13,7 @@ from artifact_remover.pictures.compression import (
     find_compressions,
     is_enlarged,
     is_noisy,
-    share_beyond_quantization,
+    power_beyond_quantization,
 )
 from artifact_remover.pictures.jpeg_header import read_jpeg_header
 from artifact_remover.pictures.picture import decode_picture
@@ -172,15 +172,15 @@ def test_the_busiest_squares_come_first_and_do_not_overlap():
 
 
 @pytest.mark.parametrize("offset", [(0, 0), (3, 5)])
-def test_the_share_of_a_change_beyond_quantization_is_told(offset):
+def test_the_power_of_changes_beyond_quantization_is_told(offset):
     """The lowest horizontal frequency has a luma step of 11 at quality 50."""
     wave = np.cos(np.pi / 16 * (2 * (np.arange(64) - offset[1]) + 1)) / 2
     wave = np.broadcast_to(wave, (1, 64, 64)).astype(np.float32)
     wave = wave / (np.linalg.norm(wave[0, offset[0] : offset[0] + 8, offset[1] : offset[1] + 8]))
     compression = Compression(50, offset, 1.0)
-    assert share_beyond_quantization(5.5 * wave, compression) == pytest.approx(0, abs=1e-6)
-    assert share_beyond_quantization(11 * wave, compression) == pytest.approx(0.25, rel=1e-3)
-    assert share_beyond_quantization(0 * wave, compression) == 0
+    beyond, power = power_beyond_quantization(np.concatenate([5.5 * wave, 11 * wave, 0 * wave]), compression)
+    assert beyond / np.maximum(power, 1) == pytest.approx([0, 0.25, 0], rel=1e-3, abs=1e-6)
+    assert power[0] == pytest.approx(5.5**2 * (64 // 8 - bool(offset[0])) * (64 // 8 - bool(offset[1])), rel=1e-3)
 
 
 @pytest.mark.parametrize("strength", [3, 8])

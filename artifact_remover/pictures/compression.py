@@ -115,8 +115,8 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
     return (earlier, own) if is_earlier else (own,)
 
 
-def share_beyond_quantization(changes: np.ndarray, compression: Compression) -> float:
-    """Computes how much of a change of luma goes beyond what quantization left open.
+def power_beyond_quantization(changes: np.ndarray, compression: Compression) -> tuple[np.ndarray, np.ndarray]:
+    """Computes how much of changes of luma goes beyond what quantization left open.
 
     A coefficient was rounded by half a step at most (ITU-T T.81, A.3.4), so that no picture that was compressed once
     lay further away.
@@ -126,12 +126,13 @@ def share_beyond_quantization(changes: np.ndarray, compression: Compression) -> 
         compression: Its only one; libjpeg's luma steps of its quality are taken.
 
     Returns:
-        Share (0..1) of the change's power.
+        Sums of squares beyond that and of all, float32 [N] each, over whole blocks.
     """
     [(_, coefficients)] = _transform(changes, [compression.offset])
     steps = ijg_tables(compression.quality)[0].reshape(_BLOCK, 1, 1, _BLOCK)
     beyond = np.maximum(np.abs(coefficients) - steps / 2, 0)
-    return float(np.square(beyond).sum() / max(np.square(coefficients).sum(), 1e-9))
+    sums = (np.square(each).sum(axis=(0, 1, 3, 4)) for each in (beyond, coefficients))
+    return tuple(sums)
 
 
 def is_enlarged(pixels: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions processed --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions small --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions repeated --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions harm --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions written --data DIR/live1 DIR/graphics
 
@@ -19,6 +20,7 @@ repeated, and of the same pictures, saved as a JPEG and scaled, how many are. `c
 are restored, how many of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were
 enlarged before, by interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of
 pictures with grain, blur, halftone dots and the like, each a part of 256 pixels. `small`: of JPEGs of thumbnails.
+`repeated`: of JPEGs of pictures each of whose pixels was repeated, and in how many of them that is found.
 `harm`: pictures that are further from the clean one than before, by more than 0.02 dB, of JPEGs of all qualities, and
 of their lossless copies that were cut. `written`: what is left of the gain in the files that are written, as PNG, JPEG
 and AVIF, of the formats' default quality and of that which the picture needs.
@@ -195,6 +197,16 @@ def measure_small(clean, restorer):
             yield case | restore_degraded(small, jpegs, restorer)
 
 
+def measure_repeated(clean, restorer):
+    for factor in (2, 3, 4, 8):
+        large = [repeat(each[: 384 // factor, : 384 // factor], factor) for each in clean]
+        for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4"), (97, "4:4:4")):
+            jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in large]
+            found = sum("each pixel" in decide(decode_picture(each)).found for each in jpegs)
+            case = {"factor": factor, "quality": quality, "subsampling": subsampling, "found": found}
+            yield case | restore_degraded(large, jpegs, restorer)
+
+
 def measure_harm(clean, restorer, qualities):
     for subsampling in ("4:2:0", "4:4:4"):
         for quality in qualities:
@@ -314,6 +326,7 @@ MEASURES = {
     "scaled": measure_scaled,
     "processed": measure_processed,
     "small": measure_small,
+    "repeated": measure_repeated,
     "harm": measure_harm,
     "written": measure_written,
 }

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from artifact_remover.decision import decide
+from artifact_remover.pictures.compression import find_compressions
+from artifact_remover.pictures.picture import decode_picture
+from artifact_remover.pictures.repeated_pixels import Cells, average_cells, find_cells
+from artifact_remover.restore_picture import restore_parts
+from data_prep.drawing import KINDS, draw_graphic
+from tests.sample_pictures import to_jpeg, to_png
+
+SIDE = 192
+
+
+def sprite(side=96, number=0):
+    """Small colored squares on a background that changes slowly."""
+    random = np.random.default_rng(number)
+    rows, columns = np.indices((side, side))
+    picture = np.stack([rows + 60, columns + 40, 160 - rows // 2], axis=2)
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    for _ in range(side * side // 10):
+        top, left = random.integers(0, side, 2)
+        picture[top : top + random.integers(1, 5), left : left + random.integers(1, 5)] = random.integers(60, 200, 3)
+    return picture
+
+
+def repeat(picture, factor):
+    return np.ascontiguousarray(picture.repeat(factor, axis=0).repeat(factor, axis=1)[:SIDE, :SIDE])
+
+
+def psnr(picture, clean):
+    return 10 * np.log10(255**2 / np.square(picture.astype(float) - clean).mean())
+
+
+def find(content):
+    picture = decode_picture(content)
+    return find_cells(picture.pixels, find_compressions(picture.pixels, picture.header))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize(("quality", "subsampling"), [(85, "4:2:0"), (90, "4:4:4"), (97, "4:4:4")])
+def test_it_is_found_that_each_pixel_was_repeated(factor, quality, subsampling):
+    jpeg = to_jpeg(repeat(sprite(), factor), quality, subsampling=subsampling)
+    assert find(jpeg) == Cells(factor, (0, 0))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5, 8])
+def test_it_is_found_in_a_part_of_such_a_picture_and_in_gray(factor):
+    clean = repeat(sprite(), factor)[factor - 1 :, 1:]
+    for picture in (clean, clean[..., 0]):
+        assert find(to_jpeg(picture, 90, subsampling="4:4:4")) == Cells(factor, (1, (factor - 1) % factor))
+
+
+def test_it_is_found_in_a_lossless_copy_cut_off_the_grid():
+    pixels = decode_picture(to_jpeg(repeat(sprite(), 4), 75)).pixels[2:, 4:]
+    assert find(to_png(pixels)) == Cells(4, (2, 0))
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90, 97])
+@pytest.mark.parametrize("change", ["not repeated", "bicubic", "bilinear", "one half", "1.5", "one line", "clean"])
+def test_other_pictures_have_no_cells(change, quality):
+    repeated = repeat(sprite(), 2)
+    if change == "not repeated":
+        repeated = sprite(SIDE)
+    elif change == "one half":
+        repeated[:96] = sprite(SIDE)[:96]
+    elif change == "1.5":
+        repeated = np.array(Image.fromarray(sprite(128)).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    elif change == "one line":  # of text over a game
+        repeated[80:91, 20:180] = np.where(np.random.default_rng(1).random([11, 160, 1]) > 0.5, 255, 0)
+    elif change in ("bicubic", "bilinear"):
+        filter = getattr(Image.Resampling, change.upper())
+        repeated = np.array(Image.fromarray(sprite()).resize((SIDE, SIDE), filter))
+    content = to_png(repeated) if change == "clean" else to_jpeg(repeated, quality, subsampling="4:4:4")
+    assert find(content) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_drawing_loses_by_the_cells_that_are_found_in_it(kind):
+    for number in range(4):
+        clean = draw_graphic(np.random.default_rng(number), SIDE, kind)
+        for quality in (50, 75, 90):
+            picture = decode_picture(to_jpeg(clean, quality, subsampling="4:4:4"))
+            cells = find_cells(picture.pixels, find_compressions(picture.pixels, picture.header))
+            if cells:
+                assert psnr(average_cells(picture.pixels, cells), clean) >= psnr(picture.pixels, clean)
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 3), (300, 5, 1), (2, 2, 3), (1, 17, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_cells_get_their_mean_also_where_the_edges_cut_them(shape, dtype, monkeypatch):
+    monkeypatch.setattr("artifact_remover.pictures.repeated_pixels.band_height", lambda width: 1)
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+    expected = np.empty_like(pixels)
+    rows, columns = ((np.arange(length) - offset) // 3 for length, offset in zip(shape, (1, 2), strict=False))
+    for row in np.unique(rows):
+        for column in np.unique(columns):
+            cell = np.ix_(rows == row, columns == column)
+            expected[cell] = np.rint(pixels[cell].mean(axis=(0, 1)))
+    averaged = average_cells(pixels, Cells(3, (1, 2)))
+    assert averaged.dtype == dtype and np.abs(averaged.astype(int) - expected).max() <= 1
+    assert (averaged == expected).mean() > 0.95  # float32 rounds halves of 16 bits either way
+
+
+@pytest.mark.parametrize(
+    ("quality", "subsampling", "colors_only", "cells_only"),
+    [(80, "4:4:4", False, False), (90, "4:2:0", True, False), (90, "4:4:4", False, True), (98, "4:4:4", False, True)],
+)
+def test_the_decision_says_what_is_left_to_the_mean(quality, subsampling, colors_only, cells_only):
+    picture = decode_picture(to_jpeg(repeat(sprite(), 2), quality, subsampling=subsampling))
+    decision = decide(picture)
+    assert decision.restore and decision.cells == Cells(2, (0, 0))
+    assert decision.found == f"Q{quality}, each pixel 2 x 2 times"
+    assert (decision.colors_only, decision.cells_only) == (colors_only, cells_only)
+    forced = decide(picture, force=True)
+    assert forced.cells and not (forced.colors_only or forced.cells_only)
+
+
+def test_the_mean_alone_is_closer_and_the_model_is_not_asked():
+    clean = repeat(sprite(), 2)
+    picture = decode_picture(to_jpeg(clean, 94, subsampling="4:4:4"))
+    restored = restore_parts(picture, pytest.fail, pytest.fail)
+    assert psnr(restored.pixels, clean) > psnr(picture.pixels, clean) + 3
+    assert "only their mean was taken" in str(restored.notes[-1])
+
+
+@pytest.mark.parametrize("quality", [80, 94])
+def test_strength_takes_less_of_the_mean_too(quality):
+    picture = decode_picture(to_jpeg(repeat(sprite(), 2), quality, subsampling="4:4:4"))
+
+    def restore(strength):
+        def brighter(pixels):
+            return np.clip(np.rint(pixels + 20.0 * strength), 0, 255).astype(np.uint8)
+
+        return restore_parts(picture, brighter, lambda sample: sample, strength=strength).pixels.astype(int)
+
+    none, half, all_of_it = (restore(strength) for strength in (0, 0.5, 1))
+    assert np.array_equal(none, picture.pixels)
+    assert np.abs(half - (none + all_of_it) / 2)[all_of_it < 250].max() <= 2
