@@ -24,14 +24,17 @@ _TILE, _TILES = 72, 24
 _STEEP = 32.0
 """Levels from which a difference of neighbors counts no more, so that many count, not the few of high edges."""
 _INSIDE = 0.5
-"""Mean difference of neighbors within cells, as a share of that across their borders, to fall below."""
+"""Mean difference of neighbors within cells, as a share of that across their borders, to fall below.
+
+With 0.6 three of 2,200 JPEGs of other pictures would lose, up to 5.6 dB, as enlarged noise; with 0.5 none does.
+"""
 _ACTIVE, _LEAST_ACTIVE = 0.2, 2
 """Mean difference of neighbors, in levels, from which a tile has detail, and how many tiles must, both ways."""
 _AREA, _MOST_BEYOND, _LEAST_POWER = 64, 0.3, 0.25
 """Pixels in height and width of areas in each of which quantization must explain how pixels differ from their cell's
 mean: of the power of that, or of this many squared levels where it is less, a smaller share lies beyond.
 
-Of 850 JPEGs of quality 50 to 94 that cells were found in without it, the averages of 129 were worse than the JPEG, as
+Of 979 JPEGs of quality 50 to 94 that cells were found in without it, the averages of 129 were worse than the JPEG, as
 of pixel art enlarged by interpolation, or of which a half alone was repeated. Their largest share is 0.54 or more; of
 97 in 100 of those that gain it is 0.34 or less, at quality 90 and better 0.13 at most.
 """
@@ -81,7 +84,7 @@ def find_cells(pixels: np.ndarray, compressions: tuple[Compression, ...]) -> Cel
     for side in _SIDES:
         (top, vertical), (left, horizontal) = down.best_offset(side), across.best_offset(side)
         shares[Cells(side, (top, left))] = max(vertical, horizontal)
-    likely = sorted((cells for cells in shares if shares[cells] < _INSIDE), key=shares.get)
+    likely = sorted((cells for cells in shares if shares[cells] < _INSIDE), key=lambda cells: shares[cells])
     return next((cells for cells in likely if _explains(pixels, cells, coarsest)), None)
 
 
