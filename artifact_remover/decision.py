@@ -203,16 +203,22 @@ def _restore_colors(found) -> Decision:
 
 
 def _restore_cells(cells, compressions, picture, force) -> Decision:
-    fine = compressions[0].quality >= CELLS_ALONE and not force
-    # Without a header chroma may have been subsampled.
-    colors = _is_subsampled(picture.header) if picture.header else compressions[0].quality < NEARLY_UNCOMPRESSED
+    found = f"{describe(compressions)}, each pixel {cells.side} x {cells.side} times"
+    are_blocks = cells == Cells(8, compressions[-1].offset)
+    fine = (compressions[0].quality >= CELLS_ALONE or are_blocks) and not force
+    if picture.header:
+        colors = _is_subsampled(picture.header)
+    else:  # chroma may have been subsampled
+        colors = picture.pixels.shape[2] == 3 and compressions[0].quality < NEARLY_UNCOMPRESSED and not are_blocks
+    if fine and are_blocks and not colors:
+        return leave_alone("its equal pixels are whole blocks, which the model would smooth", found)
     return Decision(
         restore=True,
-        found=f"{describe(compressions)}, each pixel {cells.side} x {cells.side} times",
+        found=found,
         offset=_choose_grid(compressions),
-        colors_only=fine and colors and picture.pixels.shape[2] == 3,
+        colors_only=fine and colors,
         cells=cells,
-        cells_only=fine and not (colors and picture.pixels.shape[2] == 3),
+        cells_only=fine and not colors,
     )
 
 
