@@ -206,12 +206,12 @@ def _restore_cells(cells, compressions, picture, force) -> Decision:
     found = f"{describe(compressions)}, each pixel {cells.side} x {cells.side} times"
     are_blocks = cells == Cells(8, compressions[-1].offset)
     fine = (compressions[0].quality >= CELLS_ALONE or are_blocks) and not force
-    if picture.header:
-        colors = _is_subsampled(picture.header)
-    else:  # chroma may have been subsampled
-        colors = picture.pixels.shape[2] == 3 and compressions[0].quality < NEARLY_UNCOMPRESSED and not are_blocks
-    if fine and are_blocks and not colors:
+    subsampled = _is_subsampled(picture.header)
+    if are_blocks and fine and picture.header and not subsampled:
         return leave_alone("its equal pixels are whole blocks, which the model would smooth", found)
+    if not picture.header:  # chroma may have been subsampled
+        subsampled = picture.pixels.shape[2] == 3 and compressions[0].quality < NEARLY_UNCOMPRESSED
+    colors = subsampled and not are_blocks
     return Decision(
         restore=True,
         found=found,
