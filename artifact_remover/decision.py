@@ -124,7 +124,8 @@ def decide(
         return leave_alone(f"it is less than {SMALLEST} pixels high or wide", found)
     cells = find_cells(picture.pixels, compressions)
     if cells:
-        return _restore_cells(cells, compressions, picture, force)
+        found = f"{found}, each pixel {cells.side} x {cells.side} times"
+        return _restore_cells(cells, compressions, picture, force, found)
     trial = Trial(picture.pixels, restore) if restore and not force else None
     if force or _is_coarse(compressions, picture):
         if trial and len(compressions) == 1:
@@ -202,8 +203,7 @@ def _restore_colors(found) -> Decision:
     return Decision(restore=True, found=f"{found}, chroma subsampled", colors_only=True)
 
 
-def _restore_cells(cells, compressions, picture, force) -> Decision:
-    found = f"{describe(compressions)}, each pixel {cells.side} x {cells.side} times"
+def _restore_cells(cells, compressions, picture, force, found) -> Decision:
     are_blocks = cells == Cells(8, compressions[-1].offset)
     fine = (compressions[0].quality >= CELLS_ALONE or are_blocks) and not force
     subsampled = _is_subsampled(picture.header)

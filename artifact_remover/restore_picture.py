@@ -91,7 +91,7 @@ def restore_parts(
     if decision.colors_only:
         pixels = _with_luma_of(picture.pixels, pixels)
     if decision.cells:
-        pixels = _average(picture.pixels, pixels, decision.cells, strength)
+        pixels = average_cells(pixels, decision.cells, picture.pixels, strength)
     notes = (*picture.notes, *(notes if decision.restore else ()), *decision.notes)
     return RestoredPicture(**vars(picture) | {"pixels": pixels, "notes": notes, "decision": decision})
 
@@ -114,16 +114,6 @@ def _restore_on_grid(pixels, offset, restore):
         filled = np.pad(filled, ((rows, rows), (columns, columns), (0, 0)), mode="symmetric")
     top, left = top + rows, left + columns
     return np.ascontiguousarray(restore(filled)[top : top + height, left : left + width])
-
-
-def _average(before, restored, cells, strength):
-    """Gives cells their mean, with as much of how pixels differed from it before as the strength leaves."""
-    averaged = average_cells(restored, cells)
-    if strength < 1:
-        white = np.iinfo(before.dtype).max
-        left = np.float32(1 - strength) * (before.astype(np.float32) - average_cells(before, cells))
-        averaged = np.clip(np.rint(averaged + left), 0, white).astype(before.dtype)
-    return averaged
 
 
 def _surroundings(length) -> int:

@@ -94,21 +94,29 @@ def find_cells(pixels: np.ndarray, compressions: tuple[Compression, ...]) -> Cel
     return next((cells for cells in likely if _explains(pixels, cells, coarsest)), None)
 
 
-def average_cells(pixels: np.ndarray, cells: Cells) -> np.ndarray:
+def average_cells(
+    pixels: np.ndarray, cells: Cells, before: np.ndarray | None = None, strength: float = 1.0
+) -> np.ndarray:
     """Gives all pixels of a cell their mean.
 
     Args:
         pixels: As of `find_cells`.
         cells: From `find_cells`. Those that the picture's edges cut are smaller.
+        before: The picture before it was restored, like `pixels`; these where None.
+        strength: 0 to 1. What it leaves of the difference between the picture before and its means is kept.
 
     Returns:
         A new array like `pixels`.
     """
+    before = pixels if before is None else before
     result = np.empty_like(pixels)
+    white, left = np.iinfo(pixels.dtype).max, np.float32(1 - strength)
     step = _whole_cells(pixels, cells)
     tops = [0, *range(cells.offset[0] + step, len(pixels), step), len(pixels)]
     for top, bottom in itertools.pairwise(tops):
-        result[top:bottom] = np.rint(_means(pixels[top:bottom].astype(np.float32), cells, top))
+        band = pixels[top:bottom].astype(np.float32)
+        kept = left * before[top:bottom] if left else np.float32(0)
+        result[top:bottom] = np.clip(np.rint(_means(band - kept, cells, top) + kept), 0, white)
     return result
 
 
