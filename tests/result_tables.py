@@ -90,6 +90,9 @@ def _name(row) -> tuple[str, str]:
         case "codecs":
             name = row.get("format") or f"copies: {row['lossless copies of']}"
             return "Lossy WebPs and AVIFs", f"{name.replace('WEBP', 'WebP')}, quality {row['quality']}"
+        case "programs":
+            program = "Photoshop" if row["program"] == "photoshop" else row["program"]
+            return "JPEGs of other programs", f"{program}, {row['quality']}, {row['subsampling']}"
         case "enlarged":
             factor = "x1.4" if row["factor"] == 1.4 else _FACTORS[row["filter"]]
             return "Enlarged, then saved as a JPEG", f"{factor}, {state}"
@@ -123,7 +126,8 @@ def _tabulate(row) -> list[str]:
                 return [gain]
             more = [str(row["handed_back"]), f"{row['size']:.1f}"] if row["format"] == "jpeg" and row["fitted"] else []
             return [gain, str(row["worse"]), *more]
-    return [str(row["found" if row["benchmark"] == "repeated" else "restored"]), gain, str(row["worse"])]
+    counted = {"repeated": "found", "programs": "taken_for_twice"}.get(row["benchmark"], "restored")
+    return [str(row[counted]), gain, str(row["worse"])]
 
 
 def _tabulate_harm(rows) -> Cells:

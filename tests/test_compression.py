@@ -1,6 +1,7 @@
 """Traces of compression are found where they are, and nowhere else."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from artifact_remover.pictures.compression import (
 from artifact_remover.pictures.jpeg_header import read_jpeg_header
 from artifact_remover.pictures.picture import decode_picture
 from data_prep.drawing import KINDS, draw_graphic
-from tests.sample_pictures import to_jpeg
+from tests.sample_pictures import to_file, to_jpeg
 
 PHOTO = skimage_data.astronaut()
 CUPS = skimage_data.coffee()
+PICTURES = Path(__file__).parent / "pictures"
+PROGRAMS = ("jpegli", "mozjpeg", "guetzli")
 
 
 def decoded(content):
@@ -99,7 +102,7 @@ def test_a_code_whose_cells_become_blocks_has_no_trace_when_enlarged(side):
 
 @pytest.mark.parametrize("name", ["web_low", "web_medium", "web_high", "maximum"])
 def test_tables_that_are_not_libjpegs(name):
-    content = to_jpeg(PHOTO, qtables=JpegPresets.presets[name]["quantization"], subsampling="4:4:4")
+    content = to_file(PHOTO, qtables=JpegPresets.presets[name]["quantization"], subsampling="4:4:4")
     [(quality, offset)] = told(decoded(content)[3:, 6:])
     assert offset == (5, 2)
     # By the steps of few frequencies at low qualities, where the header tells those of all.
@@ -119,6 +122,30 @@ def test_an_earlier_compression_of_a_jpeg(first, last, cut):
 def test_a_jpeg_that_was_saved_once_has_no_earlier_compression(quality, picture):
     once = decode_picture(to_jpeg(picture, quality))
     assert told(once.pixels, once.header) == [(quality, (0, 0))]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nor_has_one_of_another_program(program):
+    """Its tables are as coarse as those of a much lower quality of libjpeg in some frequencies."""
+    once = decode_picture((PICTURES / f"{program}.jpg").read_bytes())
+    assert told(once.pixels, once.header) == [(once.header.quality, (0, 0))]
+
+
+@pytest.mark.parametrize("preset", ["web_low", "web_high", "low", "medium", "high"])
+@pytest.mark.parametrize("picture", [PHOTO, CUPS])
+def test_nor_has_one_of_photoshops_tables(preset, picture):
+    once = decode_picture(to_file(picture, quality=preset))
+    assert told(once.pixels, once.header) == [(once.header.quality, (0, 0))]
+
+
+@pytest.mark.parametrize("cut", [(0, 0), (3, 5)])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_earlier_compression_of_a_jpeg_of_another_program(program, cut):
+    tables = read_jpeg_header(io.BytesIO((PICTURES / f"{program}.jpg").read_bytes())).quantization
+    picture = decode_picture(to_file(compressed(PHOTO, 20)[cut[0] :, cut[1] :], qtables=[tables[0], tables[-1]]))
+    [(quality, offset), own] = told(picture.pixels, picture.header)
+    assert own == (picture.header.quality, (0, 0))
+    assert offset == tuple(-each % 8 for each in cut) and abs(quality - 20) <= 2
 
 
 @pytest.mark.parametrize("filter", [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS], ids=lambda each: each.name)
@@ -177,9 +204,11 @@ def test_the_power_of_changes_beyond_quantization_is_told(offset):
     wave = np.cos(np.pi / 16 * (2 * (np.arange(64) - offset[1]) + 1)) / 2
     wave = np.broadcast_to(wave, (1, 64, 64)).astype(np.float32)
     wave = wave / (np.linalg.norm(wave[0, offset[0] : offset[0] + 8, offset[1] : offset[1] + 8]))
-    compression = Compression(50, offset, 1.0)
-    beyond, power = power_beyond_quantization(np.concatenate([5.5 * wave, 11 * wave, 0 * wave]), compression)
+    changes = np.concatenate([5.5 * wave, 11 * wave, 0 * wave])
+    beyond, power = power_beyond_quantization(changes, Compression(50, offset, 1.0))
     assert beyond / np.maximum(power, 1) == pytest.approx([0, 0.25, 0], rel=1e-3, abs=1e-6)
+    stated = power_beyond_quantization(changes, Compression(50, offset, 1.0, table=(22,) * 64))
+    assert stated[0] == pytest.approx([0, 0, 0], abs=1e-6) and (stated[1] == power).all()
     assert power[0] == pytest.approx(5.5**2 * (64 // 8 - bool(offset[0])) * (64 // 8 - bool(offset[1])), rel=1e-3)
 
 

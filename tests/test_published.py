@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,14 @@ def test_the_jpeg_is_beaten_on_every_photograph(restorer, name, quality):
     clean = PHOTOGRAPHS[name]
     jpeg = degrade(clean, quality)
     assert psnr(clean, restorer.restore(jpeg)) > psnr(clean, jpeg)
+
+
+@pytest.mark.parametrize(("program", "least"), [("jpegli", 0.5), ("mozjpeg", 0.5), ("guetzli", 0.5)])
+def test_so_are_jpegs_of_other_programs(restorer, program, least):
+    clean = skimage_data.astronaut()[:256, 64:320]
+    content = (Path(__file__).parent / "pictures" / f"{program}.jpg").read_bytes()
+    jpeg, restored = (np.asarray(Image.open(io.BytesIO(each))) for each in (content, restorer.restore_bytes(content)))
+    assert psnr(clean, restored) > psnr(clean, jpeg) + least
 
 
 @pytest.mark.parametrize("name", PHOTOGRAPHS)

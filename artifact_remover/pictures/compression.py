@@ -65,11 +65,19 @@ class Compression:
         quality: IJG quality factor whose luma steps fit best, 1..100.
         offset: Row and column, each 0..7, of the first pixel at the corner of one of its blocks.
         strength: How far the coefficients' order is above chance, in standard deviations.
+        table: Luma's 64 quantization steps, row by row of the 8x8 block, as the file's header states them; None where
+            libjpeg's of this quality are taken for them.
     """
 
     quality: int
     offset: tuple[int, int]
     strength: float
+    table: tuple[int, ...] | None = None
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Luma's quantization steps, int [64]."""
+        return np.array(self.table) if self.table else ijg_tables(self.quality)[0]
 
 
 def to_luma(pixels: np.ndarray) -> np.ndarray:
@@ -96,7 +104,7 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
         At most two. The last is the one that the header tells of or, without a header, the one of the strongest trace.
         Before it stands an earlier one of at least 2.5 times its steps, on the same block grid or another.
     """
-    own = Compression(header.quality, (0, 0), np.inf) if header else None
+    own = Compression(header.quality, (0, 0), np.inf, header.quantization[0]) if header else None
     tiles = _choose_tiles(pixels)
     if tiles is None:
         return (own,) if own else ()
@@ -108,9 +116,11 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
         if own is None or not _is_shared(*(each[own.offset] for each in (histograms, fit, counted))):
             return ()
     least_scale = max(_COARSER * step_scale(own.quality), _WORTH_TELLING)
+    echo = _LEAST_BESIDE * strengths[own.offset].max()
+    # Tables of other programs are as coarse as those of a much lower quality in some frequencies.
+    strengths[own.offset] = _fit_qualities(fit, counted, 2 * own.steps[1:] <= _STEPS)[own.offset]
     coarser = strengths * [step_scale(quality) >= least_scale for quality in range(1, 101)]
     earlier = _peak(coarser)
-    echo = _LEAST_BESIDE * strengths[own.offset].max()
     is_earlier = earlier.strength >= max(_LEAST, echo) and _stands_out(earlier, coarser)
     return (earlier, own) if is_earlier else (own,)
 
@@ -123,13 +133,13 @@ def power_beyond_quantization(changes: np.ndarray, compression: Compression) -> 
 
     Args:
         changes: float32 [N, H, W] in levels of 255, of N parts of a picture that begin at multiples of 8.
-        compression: Its only one; libjpeg's luma steps of its quality are taken.
+        compression: Its only one.
 
     Returns:
         Sums of squares beyond that and of all, float32 [N] each, over whole blocks.
     """
     [(_, coefficients)] = _transform(changes, [compression.offset])
-    steps = ijg_tables(compression.quality)[0].reshape(_BLOCK, 1, 1, _BLOCK)
+    steps = compression.steps.reshape(_BLOCK, 1, 1, _BLOCK)
     beyond = np.maximum(np.abs(coefficients) - steps / 2, 0)
     sums = (np.square(each).sum(axis=(0, 1, 3, 4)) for each in (beyond, coefficients))
     return tuple(sums)
@@ -293,14 +303,14 @@ def _weigh(histograms, weights) -> np.ndarray:
     return (histograms.reshape(-1, 4, _BINS) @ weights).reshape(*histograms.shape[:-1], -1)
 
 
-def _fit_qualities(fit, counted) -> np.ndarray:
-    """Computes how well each quality's luma steps fit, in standard deviations above chance: [8, 8, 100].
+def _fit_qualities(fit, counted, usable=True) -> np.ndarray:
+    """Computes how well each quality's usable luma steps fit, in standard deviations above chance: [8, 8, 100].
 
     By chance cosines are 0 in the mean, and of variance 1/2. Glyphs and other patterns that are repeated fit some
     steps at all offsets, compression at its own: so what is seen at half of the offsets is taken off.
     """
     frequencies = np.arange(1, _BLOCK**2)
-    fit, counted = (each[..., frequencies, _COLUMNS] * _USABLE for each in (fit, counted))
+    fit, counted = (each[..., frequencies, _COLUMNS] * (_USABLE & usable) for each in (fit, counted))
     return _above_other_offsets(fit.sum(axis=3) / np.sqrt(np.maximum(counted.sum(axis=3), 16) / 2))
 
 

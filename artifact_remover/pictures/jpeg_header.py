@@ -59,7 +59,7 @@ class JpegHeader:
     """The compression of a JPEG (ITU-T T.81).
 
     Attributes:
-        quality: IJG quality factor, 1..100, whose tables are these or nearest to these.
+        quality: IJG quality factor, 1..100, whose tables are these, or whose table of luma is nearest to the first.
         standard_tables: Whether they are exactly the tables of that quality.
         quantization: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
         chroma_subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "gray", or each component's sampling
@@ -201,6 +201,8 @@ def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
         baseline = np.minimum(standard, 255)
         if np.array_equal(found, baseline) or np.array_equal(found, standard):
             return quality, True
-        # Ratios count, not differences: 2 instead of 1 is as far off as 200 instead of 100.
-        distances[quality] = np.abs(np.log(np.maximum(found, 1) / baseline)).sum()
+        # Ratios count, not differences: 2 instead of 1 is as far off as 200 instead of 100. By luma's table alone, the
+        # estimate is that of equal error in luma, but for 1.8 in the mean of 60 tables of other programs; jpegli's
+        # chroma, which is finer, would make 80 of 71.
+        distances[quality] = np.abs(np.log(np.maximum(found[0], 1) / baseline[0])).sum()
     return min(distances, key=distances.__getitem__), False

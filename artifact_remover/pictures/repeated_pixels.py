@@ -16,7 +16,6 @@ from artifact_remover.pictures.compression import (
     power_beyond_quantization,
     to_luma,
 )
-from artifact_remover.pictures.jpeg_header import ijg_tables
 from artifact_remover.pictures.writers import band_height
 
 _BLOCK = 8
@@ -141,7 +140,7 @@ class _Differences:
     def steps_at_blocks(self, compression) -> bool:
         """Tells whether blocks are flat, with steps between them that are too high to be left over of a slope."""
         at_blocks, within = self._profiles[~self._counted], self._profiles[self._counted].mean()
-        least = _STEP * ijg_tables(compression.quality)[0][1]
+        least = _STEP * compression.steps[1]
         return bool(at_blocks.max() > least and within < _FLAT * at_blocks.mean())
 
     def active_tiles(self) -> int:

@@ -4,6 +4,8 @@ python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1
 python -m tests.benchmarks.decisions clean --data DIR/photographs DIR/drawings --most 25
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
+pip install pyjpegli pyvips pyvips-binary
+python -m tests.benchmarks.decisions programs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions processed --data DIR/live1 DIR/graphics
@@ -17,7 +19,8 @@ at 0, 0, and as a mean over those of equal row and column and all at which the g
 once, which must not be taken for more, and saved twice, whose first compression must be found.
 `clean`: how many clean pictures are restored all the same, as they are, noisy as a scan is, scaled and with each pixel
 repeated, and of the same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs
-are restored, how many of their lossless copies, and what they gain. `enlarged`: the same of JPEGs of pictures that were
+are restored, how many of their lossless copies, and what they gain. `programs`: JPEGs of mozjpeg, of jpegli and of
+Photoshop's tables; how many are taken for saved twice, and what they gain. `enlarged`: the same of JPEGs of pictures that were
 enlarged before, by interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of
 pictures with grain, blur, halftone dots and the like, each a part of 256 pixels. `small`: of JPEGs of thumbnails.
 `repeated`: of JPEGs of pictures each of whose pixels was repeated, and in how many of them that is found.
@@ -49,6 +52,19 @@ from data_prep.photographs import SUFFIXES
 from data_prep.processing import PROCESSES, apply
 from tests.sample_pictures import to_file, to_jpeg, to_png
 
+PROGRAMS = (
+    ("mozjpeg", 60, "4:2:0"),
+    ("mozjpeg", 75, "4:2:0"),
+    ("mozjpeg", 90, "4:2:0"),
+    ("mozjpeg", 90, "4:4:4"),
+    ("jpegli", 60, "4:2:0"),
+    ("jpegli", 75, "4:2:0"),
+    ("jpegli", 90, "4:2:0"),
+    ("photoshop", "low", "4:2:0"),
+    ("photoshop", "medium", "4:2:0"),
+    ("photoshop", "high", "4:4:4"),
+    ("photoshop", "maximum", "4:4:4"),
+)
 QUALITIES = (5, 20, 50, 75, 85, 90, 94, 95, 96, 97, 98, 100)
 
 
@@ -153,6 +169,29 @@ def measure_codecs(clean, restorer):
         copies = [to_png(decode_picture(each).pixels) for each in coded]
         yield {"format": format, "quality": quality} | restore_degraded(clean, coded, restorer)
         yield {"lossless copies of": format, "quality": quality} | restore_degraded(clean, copies, restorer)
+
+
+def measure_programs(clean, restorer):
+    for program, quality, subsampling in PROGRAMS:
+        jpegs = [encode_with(program, each, quality, subsampling) for each in clean]
+        twice = sum("saved again" in decide(decode_picture(each)).found for each in jpegs)
+        case = {"program": program, "quality": quality, "subsampling": subsampling, "taken_for_twice": twice}
+        yield case | restore_degraded(clean, jpegs, restorer)
+
+
+def encode_with(program, pixels, quality, subsampling):
+    """Encodes as other programs do; of `photoshop` Pillow has some of its tables, which have names for qualities."""
+    if program == "photoshop":
+        return to_file(pixels, quality=quality)
+    if program == "jpegli":
+        import pyjpegli  # 4:2:0 always
+
+        return pyjpegli.encode(pixels.tobytes(), pixels.shape[1], pixels.shape[0], quality)
+    import pyvips  # the package pyvips-binary has mozjpeg
+
+    mode = "off" if subsampling == "4:4:4" else "on"
+    how = {"trellis_quant": True, "overshoot_deringing": True, "optimize_scans": True, "quant_table": 3}
+    return pyvips.Image.new_from_array(pixels).jpegsave_buffer(Q=quality, interlace=True, subsample_mode=mode, **how)
 
 
 def measure_enlarged(clean, restorer):
@@ -322,6 +361,7 @@ MEASURES = {
     "earlier": measure_earlier,
     "clean": measure_clean,
     "codecs": measure_codecs,
+    "programs": measure_programs,
     "enlarged": measure_enlarged,
     "scaled": measure_scaled,
     "processed": measure_processed,
