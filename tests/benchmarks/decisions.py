@@ -16,17 +16,17 @@ python -m tests.benchmarks.decisions written --data DIR/live1 DIR/graphics
 
 `grid`: JPEGs cut at all 256 offsets of 0..15 rows and columns; how often the grid is found, and the gain of restoring
 at 0, 0, and as a mean over those of equal row and column and all at which the grid is missed. `earlier`: pictures saved
-once, which must not be taken for more, and saved twice, whose first compression must be found.
-`clean`: how many clean pictures are restored all the same, as they are, noisy as a scan is, scaled and with each pixel
-repeated, and of the same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs
-are restored, how many of their lossless copies, and what they gain. `programs`: JPEGs of mozjpeg, of jpegli and of
-Photoshop's tables; how many are taken for saved twice, and what they gain. `enlarged`: the same of JPEGs of pictures that were
-enlarged before, by interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of
-pictures with grain, blur, halftone dots and the like, each a part of 256 pixels. `small`: of JPEGs of thumbnails.
-`repeated`: of JPEGs of pictures each of whose pixels was repeated, and in how many of them that is found.
-`harm`: pictures that are further from the clean one than before, by more than 0.02 dB, of JPEGs of all qualities, and
-of their lossless copies that were cut. `written`: what is left of the gain in the files that are written, as PNG, JPEG
-and AVIF, of the formats' default quality and of that which the picture needs.
+once, which must not be taken for more, and saved twice, whose first compression must be found. `clean`: how many clean
+pictures are restored all the same, as they are, noisy as a scan is, scaled and with each pixel repeated, and of the
+same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
+of their lossless copies, and what they gain. `programs`: JPEGs of mozjpeg, of jpegli and of Photoshop's tables; how
+many are taken for saved twice, and what they gain. `enlarged`: the same of JPEGs of pictures that were enlarged before,
+by interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of pictures with grain,
+blur, halftone dots and the like, each a part of 256 pixels. `small`: of JPEGs of thumbnails. `repeated`: of JPEGs of
+pictures each of whose pixels was repeated, and in how many of them that is found. `harm`: pictures that are further
+from the clean one than before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were
+cut. `written`: what is left of the gain in the files that are written, as PNG, JPEG and AVIF, of the formats' default
+quality and of that which the picture needs.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
