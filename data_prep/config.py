@@ -4,6 +4,7 @@ Plain Python, so that a command line can be built from it before TensorFlow is i
 """
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ LUMA = (0.299, 0.587, 0.114)
 """The weights of R, G and B in luma, of ITU-R BT.601, as JPEG's own gray has them (JFIF)."""
 
 _SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
+
+_PACKAGES = {"mozjpeg": "pyvips", "jpegli": "pyjpegli"}
+_PROGRAMS = ("libjpeg", *_PACKAGES)
 
 
 def require_positive(config: object, *fields: str) -> None:
@@ -57,6 +61,9 @@ class DegradationConfig:
         scaled_share: Share (0..1) of the patches that are scaled by 0.5 to 2 after they were compressed on such a
             grid, by bilinear, bicubic or Lanczos interpolation; half of these are compressed again then, as many
             pictures on the web are.
+        programs: What encodes: `libjpeg`, `mozjpeg` or `jpegli`. Several may be given with commas between, such as
+            `libjpeg,libjpeg,mozjpeg`, and are drawn equally often. libjpeg stands in for mozjpeg at 4:2:2, and for
+            jpegli but at 4:2:0. The two need the packages of the extra `programs`.
     """
 
     quality: str = "10"
@@ -66,15 +73,22 @@ class DegradationConfig:
     first_quality: Annotated[str | None, optional("Q,LOW-HIGH ...")] = None
     shifted_share: float = 0.0
     scaled_share: float = 0.0
+    programs: str = "libjpeg"
 
     def __post_init__(self):
         """Refuses numbers outside their range.
 
         Raises:
-            InputError: A number is outside its range, or `quality`, `first_quality` or `chroma_subsampling` is none.
+            InputError: A number is outside its range, `quality`, `first_quality`, `chroma_subsampling` or `programs`
+                is none, or a package is missing.
         """
-        for text in ("quality_ranges", "first_quality_ranges", "subsamplings"):
+        for text in ("quality_ranges", "first_quality_ranges", "subsamplings", "drawn_programs"):
             getattr(self, text)  # reads it, or raises
+        for program in self.drawn_programs:
+            if program in _PACKAGES and importlib.util.find_spec(_PACKAGES[program]) is None:
+                raise InputError(
+                    Option("programs"), f" {program} needs other packages: pip install 'artifact-remover[programs]'"
+                )
         for field in ("clean_share", "double_share", "shifted_share", "scaled_share"):
             require_between(field, getattr(self, field), 0, 1)
         if self.double_share + self.shifted_share + self.scaled_share > 1:
@@ -130,6 +144,17 @@ class DegradationConfig:
             raise InputError(
                 Option("chroma_subsampling"),
                 f" must be {', '.join(_SUBSAMPLINGS)}, both, or several with commas between: {self.chroma_subsampling}",
+            )
+        return parts
+
+    @property
+    def drawn_programs(self) -> list[str]:
+        """Programs that encode, each of which is drawn as often."""
+        parts = [part.strip() for part in self.programs.split(",")]
+        if not set(parts) <= set(_PROGRAMS):
+            raise InputError(
+                Option("programs"),
+                f" must be {', '.join(_PROGRAMS)}, or several with commas between: {self.programs}",
             )
         return parts
 

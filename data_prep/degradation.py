@@ -2,10 +2,11 @@
 
 Coding and decoding are libjpeg's (ITU-T T.81), with the integer-accurate inverse DCT and smooth chroma
 upsampling. This gives pixels equal to Pillow's and to what browsers show; TensorFlow's default, INTEGER_FAST,
-is up to 3 levels off.
+is up to 3 levels off. Other programs code where they are asked for, as data_prep/jpeg_programs.py lets them.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,6 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.config import GRID, DegradationConfig
+from data_prep.jpeg_programs import encode_with_jpegli, encode_with_mozjpeg
+
+Coding = tuple[int, str, str]
+"""Quality factor, chroma subsampling, and program."""
 
 # Of patches compressed twice, where the first quality has a range of its own.
 _RISING = 0.75
@@ -34,8 +39,8 @@ def degrade(patches: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig
 
     Args:
         patches: Clean patches, `uint8 [N, p, p, 3]`, RGB, 0..255, p a multiple of 16 known while tracing.
-        seed: One number, `int32 []`, from which quality, subsampling and the rest are drawn for each patch.
-        config: Ranges of the quality factor, chroma subsampling, and the shares.
+        seed: One number, `int32 []`, from which quality, subsampling, program and the rest are drawn for each patch.
+        config: Ranges of the quality factor, chroma subsampling, programs, and the shares.
 
     Returns:
         (degraded, clean), each `uint8 [N, p, p, 3]`, RGB, 0..255. The clean patches are the given ones, but for those
@@ -97,7 +102,7 @@ class _Drawn(NamedTuple):
 
 def _draw(count: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) -> _Drawn:
     lowest, _ = config.lowest_and_highest
-    each = len(config.subsamplings)
+    each = len(config.subsamplings) * len(config.drawn_programs)
 
     def draw_share(purpose: int) -> tf.Tensor:
         return tf.random.stateless_uniform([count], [seed, purpose])
@@ -133,17 +138,29 @@ def _draw(count: tf.Tensor, seed: tf.Tensor | int, config: DegradationConfig) ->
     return _Drawn(coding, first_coding, shift, twice, shifted, scaled, factor, method, done, clean)
 
 
-def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str) -> tf.Tensor:
-    if chroma_subsampling == "4:2:2":
-        jpeg = tf.numpy_function(_encode_422, [image, quality], tf.string, stateful=False)
+def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str, program: str) -> tf.Tensor:
+    if encode := _find_encoder(chroma_subsampling, program):
+        jpeg = tf.numpy_function(encode, [image, quality], tf.string, stateful=False)
     else:
         halved = chroma_subsampling == "4:2:0"
         jpeg = tf.io.encode_jpeg(image, format="rgb", quality=quality, chroma_downsampling=halved)
     return tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
 
 
+def _find_encoder(chroma_subsampling: str, program: str) -> Callable[[np.ndarray, int], bytes] | None:
+    """Finds what codes at any quality, which `tf.io.encode_jpeg` cannot; None where that codes."""
+    match program, chroma_subsampling:
+        case _, "4:2:2":
+            return _encode_422
+        case "mozjpeg", _:
+            return functools.partial(encode_with_mozjpeg, halved=chroma_subsampling == "4:2:0")
+        case "jpegli", "4:2:0":
+            return encode_with_jpegli
+    return None
+
+
 def _encode_422(image: np.ndarray, quality: int) -> bytes:
-    """Codes an image, `uint8 [H, W, 3]`, RGB, as `tf.io.encode_jpeg` cannot."""
+    """Codes an image, `uint8 [H, W, 3]`, RGB, with chroma halved in rows alone."""
     settings = {
         cv2.IMWRITE_JPEG_QUALITY: int(quality),
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR: cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -152,43 +169,45 @@ def _encode_422(image: np.ndarray, quality: int) -> bytes:
     return jpeg.tobytes()
 
 
-def _list_codings(config: DegradationConfig) -> tuple[tuple[int, str], ...]:
-    """Lists every pair of quality factor and chroma subsampling that may be drawn, as often as it may."""
+def _list_codings(config: DegradationConfig) -> tuple[Coding, ...]:
+    """Lists every quality factor with every chroma subsampling and program that may be drawn, as often as it may."""
     low, high = config.lowest_and_highest
-    return tuple((quality, subsampling) for quality in range(low, high + 1) for subsampling in config.subsamplings)
+    return tuple(itertools.product(range(low, high + 1), config.subsamplings, config.drawn_programs))
 
 
 @functools.cache
-def _build_coder(codings: tuple[tuple[int, str], ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _build_coder(codings: tuple[Coding, ...]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Builds the function that codes an image, `uint8 [H, W, 3]`, by the `coding`-th of the codings.
 
     The quality of `tf.io.encode_jpeg` must be known while tracing, hence one branch per coding, of which only the drawn
-    one runs. Tracing 190 branches takes seconds, so all callers with the same codings share them. OpenCV takes any
-    quality in one branch. A single branch needs no switch.
+    one runs. Tracing 190 branches takes seconds, so all callers with the same codings share them. Other encoders take
+    any quality in one branch. A single branch needs no switch.
     """
-    keys = [(None, "4:2:2") if subsampling == "4:2:2" else (quality, subsampling) for quality, subsampling in codings]
+    keys = [
+        (None, subsampling, program) if _find_encoder(subsampling, program) else (quality, subsampling, "libjpeg")
+        for quality, subsampling, program in codings
+    ]
     branches = list(dict.fromkeys(keys))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32)])
     def code(image: tf.Tensor, coding: tf.Tensor) -> tf.Tensor:
-        drawn_quality = tf.gather([quality for quality, _ in codings], coding)
-        if len(branches) == 1:
-            return _code(image, branches[0][0] or drawn_quality, branches[0][1])
-        return tf.switch_case(
-            tf.gather([branches.index(key) for key in keys], coding),
-            [lambda key=key: _code(image, key[0] or drawn_quality, key[1]) for key in branches],
-        )
+        drawn_quality = tf.gather([quality for quality, *_ in codings], coding)
+        run = [
+            functools.partial(_code, image, quality or drawn_quality, subsampling, program)
+            for quality, subsampling, program in branches
+        ]
+        if len(run) == 1:
+            return run[0]()
+        return tf.switch_case(tf.gather([branches.index(key) for key in keys], coding), run)
 
     return code
 
 
-def _compress(image: tf.Tensor, coding: tf.Tensor, codings: tuple[tuple[int, str], ...]) -> tf.Tensor:
+def _compress(image: tf.Tensor, coding: tf.Tensor, codings: tuple[Coding, ...]) -> tf.Tensor:
     return tf.ensure_shape(_build_coder(codings)(image, coding), image.shape)
 
 
-def _compress_shifted(
-    patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: tuple[tuple[int, str], ...]
-) -> tf.Tensor:
+def _compress_shifted(patch: tf.Tensor, coding: tf.Tensor, shift: tf.Tensor, codings: tuple[Coding, ...]) -> tf.Tensor:
     """Codes a patch on a block grid that starts `shift` pixels (0..15) further down and right."""
     size = patch.shape[0]
     window = _cut_window(patch, size + GRID, GRID - shift)
@@ -196,9 +215,7 @@ def _compress_shifted(
     return tf.ensure_shape(tf.slice(coded, tf.concat([GRID - shift, [0]], 0), [size, size, 3]), patch.shape)
 
 
-def _compress_and_scale(
-    patch: tf.Tensor, of_patch: _Drawn, codings: tuple[tuple[int, str], ...]
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _compress_and_scale(patch: tf.Tensor, of_patch: _Drawn, codings: tuple[Coding, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """Codes what becomes a patch when it is scaled, on a block grid that starts anywhere, and scales it.
 
     That is the patch's middle where it is enlarged, and more than the patch, mirrored, where it is reduced.

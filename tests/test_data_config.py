@@ -49,6 +49,25 @@ def test_unknown_subsampling_is_refused(text):
         DegradationConfig(chroma_subsampling=text)
 
 
+def test_several_programs_are_drawn_from():
+    assert DegradationConfig().drawn_programs == ["libjpeg"]
+    assert DegradationConfig(programs="libjpeg, libjpeg,mozjpeg").drawn_programs == ["libjpeg", "libjpeg", "mozjpeg"]
+
+
+@pytest.mark.parametrize("text", ["guetzli", "", "libjpeg,"])
+def test_an_unknown_program_is_refused(text):
+    with pytest.raises(InputError, match=f"programs must be libjpeg, mozjpeg, jpegli, or several .*: {text}$"):
+        DegradationConfig(programs=text)
+
+
+@pytest.mark.parametrize("program", ["mozjpeg", "jpegli"])
+def test_a_program_whose_package_is_missing_is_told_with_what_to_install(program, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert DegradationConfig().programs == "libjpeg"
+    with pytest.raises(InputError, match=rf"programs {program} needs other packages: pip install '.*\[programs\]'"):
+        DegradationConfig(programs=f"libjpeg,{program}")
+
+
 def test_shares_of_one_draw_do_not_exceed_1():
     with pytest.raises(InputError, match="must add up to 1 at most: 0.6, 0.3, 0.2"):
         DegradationConfig(double_share=0.6, shifted_share=0.3, scaled_share=0.2)

@@ -9,6 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from data_prep import degradation
 from data_prep.config import DegradationConfig
+from data_prep.jpeg_programs import encode_with_jpegli, encode_with_mozjpeg
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
@@ -70,7 +71,7 @@ def test_block_edges_lie_at_multiples_of_8(patches):
         DegradationConfig(),
         DegradationConfig("5-95", "both"),
         DegradationConfig("20-40", "both", clean_share=0.3, double_share=0.5),
-        DegradationConfig("20-40,30", "4:2:0,4:2:0,4:2:2,4:4:4", 0.2, 0.3, "5-30", 0.3, 0.3),
+        DegradationConfig("20-40,30", "4:2:0,4:2:0,4:2:2,4:4:4", 0.2, 0.3, "5-30", 0.3, 0.3, "libjpeg,mozjpeg,jpegli"),
     ],
     ids=["single", "range", "as before", "everything"],
 )
@@ -111,6 +112,25 @@ def test_subsamplings_are_drawn_as_often_as_they_are_listed(patches):
     assert sum(share.values()) == 1
     assert 0.4 < share["4:2:0"] < 0.6
     assert min(share.values()) > 0.15
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_programs_are_drawn_and_libjpeg_stands_in_for_what_they_cannot_code(patches, subsampling):
+    same = np.repeat(patches[4:5], 60, axis=0)
+    config = DegradationConfig("30-31", subsampling, programs="libjpeg,mozjpeg,jpegli")
+    degraded = {patch.tobytes() for patch in degrade(same, 3, config).numpy()}
+
+    def decode(content):
+        return np.asarray(Image.open(io.BytesIO(content))).tobytes()
+
+    expected = set()
+    for quality in (30, 31):
+        expected.add(pillow_jpeg(patches[4], quality, subsampling).tobytes())
+        if subsampling != "4:2:2":
+            expected.add(decode(encode_with_mozjpeg(patches[4], quality, subsampling == "4:2:0")))
+        if subsampling == "4:2:0":
+            expected.add(decode(encode_with_jpegli(patches[4], quality)))
+    assert degraded == expected
 
 
 def test_another_seed_draws_other_qualities(patches):

@@ -4,7 +4,7 @@ python -m tests.benchmarks.decisions grid --data DIR/live1 --most 6
 python -m tests.benchmarks.decisions earlier --data DIR/live1
 python -m tests.benchmarks.decisions clean --data DIR/photographs DIR/drawings --most 25
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
-pip install pyjpegli pyvips pyvips-binary
+pip install -e '.[programs]'
 python -m tests.benchmarks.decisions programs --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
@@ -48,6 +48,7 @@ with quiet_tensorflow():
 from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import fit_to_format, write_restored
+from data_prep.jpeg_programs import encode_with_jpegli, encode_with_mozjpeg
 from data_prep.photographs import SUFFIXES
 from data_prep.processing import PROCESSES, apply
 from tests.sample_pictures import to_file, to_jpeg, to_png
@@ -181,17 +182,13 @@ def measure_programs(clean, restorer):
 
 def encode_with(program, pixels, quality, subsampling):
     """Encodes as other programs do; of `photoshop` Pillow has some of its tables, which have names for qualities."""
-    if program == "photoshop":
-        return to_file(pixels, quality=quality)
-    if program == "jpegli":
-        import pyjpegli  # 4:2:0 always
-
-        return pyjpegli.encode(pixels.tobytes(), pixels.shape[1], pixels.shape[0], quality)
-    import pyvips  # the package pyvips-binary has mozjpeg
-
-    mode = "off" if subsampling == "4:4:4" else "on"
-    how = {"trellis_quant": True, "overshoot_deringing": True, "optimize_scans": True, "quant_table": 3}
-    return pyvips.Image.new_from_array(pixels).jpegsave_buffer(Q=quality, interlace=True, subsample_mode=mode, **how)
+    match program:
+        case "mozjpeg":
+            return encode_with_mozjpeg(pixels, quality, subsampling == "4:2:0")
+        case "jpegli":
+            return encode_with_jpegli(pixels, quality)
+        case "photoshop":
+            return to_file(pixels, quality=quality)
 
 
 def measure_enlarged(clean, restorer):
