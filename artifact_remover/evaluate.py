@@ -52,13 +52,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
     pictures = find_pictures(config.data, _SMALLEST_SIDE + max(config.offset))
     exports = name_models(config.model, can_do_without=bool(config.external))
-    commands: dict[str, str] = {}
-    for given in config.external:
-        name, _, command = given.partition("=")
-        name = to_one_line(name.strip())
-        if name in {_JPEG, *exports, *commands}:
-            raise InputError(f"--external {name}: the name is taken, give another")
-        commands[name] = command
+    commands = _name_commands(config.external, exports)
     externals = {name: External(name, command) for name, command in commands.items()}
     _prepare(config.output)
 
@@ -85,15 +79,7 @@ def evaluate(config: EvaluateConfig) -> int:
         notes = [*notes, f"the measures take 1 GB a megapixel, so only the middle is judged of {', '.join(cut)}"]
         report.say(notes[-1], console)
     notes = [*notes, *(f"left out, as it failed: {said}" for said in failed)]
-    described = {
-        "made_by": f"artifact-remover {__version__}",
-        "data": str(config.data),
-        "protocol": config.protocol,
-        "chroma_subsampling": config.subsampling if config.protocol == "color" and not config.clean else None,
-        "clean": config.clean,
-        "resave": config.resave,
-        "offset": list(config.offset),
-        "self_ensemble": config.self_ensemble,
+    described = _describe(config) | {
         "machine": _describe_machine([*restorers.values()]),
         "models": {name: str(export) for name, export in exports.items()},
         "externals": commands,
@@ -107,6 +93,31 @@ def evaluate(config: EvaluateConfig) -> int:
     for file in files:
         report.say(f"written: {file}", console)
     return 1 if failed else 0
+
+
+def _name_commands(external, exports) -> dict[str, str]:
+    """Splits `NAME=COMMAND`s; each name is one line, and is no other restorer's."""
+    commands: dict[str, str] = {}
+    for given in external:
+        name, _, command = given.partition("=")
+        name = to_one_line(name.strip())
+        if name in {_JPEG, *exports, *commands}:
+            raise InputError(f"--external {name}: the name is taken, give another")
+        commands[name] = command
+    return commands
+
+
+def _describe(config) -> dict:
+    return {
+        "made_by": f"artifact-remover {__version__}",
+        "data": str(config.data),
+        "protocol": config.protocol,
+        "chroma_subsampling": config.subsampling if config.protocol == "color" and not config.clean else None,
+        "clean": config.clean,
+        "resave": config.resave,
+        "offset": list(config.offset),
+        "self_ensemble": config.self_ensemble,
+    }
 
 
 def find_pictures(folder: Path, smallest: int = _SMALLEST_SIDE) -> dict[str, Path]:

@@ -149,13 +149,13 @@ def _code(image: tf.Tensor, quality: int | tf.Tensor, chroma_subsampling: str, p
 
 def _find_encoder(chroma_subsampling: str, program: str) -> Callable[[np.ndarray, int], bytes] | None:
     """Finds what codes at any quality, which `tf.io.encode_jpeg` cannot; None where that codes."""
-    match program, chroma_subsampling:
-        case _, "4:2:2":
-            return _encode_422
-        case "mozjpeg", _:
-            return functools.partial(encode_with_mozjpeg, halved=chroma_subsampling == "4:2:0")
-        case "jpegli", "4:2:0":
-            return encode_with_jpegli
+    # Not by `match`, which AutoGraph does not know, and says so.
+    if chroma_subsampling == "4:2:2":
+        return _encode_422
+    if program == "mozjpeg":
+        return functools.partial(encode_with_mozjpeg, halved=chroma_subsampling == "4:2:0")
+    if program == "jpegli" and chroma_subsampling == "4:2:0":
+        return encode_with_jpegli
     return None
 
 

@@ -127,7 +127,7 @@ def test_a_jpeg_that_was_saved_once_has_no_earlier_compression(quality, picture)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_nor_has_one_of_another_program(program):
     """Its tables are as coarse as those of a much lower quality of libjpeg in some frequencies."""
-    once = decode_picture((PICTURES / f"{program}.jpg").read_bytes())
+    once = decode_picture((PICTURES / "programs" / f"{program}.jpg").read_bytes())
     assert told(once.pixels, once.header) == [(once.header.quality, (0, 0))]
 
 
@@ -141,7 +141,7 @@ def test_nor_has_one_of_photoshops_tables(preset, picture):
 @pytest.mark.parametrize("cut", [(0, 0), (3, 5)])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_earlier_compression_of_a_jpeg_of_another_program(program, cut):
-    tables = read_jpeg_header(io.BytesIO((PICTURES / f"{program}.jpg").read_bytes())).quantization
+    tables = read_jpeg_header(io.BytesIO((PICTURES / "programs" / f"{program}.jpg").read_bytes())).quantization
     picture = decode_picture(to_file(compressed(PHOTO, 20)[cut[0] :, cut[1] :], qtables=[tables[0], tables[-1]]))
     [(quality, offset), own] = told(picture.pixels, picture.header)
     assert own == (picture.header.quality, (0, 0))

@@ -38,7 +38,7 @@ def test_tables_of_others_give_the_nearest_quality():
     photoshop = header_of(NOISE, quality="web_high")
     assert not photoshop.standard_tables and 75 <= photoshop.quality <= 90
     # As much error in luma as at quality 82; its chroma is finer.
-    assert read_jpeg_header(io.BytesIO((PICTURES / "jpegli.jpg").read_bytes())).quality == 82
+    assert read_jpeg_header(io.BytesIO((PICTURES / "programs" / "jpegli.jpg").read_bytes())).quality == 82
     nearly = [list(table) for table in header_of(NOISE, quality=80).quantization]
     nearly[0][63] += 1
     assert (header_of(NOISE, qtables=nearly).quality, header_of(NOISE, qtables=nearly).standard_tables) == (80, False)

@@ -30,6 +30,8 @@ from data_prep.errors import InputError, Option
 from data_prep.photographs import to_8_bits
 from data_prep.png import PNG_SIGNATURE
 
+_Field = tuple[int, str, list | bytes]  # of a TIFF: tag, type as `struct` writes it, values
+
 _BAND = 2**17  # pixels that are converted at a time: few enough to stay in the processor's cache
 
 LONGEST_JPEG_XMP = 65504
@@ -142,7 +144,7 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     in_first = {tag for _, directory, tag, *_ in in_exif if directory == 0}
     if others := sorted(in_first - DESCRIPTIVE_TAGS - _STORAGE_TAGS):
         lost.append(f"EXIF {', '.join(map(str, others))} dropped, which might tell of another way of storing")
-    fields: list[tuple[int, str, list | bytes]] = [
+    fields: list[_Field] = [
         (256, "I", [width]),
         (257, "I", [height]),
         (258, "H", [8 * pixels.itemsize] * samples),
@@ -156,6 +158,19 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
     ]
     if alpha is not None:
         fields.append((338, "H", [2]))  # transparency, by which the colors are not multiplied
+    fields += _describe_in_tiff(metadata, with_comment=270 not in entries)
+    entries.update((tag, _tiff_entry(file, order, tag, kind, values)) for tag, kind, values in fields)
+    file.write(bytes(file.tell() % 2))
+    start = file.tell()
+    file.write(struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4))
+    file.seek(4)
+    file.write(struct.pack(f"{order}I", start))
+    file.seek(0, io.SEEK_END)
+    return tuple(lost)
+
+
+def _describe_in_tiff(metadata, with_comment) -> list[_Field]:
+    fields: list[_Field] = []
     if metadata.dpi:
         fields += [(tag, "Q", [round(each * 10000), 10000]) for tag, each in zip((282, 283), metadata.dpi, strict=True)]
         fields.append((296, "H", [2]))  # per inch
@@ -168,17 +183,9 @@ def write_tiff(file: BinaryIO, pixels: np.ndarray, alpha: np.ndarray | None, met
         fields.append((IPTC_TAG, "U", metadata.iptc))
     if metadata.icc_profile:
         fields.append((34675, "U", metadata.icc_profile))
-    if metadata.comment and 270 not in entries:
+    if metadata.comment and with_comment:
         fields.append((270, "s", _text(metadata.comment).encode() + b"\0"))
-    fields += metadata.georeference
-    entries.update((tag, _tiff_entry(file, order, tag, kind, values)) for tag, kind, values in fields)
-    file.write(bytes(file.tell() % 2))
-    start = file.tell()
-    file.write(struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4))
-    file.seek(4)
-    file.write(struct.pack(f"{order}I", start))
-    file.seek(0, io.SEEK_END)
-    return tuple(lost)
+    return [*fields, *metadata.georeference]
 
 
 def _compress_strip(order, band) -> bytes:
