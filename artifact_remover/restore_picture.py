@@ -9,8 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from artifact_remover.decision import Decision, decide, leave_alone
-from artifact_remover.pictures.compression import to_luma
+from artifact_remover.decision import Decision, decide, is_subsampled, leave_alone
 from artifact_remover.pictures.jpeg_xl import box_types
 from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.metadata import Metadata
@@ -18,6 +17,7 @@ from artifact_remover.pictures.picture import Picture, check_side, encode_pictur
 from artifact_remover.pictures.repeated_pixels import average_cells
 from artifact_remover.pictures.restored_mark import with_mark
 from artifact_remover.pictures.writers import LONGEST_JPEG_XMP, band_height, write_with_pillow
+from data_prep.config import LUMA
 from data_prep.errors import InputError
 from data_prep.photographs import to_8_bits
 
@@ -89,7 +89,9 @@ def restore_parts(
     if decision.restore and not decision.cells_only:
         pixels = _restore_on_grid(pixels, decision.offset, restore_colors)
     if decision.colors_only:
-        pixels = _with_luma_of(picture.pixels, pixels)
+        pixels = _take_back(picture.pixels, pixels, 1.0, of_luma=True)
+    elif decision.share < 1:
+        pixels = _take_back(picture.pixels, pixels, 1 - decision.share, is_subsampled(picture.header))
     if decision.cells:
         pixels = average_cells(pixels, decision.cells, picture.pixels, strength)
     notes = (*picture.notes, *(notes if decision.restore else ()), *decision.notes)
@@ -121,15 +123,20 @@ def _surroundings(length) -> int:
     return max(0, -(-(_LEAST_SIDE - length) // (2 * _BLOCK))) * _BLOCK
 
 
-def _with_luma_of(before, restored):
-    """Gives a restored picture, uint8 or uint16 [H, W, 3], the luma that it had before, as far as its range allows."""
+def _take_back(before, restored, share, of_luma):
+    """Takes back a share of what was changed in a picture, uint8 or uint16 [H, W, C], as far as its range allows.
+
+    Of luma alone, if that is said; then a share of 1 gives the picture the luma that it had before.
+    """
     white = np.iinfo(restored.dtype).max
     result = np.empty_like(restored)
     height = band_height(restored.shape[1])
     for top in range(0, len(restored), height):
         band = slice(top, top + height)
-        lost = (to_luma(before[band]) - to_luma(restored[band])) * np.float32(white / 255)
-        result[band] = np.clip(np.rint(restored[band] + lost[..., np.newaxis]), 0, white)
+        changes = restored[band].astype(np.float32) - before[band]
+        if of_luma and changes.shape[2] == 3:
+            changes = (changes @ np.array(LUMA, np.float32))[..., np.newaxis]
+        result[band] = np.clip(np.rint(restored[band] - np.float32(share) * changes), 0, white)
     return result
 
 

@@ -10,7 +10,7 @@ from artifact_remover import restore_picture
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import LOSSY_QUALITIES, fit_to_format, restore_parts, write_restored
 from data_prep.errors import InputError
-from tests.sample_pictures import to_jpeg, to_png
+from tests.sample_pictures import levels, to_file, to_jpeg, to_png
 
 PICTURE = decode_picture(to_jpeg(np.full([24, 24, 3], 100, np.uint8)))
 
@@ -27,6 +27,43 @@ def test_colors_are_restored():
     restored = restore_parts(PICTURE, brighter, fail)
     np.testing.assert_array_equal(restored.pixels, PICTURE.pixels + 1)
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
+
+
+def to_other_program(pixels, quality, **options):
+    """A JPEG of libjpeg's tables of this quality, but for one step of 64."""
+    tables = [list(table) for table in decode_picture(to_jpeg(pixels, quality)).header.quantization]
+    tables[0][-1] += 1
+    return to_file(pixels, qtables=(tables * 2)[:2], **{"progressive": True} | options)
+
+
+@pytest.mark.parametrize(("quality", "taken"), [(90, True), (80, True), (79, False)])
+def test_of_changes_to_fine_jpegs_that_may_not_be_rounded_three_quarters_are_taken(quality, taken):
+    photo = skimage_data.astronaut()[:64, :64]
+    picture = decode_picture(to_other_program(photo, quality, subsampling="4:4:4"))
+    restored = restore_parts(picture, lambda pixels: pixels // 2, lambda pixels: pixels)
+    half = picture.pixels // 2
+    expected = np.rint(half + 0.25 * (picture.pixels.astype(float) - half)) if taken else half
+    assert levels(restored.pixels, expected) <= 1 and restored.decision.share == (0.75 if taken else 1)
+    forced = restore_parts(picture, lambda pixels: pixels // 2, lambda pixels: pixels, force=True)
+    np.testing.assert_array_equal(forced.pixels, half)
+    for content in (
+        to_jpeg(photo, quality, subsampling="4:4:4", progressive=True),
+        to_other_program(photo, quality, subsampling="4:4:4", progressive=False),
+    ):
+        other = decode_picture(content)
+        np.testing.assert_array_equal(restore_parts(other, lambda pixels: pixels // 2, fail).pixels, other.pixels // 2)
+
+
+def test_of_subsampled_ones_all_is_taken_of_the_colors():
+    photo = skimage_data.astronaut()[:64, :64] // 2 + 60
+    picture = decode_picture(to_other_program(photo, 90))
+    change = np.array([9, 4, 20])
+    restored = restore_parts(picture, lambda pixels: (pixels + change).astype(np.uint8), lambda pixels: pixels)
+    expected = change - 0.25 * (change @ [0.299, 0.587, 0.114])
+    assert np.abs(restored.pixels.astype(float) - picture.pixels - expected).max() <= 0.51
+    gray = decode_picture(to_other_program(photo[..., 0], 90))
+    restored = restore_parts(gray, lambda pixels: pixels + np.uint8(8), lambda pixels: pixels)
+    np.testing.assert_array_equal(restored.pixels, gray.pixels + 6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (25, 40), (63, 300), (64, 64), (24, 1000)])
@@ -68,7 +105,7 @@ def test_luma_is_kept_in_little_memory():
     before = np.random.default_rng(0).integers(40, 200, (1024, 1024, 3), np.uint8)
     restored = np.flip(before, axis=2) // 2
     tracemalloc.start()
-    result = restore_picture._with_luma_of(before, restored)
+    result = restore_picture._take_back(before, restored, 1.0, of_luma=True)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 9 * 1024**2  # bytes; 3 for each pixel are the result
