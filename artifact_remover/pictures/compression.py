@@ -117,8 +117,9 @@ def find_compressions(pixels: np.ndarray, header: JpegHeader | None = None) -> t
             return ()
     least_scale = max(_COARSER * step_scale(own.quality), _WORTH_TELLING)
     echo = _LEAST_BESIDE * strengths[own.offset].max()
-    # Tables of other programs are as coarse as those of a much lower quality in some frequencies.
-    strengths[own.offset] = _fit_qualities(fit, counted, 2 * own.steps[1:] <= _STEPS)[own.offset]
+    if header and not header.standard_tables:
+        # Tables of other programs are as coarse as those of a much lower quality in some frequencies.
+        strengths[own.offset] = _fit_qualities(fit, counted, 2 * own.steps[1:] <= _STEPS)[own.offset]
     coarser = strengths * [step_scale(quality) >= least_scale for quality in range(1, 101)]
     earlier = _peak(coarser)
     is_earlier = earlier.strength >= max(_LEAST, echo) and _stands_out(earlier, coarser)
