@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from artifact_remover.decision import Decision, decide, is_subsampled, leave_alone
+from artifact_remover.decision import Decision, decide, leave_alone
 from artifact_remover.pictures.jpeg_xl import box_types
 from artifact_remover.pictures.lost_parts import tell_lost
 from artifact_remover.pictures.metadata import Metadata
@@ -84,18 +84,30 @@ def restore_parts(
     Returns:
         The restored picture; its notes say if it was left alone.
     """
+    if picture.header and picture.header.turned:
+        restore_colors, restore_sample = _turn(restore_colors), _turn(restore_sample)
     decision = decide(picture, force, restore_sample)
     pixels = picture.pixels
     if decision.restore and not decision.cells_only:
         pixels = _restore_on_grid(pixels, decision.offset, restore_colors)
-    if decision.colors_only:
-        pixels = _take_back(picture.pixels, pixels, 1.0, of_luma=True)
-    elif decision.share < 1:
-        pixels = _take_back(picture.pixels, pixels, 1 - decision.share, is_subsampled(picture.header))
+    if min(decision.luma, decision.chroma) < 1:
+        pixels = _take_shares(picture.pixels, pixels, decision.luma, decision.chroma)
     if decision.cells:
         pixels = average_cells(pixels, decision.cells, picture.pixels, strength)
     notes = (*picture.notes, *(notes if decision.restore else ()), *decision.notes)
     return RestoredPicture(**vars(picture) | {"pixels": pixels, "notes": notes, "decision": decision})
+
+
+def _turn(restore):
+    """Makes a model restore the rows of a picture as its columns.
+
+    The models know JPEGs as they are written: of libjpeg's tables, and chroma that was subsampled across.
+    """
+
+    def across(pixels):
+        return np.ascontiguousarray(pixels.swapaxes(0, 1))
+
+    return lambda pixels: across(restore(across(pixels)))
 
 
 def _restore_on_grid(pixels, offset, restore):
@@ -123,20 +135,19 @@ def _surroundings(length) -> int:
     return max(0, -(-(_LEAST_SIDE - length) // (2 * _BLOCK))) * _BLOCK
 
 
-def _take_back(before, restored, share, of_luma):
-    """Takes back a share of what was changed in a picture, uint8 or uint16 [H, W, C], as far as its range allows.
-
-    Of luma alone, if that is said; then a share of 1 gives the picture the luma that it had before.
-    """
+def _take_shares(before, restored, luma, chroma):
+    """Takes shares of what was changed in a picture, uint8 or uint16 [H, W, C], as far as its range allows."""
     white = np.iinfo(restored.dtype).max
     result = np.empty_like(restored)
     height = band_height(restored.shape[1])
     for top in range(0, len(restored), height):
         band = slice(top, top + height)
         changes = restored[band].astype(np.float32) - before[band]
-        if of_luma and changes.shape[2] == 3:
-            changes = (changes @ np.array(LUMA, np.float32))[..., np.newaxis]
-        result[band] = np.clip(np.rint(restored[band] - np.float32(share) * changes), 0, white)
+        of_luma = (changes @ np.array(LUMA, np.float32))[..., np.newaxis] if changes.shape[2] == 3 else changes
+        changes *= np.float32(chroma)
+        changes += np.float32(luma - chroma) * of_luma
+        changes += before[band]
+        result[band] = np.clip(np.rint(changes, out=changes), 0, white, out=changes)
     return result
 
 

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -20,6 +21,20 @@ def to_file(pixels, format="JPEG", **options):
 
 def to_jpeg(pixels, quality=10, **options):
     return to_file(pixels, quality=quality, **options)
+
+
+def to_turned_jpeg(pixels, quality, subsampling):
+    """A JPEG as it is once one of the turned picture is turned back without loss, which turns its tables too.
+
+    Of 4:4:0 the tables are not turned, as no encoder at hand writes such.
+    """
+    if subsampling == "4:4:0":
+        options = (cv2.IMWRITE_JPEG_QUALITY, quality)
+        options += (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440)
+        return cv2.imencode(".jpg", pixels[..., ::-1], options)[1].tobytes()
+    tables = Image.open(io.BytesIO(to_jpeg(pixels, quality))).quantization
+    turned = [np.reshape(tables[each], (8, 8)).T.ravel().tolist() for each in sorted(tables)]
+    return to_file(pixels, qtables=turned, subsampling=subsampling)
 
 
 def to_png(pixels):

@@ -108,6 +108,17 @@ def test_a_gray_jpeg_is_left_alone_from_quality_95():
     assert [decide(decode_picture(to_jpeg(PHOTO[..., 0], quality))).restore for quality in (94, 95)] == [True, False]
 
 
+def test_a_jpeg_of_red_green_and_blue_counts_as_finer():
+    decisions = [decide(decode_picture(to_jpeg(PHOTO, quality, keep_rgb=True))) for quality in (83, 84, 89, 90)]
+    assert [(each.restore, each.luma, each.chroma) for each in decisions] == [
+        (True, 1, 1),
+        (True, 0.75, 0.75),
+        (True, 0.75, 0.75),
+        (False, 1, 1),
+    ]
+    assert decisions[-1].found == "Q90"
+
+
 def test_the_reason_names_the_quality_and_the_option():
     assert decide(decode_picture(FINE)).notes == (
         "left alone, as practically uncompressed: quality 97, force restores it",

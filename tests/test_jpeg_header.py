@@ -7,6 +7,7 @@ from PIL import Image
 
 from artifact_remover.pictures.jpeg_header import UncommonJpegError, read_jpeg_header, step_scale
 from data_prep.errors import InputError
+from tests.sample_pictures import to_jpeg, to_turned_jpeg
 
 PICTURES = Path(__file__).parent / "pictures"
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
@@ -51,6 +52,35 @@ def test_subsampling_and_process(name, sampling, progressive):
     assert header.chroma_subsampling == name
     assert header.process == ("progressive" if progressive else "baseline")
     assert (header.entropy_coding, header.restart_interval) == ("Huffman", 0)
+
+
+@pytest.mark.parametrize("quality", [10, 75, 92])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0", "4:4:0"])
+def test_what_was_turned_without_loss_is_known(quality, subsampling):
+    pixels = np.asarray(NOISE)
+    header = read_jpeg_header(io.BytesIO(to_turned_jpeg(pixels, quality, subsampling)))
+    assert (header.quality, header.standard_tables, header.turned) == (quality, True, True)
+    if subsampling != "4:4:0":
+        assert not header_of(NOISE, quality=quality, subsampling=subsampling).turned
+
+
+def test_turned_tables_of_chroma_that_was_subsampled_across_were_turned_back():
+    assert not read_jpeg_header(io.BytesIO(to_turned_jpeg(np.asarray(NOISE), 75, "4:2:2"))).turned
+    assert not header_of(NOISE, quality=100).turned  # its tables are the same, turned or not
+
+
+def test_red_green_and_blue_are_known_by_the_rules_of_libjpeg():
+    plain, rgb = (to_jpeg(np.asarray(NOISE), 80, **options) for options in ({}, {"keep_rgb": True}))
+
+    def is_rgb(content):
+        return read_jpeg_header(io.BytesIO(content)).rgb
+
+    assert is_rgb(rgb) and not is_rgb(plain)
+    adobe = rgb.index(b"\xff\xee")
+    assert is_rgb(rgb[:adobe] + rgb[adobe + 16 :])  # by the names of its components
+    assert not is_rgb(plain[:20] + rgb[2:])  # JFIF is never
+    assert not is_rgb(rgb.replace(rgb[adobe : adobe + 16], rgb[adobe : adobe + 15] + b"\x01"))
+    assert not header_of(NOISE.convert("CMYK")).rgb and not header_of(NOISE.convert("L")).rgb
 
 
 def test_gray_has_one_table_and_no_subsampling():

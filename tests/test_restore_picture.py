@@ -7,10 +7,11 @@ import pytest
 from skimage import data as skimage_data
 
 from artifact_remover import restore_picture
+from artifact_remover.decision import decide
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restore_picture import LOSSY_QUALITIES, fit_to_format, restore_parts, write_restored
 from data_prep.errors import InputError
-from tests.sample_pictures import levels, to_file, to_jpeg, to_png
+from tests.sample_pictures import levels, to_file, to_jpeg, to_png, to_turned_jpeg
 
 PICTURE = decode_picture(to_jpeg(np.full([24, 24, 3], 100, np.uint8)))
 
@@ -43,7 +44,7 @@ def test_of_changes_to_fine_jpegs_that_may_not_be_rounded_three_quarters_are_tak
     restored = restore_parts(picture, lambda pixels: pixels // 2, lambda pixels: pixels)
     half = picture.pixels // 2
     expected = np.rint(half + 0.25 * (picture.pixels.astype(float) - half)) if taken else half
-    assert levels(restored.pixels, expected) <= 1 and restored.decision.share == (0.75 if taken else 1)
+    assert levels(restored.pixels, expected) <= 1 and restored.decision.luma == (0.75 if taken else 1)
     forced = restore_parts(picture, lambda pixels: pixels // 2, lambda pixels: pixels, force=True)
     np.testing.assert_array_equal(forced.pixels, half)
     for content in (
@@ -64,6 +65,64 @@ def test_of_subsampled_ones_all_is_taken_of_the_colors():
     gray = decode_picture(to_other_program(photo[..., 0], 90))
     restored = restore_parts(gray, lambda pixels: pixels + np.uint8(8), lambda pixels: pixels)
     np.testing.assert_array_equal(restored.pixels, gray.pixels + 6)
+
+
+@pytest.mark.parametrize(
+    ("quality", "subsampling", "luma", "chroma"),
+    [
+        (91, "4:4:4", 1, 1),
+        (92, "4:4:4", 0.75, 0.75),
+        (94, "4:4:4", 0.75, 0.75),
+        (91, "4:2:0", 1, 1),
+        (92, "4:2:2", 0.75, 1),
+        (94, "4:2:0", 0.75, 1),
+        (95, "4:2:0", 0.5, 1),
+        (96, "4:2:2", 0.5, 1),
+    ],
+)
+def test_the_finer_a_jpeg_the_less_is_taken(quality, subsampling, luma, chroma):
+    photo = skimage_data.astronaut()[:64, :64] // 2 + 60
+    picture = decode_picture(to_jpeg(photo, quality, subsampling=subsampling))
+    change = np.array([9, 4, 20])
+    restored = restore_parts(picture, lambda pixels: (pixels + change).astype(np.uint8), lambda pixels: pixels)
+    of_luma = change @ [0.299, 0.587, 0.114]
+    expected = chroma * (change - of_luma) + luma * of_luma
+    assert np.abs(restored.pixels.astype(float) - picture.pixels - expected).max() <= 0.51
+    forced = restore_parts(picture, lambda pixels: (pixels + change).astype(np.uint8), fail, force=True)
+    np.testing.assert_array_equal(forced.pixels, picture.pixels + change)
+
+
+def test_of_a_lossless_copy_all_is_taken_of_the_colors():
+    photo = skimage_data.astronaut()[:128, :128]
+    for quality, luma in ((90, 1), (93, 0.75)):
+        decision = decide(decode_picture(to_png(decode_picture(to_jpeg(photo, quality, subsampling=0)).pixels)))
+        assert (decision.found, decision.luma, decision.chroma) == (f"Q{quality}", luma, 1)
+
+
+def test_of_one_that_was_finer_than_an_earlier_one_all_is_taken():
+    photo = skimage_data.astronaut()[:128, :128]
+    twice = to_jpeg(decode_picture(to_jpeg(photo, 50)).pixels, 95)
+    decision = decide(decode_picture(twice))
+    assert (decision.found, decision.luma, decision.chroma) == ("Q50, saved again at Q95", 1, 1)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:0", "4:4:4", "4:2:0"])
+@pytest.mark.parametrize("size", [(64, 96), (40, 150)])
+def test_what_was_turned_without_loss_is_turned_for_the_model(subsampling, size):
+    photo = skimage_data.astronaut()[: size[0], : size[1]]
+    picture = decode_picture(to_turned_jpeg(photo, 60, subsampling))
+    seen = []
+
+    def restore(pixels):
+        seen.append(pixels)
+        return brighter(pixels)
+
+    restored = restore_parts(picture, restore, fail)
+    np.testing.assert_array_equal(restored.pixels, picture.pixels + np.uint8(1))
+    [given] = seen
+    assert given.shape[0] > given.shape[1] and given.flags.c_contiguous and restored.pixels.flags.c_contiguous
+    if min(size) >= 64:  # it is not surrounded by its own blocks
+        np.testing.assert_array_equal(given, picture.pixels.swapaxes(0, 1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (25, 40), (63, 300), (64, 64), (24, 1000)])
@@ -105,7 +164,7 @@ def test_luma_is_kept_in_little_memory():
     before = np.random.default_rng(0).integers(40, 200, (1024, 1024, 3), np.uint8)
     restored = np.flip(before, axis=2) // 2
     tracemalloc.start()
-    result = restore_picture._take_back(before, restored, 1.0, of_luma=True)
+    result = restore_picture._take_shares(before, restored, 0.0, 1.0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 9 * 1024**2  # bytes; 3 for each pixel are the result

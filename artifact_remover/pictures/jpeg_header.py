@@ -22,6 +22,7 @@ _UNCOMMON_FRAMES = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
     0xF7: "a JPEG-LS",
 }
+_JFIF, _ADOBE = 0xE0, 0xEE
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 _SUBSAMPLINGS: dict[tuple[float, float], str] = {
@@ -60,13 +61,16 @@ class JpegHeader:
 
     Attributes:
         quality: IJG quality factor, 1..100, whose tables are these, or whose table of luma is nearest to the first.
-        standard_tables: Whether they are exactly the tables of that quality.
+        standard_tables: Whether they are exactly the tables of that quality, as they are or turned.
         quantization: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
         chroma_subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "gray", or each component's sampling
             factors as written in the file, such as "2x2 1x2 1x1".
         process: "baseline", "extended" or "progressive".
         entropy_coding: "Huffman" or "arithmetic".
         restart_interval: In MCUs; 0 for none.
+        turned: Whether its pixels lie across to those of the JPEG that was compressed, as lossless programs turn them:
+            its tables say so, or its chroma is subsampled downward alone.
+        rgb: Whether its components are red, green and blue, not luma and chroma.
     """
 
     quality: int
@@ -76,6 +80,8 @@ class JpegHeader:
     process: str
     entropy_coding: str
     restart_interval: int
+    turned: bool = False
+    rgb: bool = False
 
 
 def read_jpeg_header(file: BinaryIO) -> JpegHeader:
@@ -89,10 +95,12 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
         UncommonJpegError: If it is lossless or hierarchical, a JPEG-LS, or has 12 bits per channel.
     """
     tables: dict[int, tuple[int, ...]] = {}
-    frame, restart_interval = None, 0
+    frame, restart_interval, applications = None, 0, {}
     try:
         for marker, content in segments(file):
-            if marker == 0xDB:
+            if marker in (_JFIF, _ADOBE):
+                applications.setdefault(marker, content)
+            elif marker == 0xDB:
                 tables.update(_quantization_tables(content))
             elif marker == 0xDD:
                 [restart_interval] = struct.unpack(">H", content)
@@ -101,16 +109,19 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
             elif marker in _FRAMES:
                 if content[0] == 12:
                     raise UncommonJpegError("a JPEG of 12 bits, which cannot be read: save it with 8 bits")
-                frame = *_FRAMES[marker], _components(content)
+                frame = *_FRAMES[marker], _components(content), bytes(content[6::3])
         if frame is None:
             raise ValueError("no start of frame")
-        process, entropy_coding, components = frame
+        process, entropy_coding, components, names = frame
         used = tuple(dict.fromkeys(tables[identifier] for *_, identifier in components))
         subsampling = _subsampling([(across, down) for across, down, _ in components])
+        rgb = len(components) == 3 and _is_rgb(applications, names)
     except (struct.error, IndexError, KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError("not a JPEG, or its header is damaged: mend or remove it") from error
-    quality, standard_tables = _estimate_quality(used)
-    return JpegHeader(quality, standard_tables, used, subsampling, process, entropy_coding, restart_interval)
+    quality, standard_tables, turned = _estimate_quality(used)
+    turned = subsampling == "4:4:0" or (turned and subsampling != "4:2:2")
+    coded = process, entropy_coding, restart_interval
+    return JpegHeader(quality, standard_tables, used, subsampling, *coded, turned, rgb)
 
 
 def segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -167,6 +178,14 @@ def _subsampling(factors: list[tuple[int, int]]) -> str:
     return _SUBSAMPLINGS.get(ratios.pop(), as_written) if len(ratios) == 1 else as_written
 
 
+def _is_rgb(applications: dict[int, bytes], names: bytes) -> bool:
+    """Tells whether three components are red, green and blue, by the rules of libjpeg."""
+    if applications.get(_JFIF, b"").startswith(b"JFIF\0"):
+        return False
+    adobe = applications.get(_ADOBE, b"")
+    return adobe[11] == 0 if adobe.startswith(b"Adobe") else names == b"RGB"
+
+
 def step_scale(quality: int) -> int:
     """Computes libjpeg's factor of the quantization steps, in percent (`jpeg_quality_scaling`).
 
@@ -191,18 +210,20 @@ def ijg_tables(quality: int) -> np.ndarray:
     return np.clip((_ANNEX_K * step_scale(quality) + 50) // 100, 1, 32767)
 
 
-def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool]:
+def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool, bool]:
+    """Estimates the quality of tables, and tells whether they are exactly libjpeg's, and whether only if turned."""
     # Tables beside the first are chrominance's: the components of CMYK and RGB all use the first.
     kinds = [0, *[1] * (len(tables) - 1)]
+    standard = np.array([ijg_tables(quality)[kinds] for quality in range(1, 101)])
+    baseline = np.minimum(standard, 255)
     found = np.array(tables)
-    distances = {}
-    for quality in range(1, 101):
-        standard = ijg_tables(quality)[kinds]
-        baseline = np.minimum(standard, 255)
-        if np.array_equal(found, baseline) or np.array_equal(found, standard):
-            return quality, True
-        # Ratios count, not differences: 2 instead of 1 is as far off as 200 instead of 100. By luma's table alone, the
-        # estimate is that of equal error in luma, but for 1.8 in the mean of 60 tables of other programs; jpegli's
-        # chroma, which is finer, would make 80 of 71.
-        distances[quality] = np.abs(np.log(np.maximum(found[0], 1) / baseline[0])).sum()
-    return min(distances, key=distances.__getitem__), False
+    across = found.reshape(-1, 8, 8).transpose(0, 2, 1).reshape(found.shape)
+    for steps, turned in ((found, False), (across, True)):
+        exact = ((steps == baseline).all(axis=(1, 2)) | (steps == standard).all(axis=(1, 2))).nonzero()[0]
+        if exact.size:
+            return int(exact[0]) + 1, True, turned
+    # Ratios count, not differences: 2 instead of 1 is as far off as 200 instead of 100. By luma's table alone, the
+    # estimate is that of equal error in luma, but for 1.8 in the mean of 60 tables of other programs; jpegli's
+    # chroma, which is finer, would make 80 of 71.
+    distances = np.abs(np.log(np.maximum(found[0], 1) / baseline[:, 0])).sum(axis=1)
+    return int(distances.argmin()) + 1, False, False

@@ -6,6 +6,7 @@ python -m tests.benchmarks.decisions clean --data DIR/photographs DIR/drawings -
 python -m tests.benchmarks.decisions codecs --data DIR/live1 DIR/graphics
 pip install -e '.[programs]'
 python -m tests.benchmarks.decisions programs --data DIR/live1 DIR/graphics
+python -m tests.benchmarks.decisions turned --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions enlarged --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions scaled --data DIR/live1 DIR/graphics
 python -m tests.benchmarks.decisions processed --data DIR/live1 DIR/graphics
@@ -20,13 +21,13 @@ once, which must not be taken for more, and saved twice, whose first compression
 pictures are restored all the same, as they are, noisy as a scan is, scaled and with each pixel repeated, and of the
 same pictures, saved as a JPEG and scaled, how many are. `codecs`: how many lossy WebPs and AVIFs are restored, how many
 of their lossless copies, and what they gain. `programs`: JPEGs of mozjpeg, of jpegli and of Photoshop's tables; how
-many are taken for saved twice, and what they gain. `enlarged`: the same of JPEGs of pictures that were enlarged before,
-by interpolation. `scaled`: of JPEGs that were scaled and saved again. `processed`: of JPEGs of pictures with grain,
-blur, halftone dots and the like, each a part of 256 pixels. `small`: of JPEGs of thumbnails. `repeated`: of JPEGs of
-pictures each of whose pixels was repeated, and in how many of them that is found. `harm`: pictures that are further
-from the clean one than before, by more than 0.02 dB, of JPEGs of all qualities, and of their lossless copies that were
-cut. `written`: what is left of the gain in the files that are written, as PNG, JPEG and AVIF, of the formats' default
-quality and of that which the picture needs.
+many are taken for saved twice, and what they gain. `turned`: JPEGs that were turned without loss, and what the model
+alone gains as they lie. `enlarged`: JPEGs of pictures that were enlarged before, by interpolation. `scaled`: of JPEGs
+that were scaled and saved again. `processed`: of JPEGs of pictures with grain, blur, halftone dots and the like, each a
+part of 256 pixels. `small`: of JPEGs of thumbnails. `repeated`: of JPEGs of pictures each of whose pixels was repeated,
+and in how many of them that is found. `harm`: pictures that are further from the clean one than before, by more than
+0.02 dB, of JPEGs of all qualities, and of their lossless copies that were cut. `written`: what is left of the gain in
+the files that are written, as PNG, JPEG and AVIF, of the formats' default quality and of that which the picture needs.
 
 One JSON line for each case. At most the middle 384 pixels of each side of a picture are taken, for `grid` 256.
 """
@@ -51,7 +52,7 @@ from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.jpeg_programs import encode_with_jpegli, encode_with_mozjpeg
 from data_prep.photographs import SUFFIXES
 from data_prep.processing import PROCESSES, apply
-from tests.sample_pictures import to_file, to_jpeg, to_png
+from tests.sample_pictures import to_file, to_jpeg, to_png, to_turned_jpeg
 
 PROGRAMS = (
     ("mozjpeg", 60, "4:2:0"),
@@ -189,6 +190,22 @@ def encode_with(program, pixels, quality, subsampling):
             return encode_with_jpegli(pixels, quality)
         case "photoshop":
             return to_file(pixels, quality=quality)
+
+
+def measure_turned(clean, restorer):
+    for quality, subsampling in (
+        (50, "4:4:0"),
+        (75, "4:4:0"),
+        (90, "4:4:0"),
+        (50, "4:2:0"),
+        (50, "4:4:4"),
+        (90, "4:4:4"),
+    ):
+        jpegs = [to_turned_jpeg(each, quality, subsampling) for each in clean]
+        pairs = [(each, decode_picture(jpeg).pixels) for each, jpeg in zip(clean, jpegs, strict=True)]
+        as_it_lies = [gain(each, pixels, restorer.restore(pixels)) for each, pixels in pairs]
+        case = {"quality": quality, "subsampling": subsampling, "as_it_lies": round(float(np.mean(as_it_lies)), 2)}
+        yield case | restore_degraded(clean, jpegs, restorer)
 
 
 def measure_enlarged(clean, restorer):
@@ -359,6 +376,7 @@ MEASURES = {
     "clean": measure_clean,
     "codecs": measure_codecs,
     "programs": measure_programs,
+    "turned": measure_turned,
     "enlarged": measure_enlarged,
     "scaled": measure_scaled,
     "processed": measure_processed,
