@@ -25,7 +25,7 @@ from artifact_remover.pictures.picture import Picture, check_format, decode_pict
 from artifact_remover.precision import Precision
 from artifact_remover.restore_picture import RestoredPicture, check_target, fit_to_format, restore_parts, write_restored
 from artifact_remover.result_names import RESTORED, name_result
-from artifact_remover.self_ensemble import MEMORY_OF_ORIENTATIONS, restore_in_all_orientations
+from artifact_remover.self_ensemble import MEMORY_OF_ORIENTATIONS, ORIENTATIONS, UPRIGHT, restore_in_orientations
 from artifact_remover.tiling import choose_side, plan_tiles
 from data_prep.config import LUMA, require_between
 from data_prep.errors import InputError, Message, Option
@@ -88,7 +88,7 @@ class Restorer:
         self.trained_quality = trained_quality
         self.engine = self.precision = ""
         self._network = network
-        self._self_ensemble = self_ensemble
+        self._orientations = ORIENTATIONS if self_ensemble else ()
         self._overlap = overlap
         self._memory_per_pixel = memory_per_pixel + (MEMORY_OF_ORIENTATIONS if self_ensemble else 0)
         self._tile = tile
@@ -189,18 +189,18 @@ class Restorer:
             InputError: If the strength is out of range, there is not enough memory for the smallest tile, or the model
                 gives no numbers.
         """
-        return self._restore(np.asarray(pixels), strength, progress, self._self_ensemble)
+        return self._restore(np.asarray(pixels), strength, progress, self._orientations)
 
-    def _restore(self, pixels, strength, progress, self_ensemble):
+    def _restore(self, pixels, strength, progress, orientations):
         _check(pixels, strength)
         if strength == 0 or not pixels.size:
             return pixels.copy()
         if pixels.shape[2] == 3 and _is_neutral(pixels):
-            return np.repeat(self._restore(pixels[:, :, :1], strength, progress, self_ensemble), 3, axis=2)
+            return np.repeat(self._restore(pixels[:, :, :1], strength, progress, orientations), 3, axis=2)
         network = self._network
-        if self_ensemble:
+        if orientations:
             ask = progress and (lambda: progress(0))  # which may raise to stop between orientations
-            network = functools.partial(restore_in_all_orientations, network, ask=ask)
+            network = functools.partial(restore_in_orientations, network, orientations=orientations, ask=ask)
         restored = np.empty_like(pixels)
         # No more than half of the memory that is free.
         side = self._tile or choose_side(min(_free_memory() / 2, _MOST_MEMORY), self._memory_per_pixel)
@@ -242,11 +242,14 @@ class Restorer:
         """
         # Called with 0 pixels: the sample's are counted with the picture, but `progress` may raise to stop here too.
         ask = progress and (lambda _: progress(0))
+        orientations = self._orientations
+        if orientations and picture.header and picture.header.chroma_subsampling in ("4:2:2", "4:4:0"):
+            orientations = UPRIGHT
         return restore_parts(
             picture,
-            lambda pixels: self.restore(pixels, strength, progress),
-            # Not in all orientations: that it changes turned samples alike must be the model's own doing.
-            lambda sample: self._restore(sample, 1.0, ask, self_ensemble=False),
+            lambda pixels: self._restore(pixels, strength, progress, orientations),
+            # In one orientation: that it changes turned samples alike must be the model's own doing.
+            lambda sample: self._restore(sample, 1.0, ask, ()),
             force,
             tuple(self._warn(picture.header)),
             strength,

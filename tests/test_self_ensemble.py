@@ -5,8 +5,8 @@ from skimage import data as skimage_data
 from artifact_remover.judging.metrics import psnr
 from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.restoration import Restorer
-from artifact_remover.self_ensemble import ORIENTATIONS, restore_in_all_orientations, restore_turned
-from tests.sample_pictures import to_jpeg, to_png
+from artifact_remover.self_ensemble import ORIENTATIONS, restore_in_orientations, restore_turned
+from tests.sample_pictures import to_jpeg, to_png, to_turned_jpeg
 
 
 def darken_at_the_top(pictures):
@@ -38,7 +38,7 @@ def test_the_mean_of_all_orientations_is_taken(shape):
         assert given.flags.c_contiguous and not (given.shape[1] % 16 or given.shape[2] % 16)
         return darken_at_the_top(given)
 
-    restored = restore_in_all_orientations(restore, pictures)
+    restored = restore_in_orientations(restore, pictures)
     rows, columns = (np.linspace(0, 1, size + -size % 16, dtype=np.float32) ** 2 for size in shape[1:])
     mean = (rows + rows[::-1])[:, np.newaxis] + columns + columns[::-1]
     np.testing.assert_allclose(restored, pictures * mean[: shape[1], : shape[2], np.newaxis] / 4, rtol=1e-4, atol=1e-6)
@@ -59,6 +59,20 @@ def test_pictures_are_restored_in_all_orientations_but_tried_in_one():
     assert restorer.restore_picture(decode_picture(to_jpeg(clean, 50))).decision.restore and len(calls) == 8
     calls.clear()
     assert not restorer.restore_picture(decode_picture(to_png(clean))).decision.restore and calls
+
+
+@pytest.mark.parametrize(("subsampling", "times"), [("4:4:4", 8), ("4:2:0", 8), ("4:2:2", 4), ("4:4:0", 4)])
+def test_chroma_that_was_subsampled_across_stays_across(subsampling, times):
+    shapes = []
+
+    def note(pictures):
+        shapes.append(pictures.shape)
+        return pictures
+
+    photo = skimage_data.coffee()[:80, :112]
+    content = (to_turned_jpeg if subsampling == "4:4:0" else to_jpeg)(photo, 50, subsampling=subsampling)
+    Restorer(note, 16, self_ensemble=True).restore_picture(decode_picture(content))
+    assert len(shapes) == times and len(set(shapes)) == (1 if times == 4 else 2)
 
 
 def test_restoring_may_be_stopped_between_orientations():
