@@ -93,6 +93,8 @@ def _name(row) -> tuple[str, str]:
         case "programs":
             program = "Photoshop" if row["program"] == "photoshop" else row["program"]
             return "JPEGs of other programs", f"{program}, {row['quality']}, {row['subsampling']}"
+        case "turned":
+            return "Turned without loss", state
         case "enlarged":
             factor = "x1.4" if row["factor"] == 1.4 else _FACTORS[row["filter"]]
             return "Enlarged, then saved as a JPEG", f"{factor}, {state}"
@@ -121,6 +123,8 @@ def _tabulate(row) -> list[str]:
             return [f"{row['restored']} of {row['pictures']}", gain]
         case "codecs":
             return [str(row["restored"]), gain]
+        case "turned":
+            return [f"{row['as_it_lies']:+.2f}", gain, str(row["worse"])]
         case "written":
             if row["format"] == "png":
                 return [gain]

@@ -109,7 +109,7 @@ def test_a_gray_jpeg_is_left_alone_from_quality_95():
 
 
 def test_a_jpeg_of_red_green_and_blue_counts_as_finer():
-    decisions = [decide(decode_picture(to_jpeg(PHOTO, quality, keep_rgb=True))) for quality in (83, 84, 89, 90)]
+    decisions = [decide(decode_picture(to_jpeg(LARGE, quality, keep_rgb=True))) for quality in (83, 84, 89, 90)]
     assert [(each.restore, each.luma, each.chroma) for each in decisions] == [
         (True, 1, 1),
         (True, 0.75, 0.75),

@@ -69,6 +69,10 @@ def test_a_row_of_which_a_part_was_measured_is_refused():
             [line("codecs", **{"lossless copies of": "AVIF"}, quality=60, **GAIN) for _ in range(2)],
             "| copies: AVIF, quality 60 | 7 | +1.23 / -0.50 | 7 | +1.23 / -0.50 |",
         ),
+        "turned": (
+            [line("turned", quality=90, subsampling="4:4:0", as_it_lies=0.5, **GAIN) for _ in range(2)],
+            "| Q90 4:4:0 | +0.50 | +1.23 / -0.50 | 3 | +0.50 | +1.23 / -0.50 | 3 |",
+        ),
         "enlarged": (
             [line("enlarged", factor=2, filter="LANCZOS", quality=90, subsampling="4:4:4", **GAIN) for _ in range(2)],
             "| x2 Lanczos, Q90 4:4:4 | 7 | +1.23 / -0.50 | 3 | 7 | +1.23 / -0.50 | 3 |",
