@@ -95,7 +95,8 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
         UncommonJpegError: If it is lossless or hierarchical, a JPEG-LS, or has 12 bits per channel.
     """
     tables: dict[int, tuple[int, ...]] = {}
-    frame, restart_interval, applications = None, 0, {}
+    applications: dict[int, bytes] = {}
+    frame, restart_interval = None, 0
     try:
         for marker, content in segments(file):
             if marker in (_JFIF, _ADOBE):
