@@ -343,7 +343,7 @@ def _describe(summary, row) -> Iterator[tuple[str, str]]:
     if header:
         yield "process", f"{header.process}, {header.entropy_coding}"
         tables = "standard tables" if header.standard_tables else "estimated, the tables are its own"
-        yield "quality", f"{header.quality}, {tables}{', turned without loss' if header.turned else ''}"
+        yield "quality", f"{header.quality}, {tables}"
         yield "chroma", f"{header.chroma_subsampling}{' of red, green and blue' if header.rgb else ''}"
         for table in header.quantization:
             for line in range(8):

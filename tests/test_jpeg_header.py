@@ -80,6 +80,7 @@ def test_red_green_and_blue_are_known_by_the_rules_of_libjpeg():
     assert is_rgb(rgb[:adobe] + rgb[adobe + 16 :])  # by the names of its components
     assert not is_rgb(plain[:20] + rgb[2:])  # JFIF is never
     assert not is_rgb(rgb.replace(rgb[adobe : adobe + 16], rgb[adobe : adobe + 15] + b"\x01"))
+    assert is_rgb(rgb[:adobe] + b"\xff\xee\x00\x07Adobe" + rgb[adobe + 16 :])  # too short to tell
     assert not header_of(NOISE.convert("CMYK")).rgb and not header_of(NOISE.convert("L")).rgb
 
 

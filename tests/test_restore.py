@@ -349,6 +349,12 @@ def test_info_needs_no_tensorflow(folder):
     assert re.search(r"left alone +yes", second)
 
 
+def test_info_tells_of_red_green_and_blue(folder, capsys):
+    Image.fromarray(PHOTO).save("rgb.jpg", quality=75, keep_rgb=True)
+    assert restore.main(["--info", "rgb.jpg"]) == 0
+    assert re.search(r"chroma +4:4:4 of red, green and blue\n", capsys.readouterr().out)
+
+
 def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):
     Image.fromarray(PHOTO[:80, :64]).save("b.jpg", quality=97, subsampling="4:4:4")
     Image.fromarray(PHOTO[:80, :64]).save("c.png")

@@ -68,8 +68,8 @@ class JpegHeader:
         process: "baseline", "extended" or "progressive".
         entropy_coding: "Huffman" or "arithmetic".
         restart_interval: In MCUs; 0 for none.
-        turned: Whether its pixels lie across to those of the JPEG that was compressed, as lossless programs turn them:
-            its tables say so, or its chroma is subsampled downward alone.
+        turned: Whether it lies as a JPEG that was turned by a quarter without loss: its tables are standard ones that
+            were turned, or its chroma is subsampled downward alone.
         rgb: Whether its components are red, green and blue, not luma and chroma.
     """
 
@@ -184,7 +184,7 @@ def _is_rgb(applications: dict[int, bytes], names: bytes) -> bool:
     if applications.get(_JFIF, b"").startswith(b"JFIF\0"):
         return False
     adobe = applications.get(_ADOBE, b"")
-    return adobe[11] == 0 if adobe.startswith(b"Adobe") else names == b"RGB"
+    return adobe[11] == 0 if len(adobe) > 11 and adobe.startswith(b"Adobe") else names == b"RGB"
 
 
 def step_scale(quality: int) -> int:
