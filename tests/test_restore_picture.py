@@ -114,6 +114,15 @@ def test_of_small_pictures_less_is_taken(height, width):
     assert decide(decode_picture(to_jpeg(photo, 90)), force=True).luma == 1
 
 
+def test_of_noisy_ones_less_is_taken():
+    photo = skimage_data.astronaut()[:200, :200] * 0.4 + 75
+    noise = np.random.default_rng(0).normal(0, 20, (*photo.shape[:2], 1))
+    noisy = np.rint(photo + noise).clip(0, 255).astype(np.uint8)
+    lumas = [decide(decode_picture(to_jpeg(noisy, quality, subsampling=0))).luma for quality in (79, 80, 90, 94)]
+    assert lumas == [1, 0.75, 0.5, 0.25]
+    assert decide(decode_picture(to_jpeg(photo.astype(np.uint8), 90, subsampling=0))).luma == 1
+
+
 def test_of_a_lossless_copy_all_is_taken_of_the_colors():
     photo = skimage_data.astronaut()[:136, :136]
     for quality, luma in ((90, 1), (93, 0.75)):
