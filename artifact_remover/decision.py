@@ -117,7 +117,7 @@ class Decision:
 
     @property
     def colors_only(self) -> bool:
-        """Whether its luma is kept, as only the subsampling of its chroma is to be mended."""
+        """Tells whether its luma is kept, as only the subsampling of its chroma is to be mended."""
         return self.restore and self.luma == 0
 
     @property

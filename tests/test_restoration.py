@@ -406,7 +406,7 @@ def test_block_grid_is_that_of_the_stored_picture_and_the_result_is_upright(rest
 
 @pytest.mark.parametrize(("quality", "left_alone"), [(100, True), (97, True), (96, False)])
 def test_practically_uncompressed_jpeg_is_left_alone(quality, left_alone):
-    restorer = Restorer(lambda pictures: np.clip(pictures + 1 / 255, 0, 1), 16)
+    restorer = Restorer(lambda pictures: np.clip(pictures + 8 / 255, 0, 1), 16)
     picture = decode_picture(to_jpeg(skimage_data.coffee()[:64, :64], quality))
     restored = restorer.restore_picture(picture)
     assert np.array_equal(restored.pixels, picture.pixels) == left_alone
