@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from artifact_remover.pictures.compression import Compression, find_compressions, is_noisy
-from artifact_remover.pictures.jpeg_header import JpegHeader, step_scale
+from artifact_remover.pictures.jpeg_header import step_scale
 from artifact_remover.pictures.picture import Picture, Summary, decode_picture
 from artifact_remover.pictures.readers import TooLargeError
 from artifact_remover.pictures.repeated_pixels import Cells, find_cells
@@ -178,7 +178,7 @@ def decide(
             if trial.would_smear(compressions[0]):
                 return leave_alone("it was dithered and would be smeared", found)
             if trial.would_sharpen(compressions[0]):
-                if is_subsampled(picture.header) and trial.changes_alike():
+                if _is_subsampled(picture.header) and trial.changes_alike():
                     return _restore_colors(found)
                 return leave_alone("it was enlarged and would only be sharpened", found)
         luma, chroma = (1.0, 1.0) if force else _choose_shares(compressions, picture)
@@ -253,7 +253,7 @@ def _restore_colors(found) -> Decision:
 def _restore_cells(cells, compressions, picture, force, found) -> Decision:
     are_blocks = cells == Cells(8, compressions[-1].offset)
     fine = (compressions[0].quality >= CELLS_ALONE or are_blocks) and not force
-    subsampled = is_subsampled(picture.header)
+    subsampled = _is_subsampled(picture.header)
     if are_blocks and fine and picture.header and not subsampled:
         return leave_alone("its equal pixels are whole blocks, which the model would smooth", found)
     if not picture.header:  # chroma may have been subsampled
@@ -272,7 +272,7 @@ def _restore_cells(cells, compressions, picture, force, found) -> Decision:
 def _is_coarse(compressions, picture) -> bool:
     if len(compressions) != 1:
         return len(compressions) > 1
-    limit = NEARLY_UNCOMPRESSED_SUBSAMPLED if is_subsampled(picture.header) else NEARLY_UNCOMPRESSED
+    limit = NEARLY_UNCOMPRESSED_SUBSAMPLED if _is_subsampled(picture.header) else NEARLY_UNCOMPRESSED
     return _quality_of_luma(compressions[0], picture.header) < limit
 
 
@@ -283,7 +283,7 @@ def _choose_shares(compressions, picture) -> tuple[float, float]:
     header = picture.header
     quality = _quality_of_luma(compressions[0], header)
     luma = next((share for least, share in _shares_of(picture) if quality >= least), 1.0)
-    return luma, luma if header and not is_subsampled(header) else 1.0
+    return luma, luma if header and not _is_subsampled(header) else 1.0
 
 
 def _shares_of(picture) -> tuple[tuple[int, float], ...]:
@@ -308,12 +308,11 @@ def _quality_of_luma(compression, header) -> float:
 
 def _is_reduced_in_color(picture, trial) -> bool:
     if picture.header:
-        return bool(trial) and is_subsampled(picture.header) and trial.finds_colors_to_mend(compressed=True)
+        return bool(trial) and _is_subsampled(picture.header) and trial.finds_colors_to_mend(compressed=True)
     return picture.chroma_subsampled and (not trial or trial.finds_colors_to_mend(compressed=False))
 
 
-def is_subsampled(header: JpegHeader | None) -> bool:
-    """Tells whether there is a JPEG's header, and it says that chroma was subsampled."""
+def _is_subsampled(header) -> bool:
     return header is not None and header.chroma_subsampling not in ("4:4:4", "gray")
 
 

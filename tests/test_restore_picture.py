@@ -66,7 +66,7 @@ def test_how_much_is_taken_depends_on_the_program(encode, progressive, shares):
 
 
 def test_of_subsampled_ones_all_is_taken_of_the_colors():
-    photo = skimage_data.astronaut()[:64, :64] // 2 + 60
+    photo = skimage_data.astronaut()[:136, :136] // 2 + 60
     picture = decode_picture(to_other_program(photo, 89))
     change = np.array([9, 4, 20])
     restored = restore_parts(picture, lambda pixels: (pixels + change).astype(np.uint8), lambda pixels: pixels)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from artifact_remover.pictures.jpeg_header import JpegHeader, ijg_tables, step_scale
+from artifact_remover.pictures.jpeg_header import IJG_TABLES, JpegHeader, step_scale
 from data_prep.config import LUMA
 
 _BLOCK = 8
@@ -77,7 +77,7 @@ class Compression:
     @property
     def steps(self) -> np.ndarray:
         """Luma's quantization steps, int [64]."""
-        return np.array(self.table) if self.table else ijg_tables(self.quality)[0]
+        return np.array(self.table) if self.table else IJG_TABLES[self.quality - 1, 0]
 
 
 def to_luma(pixels: np.ndarray) -> np.ndarray:
@@ -291,7 +291,7 @@ def _waves() -> tuple[np.ndarray, np.ndarray]:
 
 _DCT = _dct_matrix()
 _FIT, _COUNTED = _waves()
-_STEPS = np.array([ijg_tables(quality)[0].ravel()[1:] for quality in range(1, 101)])  # luma's, without that of the mean
+_STEPS = IJG_TABLES[:, 0, 1:]  # luma's, without that of the mean
 _USABLE = (_STEPS > 1) & (_STEPS <= _LARGEST_STEP)
 _COLUMNS = np.minimum(_STEPS, _LARGEST_STEP) - 1
 

@@ -199,23 +199,18 @@ def step_scale(quality: int) -> int:
     return 5000 // quality if quality < 50 else 200 - 2 * quality
 
 
-def ijg_tables(quality: int) -> np.ndarray:
-    """Computes libjpeg's tables of a quality, by its integer arithmetic.
+IJG_TABLES = np.array([np.clip((_ANNEX_K * step_scale(each) + 50) // 100, 1, 32767) for each in range(1, 101)])
+"""libjpeg's tables by its integer arithmetic, int [100, 2, 64], 1..32767.
 
-    Args:
-        quality: IJG quality factor, 1..100.
-
-    Returns:
-        Quantization steps of luma and of chroma, int [2, 64], 1..32767, each row by row of the 8x8 block.
-    """
-    return np.clip((_ANNEX_K * step_scale(quality) + 50) // 100, 1, 32767)
+Of each quality from 1, the quantization steps of luma and of chroma, row by row of the 8x8 block.
+"""
 
 
 def _estimate_quality(tables: tuple[tuple[int, ...], ...]) -> tuple[int, bool, bool]:
     """Estimates the quality of tables, and tells whether they are exactly libjpeg's, and whether only if turned."""
     # Tables beside the first are chrominance's: the components of CMYK and RGB all use the first.
     kinds = [0, *[1] * (len(tables) - 1)]
-    standard = np.array([ijg_tables(quality)[kinds] for quality in range(1, 101)])
+    standard = IJG_TABLES[:, kinds]
     baseline = np.minimum(standard, 255)
     found = np.array(tables)
     across = found.reshape(-1, 8, 8).transpose(0, 2, 1).reshape(found.shape)
