@@ -2,20 +2,23 @@
 
 `python -m artifact_remover.fit` is how this project trains, with TensorFlow. The published models of November 2026
 were made by this script instead, on a GPU that was at hand for a quarter of an hour (README.md beside it says what
-came out; nothing was enlarged, processed or scaled yet, so with `--enlarged 0 --processed 0 --scaled 0`):
+came out; nothing was enlarged, processed or scaled yet, nor coded by other programs than libjpeg, so with `--enlarged 0
+--processed 0 --scaled 0 --others 0`, and `--twice 0.15`):
 
     python train_with_jax.py --pictures TRAIN --validation VAL --weights faithful.npz --lpips lpips_vgg16.npz \
         --minutes-in GO --out OUT
 
 All three stages train one after the other. While the pictures are still being sent, the networks are compiled and the
 batch that trains fastest is found; the file GO then brings the minutes that are left. Needed are jax, keras, numpy,
-opencv, pillow, tyro and this project on PYTHONPATH. The generator is the project's own `build_generator`; weights
-travel as npz files, keyed by Keras's variable paths. Patches are cut, recolored and compressed by worker processes:
-OpenCV's libjpeg-turbo, whose pixels are Pillow's. Pictures and batches are in memory that all share. The learning rate
-follows the clock, so that a stage always ends at the bottom of its cosine.
+opencv, pillow, tyro, for `--others` pyvips-binary, pyvips and pyjpegli, and this project on PYTHONPATH. The generator
+is the project's own `build_generator`; weights travel as npz files, keyed by Keras's variable paths. Patches are cut,
+recolored and compressed by worker processes, with OpenCV's libjpeg-turbo, whose pixels are Pillow's, and as other
+programs code. Pictures and batches are in memory that all share. The learning rate follows the clock, so that a stage
+always ends at the bottom of its cosine.
 """
 
 import argparse
+import functools
 import json
 import mmap
 import multiprocessing
@@ -27,6 +30,7 @@ from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.85")
+os.environ.setdefault("VIPS_CONCURRENCY", "1")  # as worker processes share the processors
 
 import cv2  # noqa: E402
 import jax  # noqa: E402
@@ -41,6 +45,7 @@ from artifact_remover.generator import build_generator  # noqa: E402
 from data_prep.config import LUMA  # noqa: E402
 from data_prep.drawing import KINDS, draw_graphic  # noqa: E402
 from data_prep.errors import InputError  # noqa: E402
+from data_prep.jpeg_programs import encode_with_jpegli, encode_with_mozjpeg  # noqa: E402
 from data_prep.photographs import SUFFIXES, read_photograph  # noqa: E402
 from data_prep.processing import draw_side, enlarge, process  # noqa: E402
 
@@ -50,7 +55,12 @@ SAMPLINGS = {
     "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
     "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 }
-DRAWN_SAMPLINGS = ("4:2:0", "4:2:0", "4:4:4", "4:2:2")
+OTHERS = {
+    "mozjpeg, 4:2:0": functools.partial(encode_with_mozjpeg, halved=True),
+    "mozjpeg, 4:4:4": functools.partial(encode_with_mozjpeg, halved=False),
+    "jpegli": encode_with_jpegli,
+}
+DRAWN_SAMPLINGS = ("4:2:0", "4:2:0", "4:4:4", "4:2:2")  # by libjpeg
 RESAMPLINGS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 KINDS_OF_PICTURES = ("smooth", "sharp", "jpeg", "graphics")
 GRAY = np.array([LUMA] * 3, np.float32)
@@ -119,22 +129,25 @@ class Pictures:
         self.pixels[start : start + picture.size] = picture.reshape(-1)
 
 
-def jpeg(patch, quality, sampling):
-    """Codes and decodes uint8 [H, W, 3] RGB."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[sampling]]
-    _, data = cv2.imencode(".jpg", patch[..., ::-1], options)
+def jpeg(patch, quality, coder):
+    """Codes uint8 [H, W, 3] RGB with one of `OTHERS`, or libjpeg in one of `SAMPLINGS`, and decodes it."""
+    if coder in OTHERS:
+        data = np.frombuffer(OTHERS[coder](patch, quality), np.uint8)
+    else:
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[coder]]
+        _, data = cv2.imencode(".jpg", patch[..., ::-1], options)
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def jpeg_off_the_grid(patch, top, left, quality, sampling):
+def jpeg_off_the_grid(patch, top, left, quality, coder):
     """Codes uint8 [N, N, 3] RGB on a block grid that starts `top` and `left` pixels (0..15) before its corner."""
     size = patch.shape[0]
     wide = np.pad(patch, ((16, 16), (16, 16), (0, 0)), "symmetric")
     window = np.ascontiguousarray(wide[16 - top : 32 - top + size, 16 - left : 32 - left + size])
-    return jpeg(window, quality, sampling)[top : top + size, left : left + size]
+    return jpeg(window, quality, coder)[top : top + size, left : left + size]
 
 
-def scale_jpeg(patch, offset, factor, resample, quality, sampling):
+def scale_jpeg(patch, offset, factor, resample, quality, coder):
     """Codes what becomes uint8 [N, N, 3] RGB when it is scaled, and scales it; returns the coded and the clean one.
 
     That is the middle of the patch, or more than it, mirrored. Blocks start `offset` (0..15) pixels before its corner.
@@ -144,51 +157,57 @@ def scale_jpeg(patch, offset, factor, resample, quality, sampling):
     place = (np.arange(side + 32) - (side - size) // 2 - 16) % (2 * size)
     place = np.minimum(place, 2 * size - 1 - place)
     window = np.ascontiguousarray(patch[place][:, place])
-    coded = jpeg_off_the_grid(window, *offset, quality, sampling)
+    coded = jpeg_off_the_grid(window, *offset, quality, coder)
     return [
         np.asarray(Image.fromarray(each[16:-16, 16:-16]).resize((size, size), resample)) for each in (coded, window)
     ]
 
 
-def draw_coding(rng, uniform, scaled, is_graphic):
-    """Draws how a patch is degraded: `None` for not at all, else (quality, sampling, first coding, offset, scaling).
+def draw_coding(rng, a, is_graphic):
+    """Draws how a patch is degraded: `None` for not at all, else (quality, coder, first coding, offset, scaling).
 
-    Quality 5-100, for photographs more often 5-40. Now and then saved twice, or cut out of a JPEG off its grid, or
-    scaled after it was saved.
+    Quality 5-100, for photographs more often 5-40. Now and then cut out of a JPEG off its grid, saved twice, or scaled
+    after it was saved.
     """
     if rng.random() < (0.2 if is_graphic else 0.05):
         return None
-    sampling = DRAWN_SAMPLINGS[rng.integers(len(DRAWN_SAMPLINGS))]
-    quality = int(rng.integers(5, 101) if is_graphic or rng.random() < uniform else rng.integers(5, 41))
+    coder = draw_coder(rng, a.others)
+    quality = int(rng.integers(5, 101) if is_graphic or rng.random() < a.uniform else rng.integers(5, 41))
     drawn = rng.random()
-    if drawn < 0.12:  # a crop or a screenshot of a JPEG
-        return quality, sampling, None, tuple(rng.integers(0, 16, 2)), None
-    scaling = None
-    if 0.27 <= drawn < 0.27 + scaled:  # half of them saved again
+    if drawn < a.cut:  # a crop or a screenshot of a JPEG
+        return quality, coder, None, tuple(rng.integers(0, 16, 2)), None
+    scaling, twice = None, a.cut + a.twice
+    if twice <= drawn < twice + a.scaled:  # half of them saved again
         scaling = np.exp(rng.uniform(np.log(0.5), np.log(2))), RESAMPLINGS[rng.integers(len(RESAMPLINGS))]
         if rng.random() < 0.5:
-            return quality, sampling, None, tuple(rng.integers(0, 16, 2)), scaling
-    if drawn < 0.27 + scaled:  # saved twice, half of them on the same grid, mostly the first time the worse one
+            return quality, coder, None, tuple(rng.integers(0, 16, 2)), scaling
+    if drawn < twice + a.scaled:  # half of them on the same grid, mostly the first time the worse one
         first = int(rng.integers(5, 81))
         offset = tuple(rng.integers(0, 16, 2)) if scaling or rng.random() < 0.5 else (0, 0)
         if rng.random() < 0.75:
             quality = int(rng.integers(first, 101))
-        return quality, sampling, (first, DRAWN_SAMPLINGS[rng.integers(len(DRAWN_SAMPLINGS))]), offset, scaling
-    return quality, sampling, None, (0, 0), None
+        return quality, coder, (first, draw_coder(rng, a.others)), offset, scaling
+    return quality, coder, None, (0, 0), None
+
+
+def draw_coder(rng, others):
+    """Draws what codes a patch, one of `OTHERS` in a share of them."""
+    coders = list(OTHERS) if rng.random() < others else DRAWN_SAMPLINGS
+    return coders[rng.integers(len(coders))]
 
 
 def degrade(patch, coding):
     """Degrades uint8 [N, N, 3] RGB as `draw_coding` drew it; returns it and the clean one, scaled where it is."""
     if coding is None:
         return patch, patch
-    quality, sampling, first, offset, scaling = coding
+    quality, coder, first, offset, scaling = coding
     coded = patch
     if scaling is not None:
-        coded, patch = scale_jpeg(patch, offset, *scaling, *(first or (quality, sampling)))
+        coded, patch = scale_jpeg(patch, offset, *scaling, *(first or (quality, coder)))
     elif first is not None or offset != (0, 0):
-        coded = jpeg_off_the_grid(patch, *offset, *(first or (quality, sampling)))
+        coded = jpeg_off_the_grid(patch, *offset, *(first or (quality, coder)))
     if first is not None or (scaling is None and offset == (0, 0)):
-        coded = jpeg(np.ascontiguousarray(coded), quality, sampling)
+        coded = jpeg(np.ascontiguousarray(coded), quality, coder)
     return coded, patch
 
 
@@ -251,7 +270,7 @@ def work(number, pictures, ring, free, ready, a):
         slot = free.get()
         for row in range(PART):
             is_graphic = rng.random() < a.graphics
-            coding = draw_coding(rng, a.uniform, a.scaled, is_graphic)
+            coding = draw_coding(rng, a, is_graphic)
             if is_graphic and (not kinds["graphics"] or rng.random() < a.drawn):
                 kind = "pixel_art" if rng.random() < 0.25 else KINDS[rng.integers(len(KINDS))]
                 picture = draw_graphic(rng, a.patch, kind)
@@ -307,6 +326,19 @@ class Batches:
 
 
 # ---- validation ----------------------------------------------------------------------------------------------------
+JUDGED = {
+    f"{quality} {coder}": (quality, coder, None, (0, 0), None)
+    for quality, coder in (
+        (10, "4:2:0"),
+        (40, "4:2:0"),
+        (80, "4:2:0"),
+        (80, "mozjpeg, 4:2:0"),
+        (90, "4:2:0"),
+        (90, "4:4:4"),
+    )
+} | {"30, cut, then 50": (50, "4:2:0", (30, "4:2:0"), (4, 4), None)}
+
+
 class Validation:
     """The middle of pictures that are not trained on, by kind and coding."""
 
@@ -327,9 +359,9 @@ class Validation:
             if not crops:
                 continue
             clean = np.stack(crops)
-            for quality, sampling in ((10, "4:2:0"), (40, "4:2:0"), (80, "4:2:0"), (90, "4:2:0"), (90, "4:4:4")):
-                coded = np.stack([jpeg(each, quality, sampling) for each in clean])
-                self.pairs[f"{kind} {quality} {sampling}"] = coded, clean, psnr(coded, clean)
+            for name, coding in JUDGED.items():
+                coded = np.stack([degrade(each, coding)[0] for each in clean])
+                self.pairs[f"{kind} {name}"] = coded, clean, psnr(coded, clean)
             self.pairs[f"{kind} clean"] = clean, clean, None
 
     def score(self, restore):
@@ -776,6 +808,9 @@ def parse():
     p.add_argument("--gray", type=float, default=0.05, help="share of patches that are made gray")
     p.add_argument("--enlarged", type=float, default=0.15, help="share of patches that are enlarged, by up to 4")
     p.add_argument("--processed", type=float, default=0.1, help="share of patches with grain, blur, dots and the like")
+    p.add_argument("--cut", type=float, default=0.12, help="share of patches that are cut off their block grid")
+    p.add_argument("--twice", type=float, default=0.28, help="share of patches that are saved twice")
+    p.add_argument("--others", type=float, default=0.2, help="share of codings by mozjpeg and jpegli")
     p.add_argument("--scaled", type=float, default=0.12, help="share of patches that are scaled after they were saved")
     p.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     p.add_argument("--precision", default="mixed_bfloat16", choices=["mixed_bfloat16", "float32"])
