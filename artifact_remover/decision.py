@@ -278,10 +278,10 @@ def _is_coarse(compressions, picture) -> bool:
 
 def _choose_shares(compressions, picture) -> tuple[float, float]:
     """Chooses what is taken of the changes of luma and of chroma."""
-    if len(compressions) > 1:
-        return 1.0, 1.0
     header = picture.header
     quality = _quality_of_luma(compressions[0], header)
+    if len(compressions) > 1 or quality < CAREFUL_SHARES[-1][0]:  # below it noise need not be looked for
+        return 1.0, 1.0
     luma = next((share for least, share in _shares_of(picture) if quality >= least), 1.0)
     return luma, luma if header and not _is_subsampled(header) else 1.0
 
