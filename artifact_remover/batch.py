@@ -190,4 +190,4 @@ def _conclude(job, written):
     try:
         return written.result()
     except Exception as error:
-        return Outcome(job, "failed", error=explain(job, error))
+        return Outcome(job, "failed", error=explain(job.source, error))

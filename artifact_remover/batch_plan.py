@@ -380,7 +380,7 @@ def measure(jobs: list[Job], config: RestoreConfig) -> tuple[list[Job], list[Out
             else:
                 measured.append(_in_its_format(job) if job.backup else job)
         except Exception as error:
-            others.append(Outcome(job, "failed", error=explain(job, error)))
+            others.append(Outcome(job, "failed", error=explain(job.source, error)))
     return measured, others
 
 
@@ -408,15 +408,15 @@ def _in_its_format(job):
     return dataclasses.replace(job, format=format)
 
 
-def explain(job: Job, error: Exception) -> str:
-    """Tells in one line why a picture cannot be restored."""
+def explain(source: Path, error: Exception) -> str:
+    """Tells in one line why a picture cannot be restored, or looked at."""
     if isinstance(error, InputError):
         return error.message
     if isinstance(error, OSError) and error.strerror:
-        return f"{job.source} cannot be read: {error.strerror}"
+        return f"{source} cannot be read: {error.strerror}"
     if isinstance(error, MemoryError):
-        return f"{job.source}: not enough memory, close other programs"
-    return f"{job.source}: {type(error).__name__}: {error}".partition("\n")[0]
+        return f"{source}: not enough memory, close other programs"
+    return f"{source}: {type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _search(

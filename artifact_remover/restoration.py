@@ -242,8 +242,8 @@ class Restorer:
         """
         # Called with 0 pixels: the sample's are counted with the picture, but `progress` may raise to stop here too.
         ask = progress and (lambda _: progress(0))
-        across = picture.header is not None and picture.header.chroma_subsampling in ("4:2:2", "4:4:0")
-        orientations = UPRIGHT if self._orientations and across else self._orientations
+        one_way = picture.header is not None and picture.header.subsampled_one_way
+        orientations = UPRIGHT if self._orientations and one_way else self._orientations
         return restore_parts(
             picture,
             lambda pixels: self._restore(pixels, strength, progress, orientations),

@@ -40,7 +40,7 @@ def inspect(config: RestoreConfig) -> int:
         Exit code, as of `main`.
     """
     # Imported here and below, not at the top, so that `--help` answers at once.
-    from artifact_remover.batch_plan import Output, explain_fine_enough, find_sources
+    from artifact_remover.batch_plan import Output, explain, explain_fine_enough, find_sources
     from artifact_remover.batch_report import check_report, lay_out, make_row, write_report
     from artifact_remover.decision import decide_from_file
     from artifact_remover.pictures.picture import inspect_picture
@@ -63,9 +63,9 @@ def inspect(config: RestoreConfig) -> int:
                 decision = decide_from_file(
                     source.file, summary, config.force, config.max_megapixels, config.allow_truncated
                 )
-            except InputError as error:
-                errors.append(error.message)
-                rows.append(make_row(source.file, None, "failed", error=error.message))
+            except Exception as error:
+                errors.append(explain(source.file, error))
+                rows.append(make_row(source.file, None, "failed", error=errors[-1]))
                 continue
             state = "" if not decision else "restore" if decision.restore else "left alone"
             known = {"found": decision.found, "why": decision.why} if decision else {}
@@ -344,7 +344,7 @@ def _describe(summary, row) -> Iterator[tuple[str, str]]:
         yield "process", f"{header.process}, {header.entropy_coding}"
         tables = "standard tables" if header.standard_tables else "estimated, the tables are its own"
         yield "quality", f"{header.quality}, {tables}"
-        yield "chroma", f"{header.chroma_subsampling}{' of red, green and blue' if header.rgb else ''}"
+        yield "chroma", f"{header.chroma_subsampling}{', without luma' if header.without_luma else ''}"
         for table in header.quantization:
             for line in range(8):
                 steps = table[8 * line : 8 * line + 8]

@@ -17,7 +17,7 @@ from artifact_remover.pictures.picture import Picture, check_side, encode_pictur
 from artifact_remover.pictures.repeated_pixels import average_cells
 from artifact_remover.pictures.restored_mark import with_mark
 from artifact_remover.pictures.writers import LONGEST_JPEG_XMP, band_height, write_with_pillow
-from data_prep.config import LUMA
+from data_prep.config import LUMA, require_between
 from data_prep.errors import InputError
 from data_prep.photographs import to_8_bits
 
@@ -83,7 +83,11 @@ def restore_parts(
 
     Returns:
         The restored picture; its notes say if it was left alone.
+
+    Raises:
+        InputError: If the strength is out of range.
     """
+    require_between("strength", strength, 0, 1)
     if picture.header and picture.header.turned:
         restore_colors, restore_sample = _turn(restore_colors), _turn(restore_sample)
     decision = decide(picture, force, restore_sample)
@@ -179,8 +183,8 @@ def fit_to_format(
 
     Returns:
         The picture with the least quality of `LOSSY_QUALITIES` that keeps what was gained; with the best one, and a
-        note, where it is left alone and in another format. Left alone after all, where none does and its file has that
-        format.
+        note, where it is left alone and in another format. Left alone after all, where none does, or nothing was
+        changed, and its file has that format.
     """
     wanted = (quality,) if quality else LOSSY_QUALITIES.get(format)
     if not wanted or _needs_no_writing(restored, format):
@@ -190,6 +194,10 @@ def fit_to_format(
         return dataclasses.replace(restored, quality=wanted[-1], notes=(*restored.notes, note))
     sample = _take_sample(restored.pixels)
     changed = _mean_square(sample, _take_sample(before.pixels))
+    may_stay = not (quality or force or before.truncated) and format == _own_format(before)
+    if not changed:  # as of the strength 0
+        unchanged = Decision(restore=False, why="nothing of it is changed", found=restored.decision.found)
+        return _hand_back(before, unchanged) if may_stay else dataclasses.replace(restored, quality=wanted[0])
     for chosen in wanted:
         lost = _mean_square(sample, _write_and_read(sample, format, chosen))
         if lost <= LOST_SHARE * changed:
@@ -197,13 +205,15 @@ def fit_to_format(
     fitted = dataclasses.replace(restored, quality=chosen)
     if lost <= MOST_LOST_SHARE * changed:
         return fitted
-    if not (quality or force or before.truncated) and format == _own_format(before):
-        decision = leave_alone(f"it would lose as {format} what restoring gains", restored.decision.found)
-        return RestoredPicture(**vars(before) | {"notes": (*before.notes, *decision.notes), "decision": decision})
-    if not changed:  # there is nothing to keep, as of the strength 0
-        return dataclasses.replace(restored, quality=wanted[0])
+    if may_stay:
+        lossy = leave_alone(f"it would lose as {format} what restoring gains", restored.decision.found)
+        return _hand_back(before, lossy)
     note = f"as {format} of quality {chosen} it loses what restoring gained, PNG keeps it"
     return dataclasses.replace(fitted, notes=(*fitted.notes, note))
+
+
+def _hand_back(before, decision) -> RestoredPicture:
+    return RestoredPicture(**vars(before) | {"notes": (*before.notes, *decision.notes), "decision": decision})
 
 
 def _take_sample(pixels) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Restoring with a running TF Serving, by REST or gRPC.
 
 JPEGs are sent byte for byte, up to the end of their picture. Other pictures of 8 bits are sent as PNGs, which are
-lossless, and so are the JPEGs that the server cannot decode. REST needs no TensorFlow in this process, gRPC needs the
+lossless, and so are the JPEGs that the server cannot decode, and those whose pixels are turned, moved or surrounded
+before they are restored. REST needs no TensorFlow in this process, gRPC needs the
 extra `serving`.
 """
 

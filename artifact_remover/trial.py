@@ -4,6 +4,7 @@ Where no trace of JPEG is left, as in a picture that was scaled, artifacts canno
 The model can: what it takes for artifacts it changes much, and alike however the picture is turned.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -124,14 +125,18 @@ _BLOCK = 8
 class Trial:
     """A model that is tried on the busiest samples of a picture, once it is asked."""
 
-    def __init__(self, pixels: np.ndarray, restore: Callable[[np.ndarray], np.ndarray]):
+    def __init__(
+        self, pixels: np.ndarray, restore: Callable[[np.ndarray], np.ndarray], offset: tuple[int, int] = (0, 0)
+    ):
         """Takes what is tried.
 
         Args:
             pixels: uint8 [H, W, C] in 0..255 or uint16 [H, W, C] in 0..65535, C 3 (RGB) or 1 (gray).
             restore: The model, from such pixels to the same.
+            offset: Row and column, each 0..7, of the first pixel at the corner of a block. Samples begin at such
+                corners, as the picture is restored on that grid.
         """
-        self._pixels, self._restore = pixels, restore
+        self._pixels, self._restore = pixels[offset[0] :, offset[1] :], restore
 
     def finds_artifacts(self, compressed: bool) -> bool:
         """Tells whether the model finds artifacts, where there is no trace of a coarse compression.
@@ -233,7 +238,8 @@ class Trial:
         return self._find_changes(turned)[:, ::-1, ::-1]
 
     def _goes_beyond_quantization(self, compression) -> bool:
-        beyond, whole = power_beyond_quantization(_to_luma(self._changes), compression)
+        of_samples = dataclasses.replace(compression, offset=(0, 0))
+        beyond, whole = power_beyond_quantization(_to_luma(self._changes), of_samples)
         return bool(beyond.sum() > BEYOND_QUANTIZATION * whole.sum())
 
     def _find_changes(self, samples) -> np.ndarray:

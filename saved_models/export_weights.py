@@ -32,6 +32,10 @@ PICTURES = {
 }
 
 
+OF_THE_MACHINE = ("pictures", "validation", "weights", "lpips", "out", "minutes", "minutes_in", "workers", "precision")
+"""Options of `train_with_jax.py` that stay out of the manifest, or have a place of their own there."""
+
+
 def read_weights(network: keras.Model, file: Path) -> None:
     """Gives a network the weights of an npz file, which is keyed by their paths."""
     kept = np.load(file)
@@ -43,9 +47,7 @@ def make_manifest(model: str, folder: Path, after: str) -> dict:
     """Tells how the weights came about, in the terms of a manifest of `fit` as far as they fit."""
     run = json.loads((folder / "curve.json").read_text())
     curve = [row for row in run["curve"] if row["stage"] == WEIGHTS[model]]
-    options = {
-        name: run["arguments"][name] for name in ("patch", "batch", "graphics", "drawn", "uniform", "gray", "seed")
-    }
+    options = {name: value for name, value in run["arguments"].items() if name not in OF_THE_MACHINE}
     # The preset has the weights of the script, which a test holds.
     losses = {"pretrain_generator": ["generator_loss"], "gan": ["gan_loss"]}.get(model, [])
     features = {"perceptual_features": {"network": "lpips v0.1, vgg16", "source": "lpips_vgg16_float16.npz"}}

@@ -253,6 +253,8 @@ def cut(picture, size, rng, gray_share, enlarged_share, on_grid):
 def work(number, pictures, ring, free, ready, a):
     """Waits for the pictures, then fills free slots of the shared ring with patches, for ever."""
     cv2.setNumThreads(0)
+    for coder in OTHERS if a.others else ():
+        jpeg(np.zeros((16, 16, 3), np.uint8), 50, coder)  # what is missing is told before the minutes run
     wait_for_minutes(a)
     kinds = pictures.read(number, a.pictures, a.patch)
     if not any(kinds.values()):
@@ -342,8 +344,8 @@ JUDGED = {
 class Validation:
     """The middle of pictures that are not trained on, by kind and coding."""
 
-    def __init__(self, folder, size=256):
-        """Reads and codes the pictures."""
+    def __init__(self, folder, others, size=256):
+        """Reads and codes the pictures, by other programs than libjpeg where these are at hand."""
         self.pairs, kinds = {}, {name: [] for name in KINDS_OF_PICTURES}
         files = find_pictures(folder)
         with ThreadPoolExecutor() as pool:
@@ -360,6 +362,8 @@ class Validation:
                 continue
             clean = np.stack(crops)
             for name, coding in JUDGED.items():
+                if coding[1] in OTHERS and not others:
+                    continue
                 coded = np.stack([degrade(each, coding)[0] for each in clean])
                 self.pairs[f"{kind} {name}"] = coded, clean, psnr(coded, clean)
             self.pairs[f"{kind} clean"] = clean, clean, None
@@ -838,7 +842,7 @@ def main():
         trainer = Trainer(a)
         minutes = wait_for_minutes(a)
         start = a.minutes_in.stat().st_mtime if a.minutes_in else time.time()
-        validation = Validation(a.validation) if a.validation else None
+        validation = Validation(a.validation, a.others) if a.validation else None
         trainer.train(batches, validation, start + 60 * minutes)
     finally:
         batches.close()

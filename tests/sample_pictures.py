@@ -41,9 +41,9 @@ def to_png(pixels):
     return to_file(pixels, "PNG")
 
 
-def to_cmyk_jpeg(pixels):
+def to_cmyk_jpeg(pixels, **options):
     file = io.BytesIO()
-    Image.fromarray(pixels).convert("CMYK").save(file, "JPEG")
+    Image.fromarray(pixels).convert("CMYK").save(file, "JPEG", **options)
     return file.getvalue()
 
 

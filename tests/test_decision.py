@@ -1,5 +1,6 @@
 """The decision, and that every front door acts on it."""
 
+import functools
 import io
 from pathlib import Path
 
@@ -10,12 +11,12 @@ from skimage import data as skimage_data
 
 from artifact_remover import __version__, restore, tf_serving_client
 from artifact_remover.decision import decide, decide_by_mark
-from artifact_remover.pictures.compression import to_luma
+from artifact_remover.pictures.compression import find_compressions, to_luma
 from artifact_remover.pictures.picture import FORMATS, decode_picture, inspect_picture
 from artifact_remover.restoration import Restorer
 from artifact_remover.restore_picture import restore_parts
 from artifact_remover.tf_serving_client import RemoteRestorer
-from tests.sample_pictures import PHOTO, to_file, to_jpeg, to_png
+from tests.sample_pictures import PHOTO, to_cmyk_jpeg, to_file, to_jpeg, to_png
 from tests.web_server import serving
 
 LARGE = skimage_data.astronaut()[:300, :300]
@@ -108,8 +109,10 @@ def test_a_gray_jpeg_is_left_alone_from_quality_95():
     assert [decide(decode_picture(to_jpeg(PHOTO[..., 0], quality))).restore for quality in (94, 95)] == [True, False]
 
 
-def test_a_jpeg_of_red_green_and_blue_counts_as_finer():
-    decisions = [decide(decode_picture(to_jpeg(LARGE, quality, keep_rgb=True))) for quality in (83, 84, 89, 90)]
+@pytest.mark.parametrize("components", ["red, green and blue", "inks"])
+def test_a_jpeg_without_luma_counts_as_finer(components):
+    encode = to_cmyk_jpeg if components == "inks" else functools.partial(to_jpeg, keep_rgb=True)
+    decisions = [decide(decode_picture(encode(LARGE, quality=quality))) for quality in (83, 84, 89, 90)]
     assert [(each.restore, each.luma, each.chroma) for each in decisions] == [
         (True, 1, 1),
         (True, 0.75, 0.75),
@@ -130,6 +133,21 @@ def test_what_was_a_jpeg_is_restored_on_its_grid_whatever_file_it_is_in(format):
     cut = decode_picture(to_jpeg(LARGE, 40)).pixels[3:, 5:]
     decision = decide(decode_picture(to_file(cut, format)))
     assert (decision.restore, decision.offset, decision.found) == (True, (5, 3), "Q40, grid at 5, 3")
+
+
+@pytest.mark.parametrize("cut", [(0, 0), (3, 6)])
+def test_the_model_is_tried_on_the_grid_on_which_it_would_restore(cut):
+    small = Image.fromarray(skimage_data.astronaut()[100:300, 100:300])
+    pixels = decode_picture(to_jpeg(np.array(small.resize((400, 400), Image.Resampling.BICUBIC)), 85)).pixels
+    tried = []
+
+    def note(sample):
+        tried.append(sample)
+        return sample
+
+    decision = decide(decode_picture(to_png(pixels[cut[0] :, cut[1] :])), restore=note)
+    assert decision.offset == (-cut[0] % 8, -cut[1] % 8)
+    assert tried and {find_compressions(sample)[0].offset for sample in tried} == {(0, 0)}
 
 
 def test_what_has_no_trace_of_jpeg_is_left_alone_unless_forced():

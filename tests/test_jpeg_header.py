@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from PIL import Image
 
 from artifact_remover.pictures.jpeg_header import UncommonJpegError, read_jpeg_header, step_scale
 from data_prep.errors import InputError
-from tests.sample_pictures import to_jpeg, to_turned_jpeg
+from tests.sample_pictures import segment, to_cmyk_jpeg, to_jpeg, to_turned_jpeg
 
 PICTURES = Path(__file__).parent / "pictures"
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
@@ -69,11 +70,11 @@ def test_turned_tables_of_chroma_that_was_subsampled_across_were_turned_back():
     assert not header_of(NOISE, quality=100).turned  # its tables are the same, turned or not
 
 
-def test_red_green_and_blue_are_known_by_the_rules_of_libjpeg():
+def test_components_without_luma_are_known_by_the_rules_of_libjpeg():
     plain, rgb = (to_jpeg(np.asarray(NOISE), 80, **options) for options in ({}, {"keep_rgb": True}))
 
     def is_rgb(content):
-        return read_jpeg_header(io.BytesIO(content)).rgb
+        return read_jpeg_header(io.BytesIO(content)).without_luma
 
     assert is_rgb(rgb) and not is_rgb(plain)
     adobe = rgb.index(b"\xff\xee")
@@ -81,7 +82,34 @@ def test_red_green_and_blue_are_known_by_the_rules_of_libjpeg():
     assert not is_rgb(plain[:20] + rgb[2:])  # JFIF is never
     assert not is_rgb(rgb.replace(rgb[adobe : adobe + 16], rgb[adobe : adobe + 15] + b"\x01"))
     assert is_rgb(rgb[:adobe] + b"\xff\xee\x00\x07Adobe" + rgb[adobe + 16 :])  # too short to tell
-    assert not header_of(NOISE.convert("CMYK")).rgb and not header_of(NOISE.convert("L")).rgb
+    assert not is_rgb(b"\xff\xd8" + segment(0xE0, b"AVI1\0") + plain[2:20] + rgb[2:])  # others' segments tell nothing
+    assert is_rgb(b"\xff\xd8" + segment(0xEE, b"Other, of 12 bytes") + rgb[2:])
+    assert header_of(NOISE.convert("CMYK")).without_luma and not header_of(NOISE.convert("L")).without_luma
+    inks = to_cmyk_jpeg(np.asarray(NOISE), quality=80)
+    adobe = inks.index(b"\xff\xee")
+    assert is_rgb(inks[:adobe] + inks[adobe + 16 :])
+    assert not is_rgb(inks[: adobe + 15] + b"\x02" + inks[adobe + 16 :])  # YCCK
+
+
+def test_tables_behind_the_first_scan_are_not_asked_for():
+    content = to_jpeg(np.asarray(NOISE), 80)
+    first, second = (match.start() for match in re.finditer(rb"\xff\xdb\x00\x43", content))
+    header = read_jpeg_header(io.BytesIO(content[:second] + content[second + 69 :]))
+    assert (header.quality, header.standard_tables, len(header.quantization)) == (80, True, 1)
+    with pytest.raises(InputError):
+        read_jpeg_header(io.BytesIO(content[:first] + content[first + 69 :]))
+
+
+@pytest.mark.parametrize(
+    ("factors", "turned", "one_way"),
+    [(0x22, False, False), (0x21, False, True), (0x12, True, True), (0x41, False, True), (0x14, True, True)],
+)
+def test_chroma_that_was_subsampled_downward_alone_was_turned(factors, turned, one_way):
+    content = to_jpeg(np.asarray(NOISE), 80, subsampling="4:2:0")
+    place = content.index(b"\xff\xc0") + 11
+    assert content[place] == 0x22
+    header = read_jpeg_header(io.BytesIO(content[:place] + bytes([factors]) + content[place + 1 :]))
+    assert (header.turned, header.subsampled_one_way) == (turned, one_way)
 
 
 def test_gray_has_one_table_and_no_subsampling():

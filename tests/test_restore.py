@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from skimage import data as skimage_data
 
-from artifact_remover import restore
+from artifact_remover import decision, restore
 from artifact_remover.__main__ import COMMANDS
 from artifact_remover.options import Format
 from artifact_remover.pictures.picture import FORMATS
@@ -349,10 +349,26 @@ def test_info_needs_no_tensorflow(folder):
     assert re.search(r"left alone +yes", second)
 
 
-def test_info_tells_of_red_green_and_blue(folder, capsys):
+def test_info_tells_where_there_is_no_luma(folder, capsys):
     Image.fromarray(PHOTO).save("rgb.jpg", quality=75, keep_rgb=True)
     assert restore.main(["--info", "rgb.jpg"]) == 0
-    assert re.search(r"chroma +4:4:4 of red, green and blue\n", capsys.readouterr().out)
+    assert re.search(r"chroma +4:4:4, without luma\n", capsys.readouterr().out)
+
+
+def test_info_goes_on_where_memory_runs_out(folder, capsys, monkeypatch):
+    Image.fromarray(PHOTO).save("a.jpg")
+    Image.fromarray(PHOTO).save("b.png")
+    look = decision.decide_from_file
+
+    def run_out(source, *arguments):
+        if source.name == "a.jpg":
+            raise MemoryError
+        return look(source, *arguments)
+
+    monkeypatch.setattr(decision, "decide_from_file", run_out)
+    assert restore.main(["--info", "a.jpg", "b.png"]) == 1
+    said = capsys.readouterr()
+    assert "b.png" in said.out and said.err == "error: a.jpg: not enough memory, close other programs\n"
 
 
 def test_info_of_a_folder_is_a_table_and_may_be_a_report(folder, capsys):

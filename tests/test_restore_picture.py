@@ -30,6 +30,21 @@ def test_colors_are_restored():
     assert restored.alpha is None and restored.metadata == PICTURE.metadata
 
 
+@pytest.mark.parametrize("strength", [-0.5, 1.5, np.nan])
+def test_a_strength_out_of_range_is_refused_also_where_nothing_is_restored(strength):
+    for each in (PICTURE, decode_picture(to_png(PICTURE.pixels))):
+        with pytest.raises(InputError, match="strength must lie in 0..1"):
+            restore_parts(each, brighter, brighter, strength=strength)
+
+
+@pytest.mark.parametrize("quality", [None, 90])
+def test_of_what_is_not_changed_the_file_is_handed_back(quality):
+    restored = restore_parts(PICTURE, lambda pixels: pixels, fail, strength=0)
+    fitted = fit_to_format(PICTURE, restored, "jpeg", quality)
+    assert fitted.decision.restore == bool(quality)
+    assert fitted.notes == (() if quality else ("left alone, as nothing of it is changed",))
+
+
 def to_other_program(pixels, quality, **options):
     """A JPEG of libjpeg's tables of this quality, but for one step of 64."""
     tables = [list(table) for table in decode_picture(to_jpeg(pixels, quality)).header.quantization]

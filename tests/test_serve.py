@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,7 @@ def test_a_jpeg_that_would_lose_what_restoring_gains_comes_back_as_it_is(client)
     poor = to_file(PHOTO[:96, :100], quality=50)
     answer = client.post(poor, format="jpeg", strength=0.001)
     assert answer.content == poor
-    assert answer.headers["X-Notes"] == "left alone, as it would lose as jpeg what restoring gains, force restores it"
+    assert answer.headers["X-Notes"] == "left alone, as nothing of it is changed"
 
 
 def test_a_picture_is_inspected(client):
@@ -469,6 +470,23 @@ def test_what_cannot_be_served_is_one_line(capfd, arguments):
     assert serve.main(arguments) == 2
     errors = capfd.readouterr().err
     assert errors.startswith("error: ") and errors.count("\n") == 1
+
+
+def test_what_nobody_waits_for_is_inspected_alone(monkeypatch):
+    """Or pictures of clients that have left would fill the memory."""
+    gate, at_once, most = threading.Event(), threading.Semaphore(1), []
+
+    def inspect(place, config):
+        most.append(at_once.acquire(blocking=False))
+        gate.wait(30)
+        at_once.release()
+
+    monkeypatch.setattr(queue, "_inspect", inspect)
+    with serving(Restorer(lambda pictures: pictures, 16), time_limit=0.2) as client:
+        assert [client.post(path="/api/inspect").status_code for _ in range(3)] == [504] * 3
+        assert client.queue.taken == 0
+        gate.set()
+    assert most and all(most)
 
 
 @pytest.mark.parametrize("leaves_at", ["start", "first look"])

@@ -22,7 +22,7 @@ _UNCOMMON_FRAMES = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
     0xF7: "a JPEG-LS",
 }
-_JFIF, _ADOBE = 0xE0, 0xEE
+_APP0, _APP14 = 0xE0, 0xEE
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 _SUBSAMPLINGS: dict[tuple[float, float], str] = {
@@ -33,6 +33,8 @@ _SUBSAMPLINGS: dict[tuple[float, float], str] = {
     (4, 1): "4:1:1",
     (4, 2): "4:1:0",
 }
+
+_ACROSS, _DOWNWARD = ("4:2:2", "4:1:1"), ("4:4:0", "1x4 1x1 1x1")  # subsampled in that direction alone
 
 _MOST_BETWEEN = 2**20  # bytes outside of segments, which are read one by one
 
@@ -62,15 +64,16 @@ class JpegHeader:
     Attributes:
         quality: IJG quality factor, 1..100, whose tables are these, or whose table of luma is nearest to the first.
         standard_tables: Whether they are exactly the tables of that quality, as they are or turned.
-        quantization: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block.
+        quantization: The tables in use, the first component's first; each 64 steps, row by row of the 8x8 block. Those
+            of other components are missing where they stand behind the first scan.
         chroma_subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "4:1:0", "gray", or each component's sampling
             factors as written in the file, such as "2x2 1x2 1x1".
         process: "baseline", "extended" or "progressive".
         entropy_coding: "Huffman" or "arithmetic".
         restart_interval: In MCUs; 0 for none.
-        turned: Whether it lies as a JPEG that was turned by a quarter without loss: its tables are standard ones that
-            were turned, or its chroma is subsampled downward alone.
-        rgb: Whether its components are red, green and blue, not luma and chroma.
+        turned: Whether it lies as a JPEG that was turned by a quarter without loss: its chroma is subsampled downward
+            alone, or its tables are standard ones that were turned, and chroma is not subsampled across alone.
+        without_luma: Whether its components are red, green and blue, or inks (CMYK), not luma and chroma.
     """
 
     quality: int
@@ -80,8 +83,13 @@ class JpegHeader:
     process: str
     entropy_coding: str
     restart_interval: int
-    turned: bool = False
-    rgb: bool = False
+    turned: bool
+    without_luma: bool
+
+    @property
+    def subsampled_one_way(self) -> bool:
+        """Tells whether chroma is subsampled across alone, or downward alone."""
+        return self.chroma_subsampling in _ACROSS + _DOWNWARD
 
 
 def read_jpeg_header(file: BinaryIO) -> JpegHeader:
@@ -95,12 +103,13 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
         UncommonJpegError: If it is lossless or hierarchical, a JPEG-LS, or has 12 bits per channel.
     """
     tables: dict[int, tuple[int, ...]] = {}
-    applications: dict[int, bytes] = {}
-    frame, restart_interval = None, 0
+    frame, restart_interval, is_jfif, adobe_transform = None, 0, False, None
     try:
         for marker, content in segments(file):
-            if marker in (_JFIF, _ADOBE):
-                applications.setdefault(marker, content)
+            if marker == _APP0 and content.startswith(b"JFIF\0"):
+                is_jfif = True
+            elif marker == _APP14 and content.startswith(b"Adobe") and len(content) > 11:
+                adobe_transform = content[11]
             elif marker == 0xDB:
                 tables.update(_quantization_tables(content))
             elif marker == 0xDD:
@@ -114,15 +123,16 @@ def read_jpeg_header(file: BinaryIO) -> JpegHeader:
         if frame is None:
             raise ValueError("no start of frame")
         process, entropy_coding, components, names = frame
-        used = tuple(dict.fromkeys(tables[identifier] for *_, identifier in components))
+        first, *others = (identifier for *_, identifier in components)
+        used = tuple(dict.fromkeys([tables[first], *(tables[each] for each in others if each in tables)]))
         subsampling = _subsampling([(across, down) for across, down, _ in components])
-        rgb = len(components) == 3 and _is_rgb(applications, names)
     except (struct.error, IndexError, KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError("not a JPEG, or its header is damaged: mend or remove it") from error
     quality, standard_tables, turned = _estimate_quality(used)
-    turned = subsampling == "4:4:0" or (turned and subsampling != "4:2:2")
+    turned = subsampling in _DOWNWARD or (turned and subsampling not in _ACROSS)
+    without_luma = _is_without_luma(names, is_jfif, adobe_transform)
     coded = process, entropy_coding, restart_interval
-    return JpegHeader(quality, standard_tables, used, subsampling, *coded, turned, rgb)
+    return JpegHeader(quality, standard_tables, used, subsampling, *coded, turned, without_luma)
 
 
 def segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -179,12 +189,13 @@ def _subsampling(factors: list[tuple[int, int]]) -> str:
     return _SUBSAMPLINGS.get(ratios.pop(), as_written) if len(ratios) == 1 else as_written
 
 
-def _is_rgb(applications: dict[int, bytes], names: bytes) -> bool:
-    """Tells whether three components are red, green and blue, by the rules of libjpeg."""
-    if applications.get(_JFIF, b"").startswith(b"JFIF\0"):
+def _is_without_luma(names: bytes, is_jfif: bool, adobe_transform: int | None) -> bool:
+    """Tells whether components are red, green and blue, or inks, by the rules of libjpeg."""
+    if len(names) == 4:
+        return adobe_transform in (None, 0)
+    if len(names) != 3 or is_jfif:
         return False
-    adobe = applications.get(_ADOBE, b"")
-    return adobe[11] == 0 if len(adobe) > 11 and adobe.startswith(b"Adobe") else names == b"RGB"
+    return names == b"RGB" if adobe_transform is None else adobe_transform == 0
 
 
 def step_scale(quality: int) -> int:

@@ -1,7 +1,8 @@
 """The queue of the server: a few places for requests, and one thread that restores their pictures in turn.
 
-A request holds a place from before its body is read until its answer is sent, which bounds the memory. More threads
-would restore no faster, as the network uses all cores for one picture.
+A request holds a place from before its body is read until its answer is sent. That bounds the memory, with the one
+picture that is restored and the one that is inspected for clients that have left. More threads would restore no faster,
+as the network uses all cores for one picture.
 """
 
 import asyncio
@@ -149,6 +150,7 @@ class RestoreQueue:
         self.taken = 0
         self._restorer, self._config = restorer, config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="restoring")
+        self._inspecting = ThreadPoolExecutor(1, thread_name_prefix="inspecting")
         self._waiting: list[HeldPlace] = []  # what the thread has to do, in order
         self._named: dict[str, HeldPlace] = {}
         self._closing = asyncio.Event()
@@ -226,7 +228,8 @@ class RestoreQueue:
         Raises:
             HTTPException: As of `restore`.
         """
-        work = asyncio.ensure_future(asyncio.to_thread(_inspect, place, self._config))
+        self._check_open()
+        work = asyncio.wrap_future(self._inspecting.submit(_inspect, place, self._config))
         return await self._finish(request, place, work)
 
     def describe(self, name: str) -> dict | None:
@@ -248,7 +251,8 @@ class RestoreQueue:
     def close(self) -> None:
         """Answers all requests that the server is stopping; to be called in the event loop."""
         self._closing.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        for each in (self._thread, self._inspecting):
+            each.shutdown(wait=False, cancel_futures=True)
 
     def _check_open(self):
         if self._closing.is_set():
