@@ -9,6 +9,7 @@ extra `serving`.
 import base64
 import io
 import json
+import logging
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -149,6 +150,7 @@ class _RestModel:
     def __init__(self, server, model, version):
         self.name = f"{server}/v1/models/{model}" + (f"/versions/{version}" if version else "")
         self._session = requests.Session()
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # which warns of every attempt
         retry = _Retry(
             total=_ATTEMPTS - 1,
             backoff_factor=_BACKOFF_SECONDS,

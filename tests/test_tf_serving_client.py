@@ -200,12 +200,13 @@ def test_what_the_server_says_is_told_in_one_line(url):
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_nobody_there(scheme, tmp_path, capfd):
+def test_nobody_there(scheme, tmp_path, capfd, caplog):
     (tmp_path / "photo.jpg").write_bytes(PICTURES["photo.jpg"])
     assert restore.main([str(tmp_path / "photo.jpg"), "--server", f"{scheme}://127.0.0.1:9"]) == 2
     said = capfd.readouterr().err
     assert said.startswith(f"error: {scheme}://127.0.0.1:9/v1/models/{MODEL} cannot be reached: start the server")
     assert said.count("\n") == 1
+    assert not caplog.records  # each of which the command would print
 
 
 def test_another_model_is_asked_for_by_name(url):
