@@ -15,7 +15,7 @@ from artifact_remover.pictures.jpeg_header import step_scale
 from artifact_remover.pictures.picture import Picture, Summary, decode_picture
 from artifact_remover.pictures.readers import TooLargeError
 from artifact_remover.pictures.repeated_pixels import Cells, find_cells
-from artifact_remover.trial import Trial
+from artifact_remover.trial import SOMEWHAT_BEYOND, Trial
 from data_prep.errors import Message, Option
 
 NEARLY_UNCOMPRESSED = 95
@@ -77,6 +77,9 @@ validate with, given such and saved at 4:4:4, the 83 that are noisy at quality 9
 two are worse, where nine were, by up to 1.0 dB where it was 3.5; of 95 at quality 94 it is 0.07 where it was 0.10, and
 three where eleven were, by up to 0.2 dB where it was 4.1.
 """
+
+SHARE_OF_SHARPENED = 0.5
+"""What is taken of the changes of an enlarged picture that the model sharpens by `SOMEWHAT_BEYOND` at least."""
 
 SMALL = 128
 """Pixels in height or width up to which a picture is small in this."""
@@ -182,7 +185,7 @@ def decide(
                 if _is_subsampled(picture.header) and trial.changes_alike():
                     return _restore_colors(found)
                 return leave_alone("it was enlarged and would only be sharpened", found)
-        luma, chroma = (1.0, 1.0) if force else _choose_shares(compressions, picture)
+        luma, chroma = (1.0, 1.0) if force else _choose_shares(compressions, picture, trial)
         return Decision(restore=True, found=found, offset=grid, luma=luma, chroma=chroma)
     if trial and trial.finds_artifacts(bool(compressions)):
         return Decision(restore=True, found=f"{found}, artifacts", offset=grid)
@@ -277,13 +280,16 @@ def _is_coarse(compressions, picture) -> bool:
     return _quality_of_luma(compressions[0], picture.header) < limit
 
 
-def _choose_shares(compressions, picture) -> tuple[float, float]:
+def _choose_shares(compressions, picture, trial) -> tuple[float, float]:
     """Chooses what is taken of the changes of luma and of chroma."""
-    header = picture.header
-    quality = _quality_of_luma(compressions[0], header)
-    if len(compressions) > 1 or quality < CAREFUL_SHARES[-1][0]:  # below it noise need not be looked for
+    if len(compressions) > 1:
         return 1.0, 1.0
-    luma = next((share for least, share in _shares_of(picture) if quality >= least), 1.0)
+    header, luma = picture.header, 1.0
+    quality = _quality_of_luma(compressions[0], header)
+    if quality >= CAREFUL_SHARES[-1][0]:  # below it noise need not be looked for
+        luma = next((share for least, share in _shares_of(picture) if quality >= least), 1.0)
+    if trial and not _is_subsampled(header) and trial.would_sharpen(compressions[0], SOMEWHAT_BEYOND):
+        luma = min(luma, SHARE_OF_SHARPENED)
     return luma, luma if header and not _is_subsampled(header) else 1.0
 
 
