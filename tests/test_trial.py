@@ -82,6 +82,25 @@ def test_an_enlarged_picture_would_be_sharpened_by_more_than_its_quantization_le
     assert decide(picture, restore=restore, force=True).restore and decide(picture).restore
 
 
+def a_little_sharper(percent):
+    return lambda pixels: np.array(Image.fromarray(pixels).filter(ImageFilter.UnsharpMask(2, percent, 3)))
+
+
+@pytest.mark.parametrize(
+    ("percent", "subsampling", "copied", "shares"),
+    [
+        (7, "4:4:4", False, (1, 1)),
+        (8, "4:4:4", False, (0.5, 0.5)),
+        (8, "4:4:4", True, (0.5, 1)),  # whose chroma may have been subsampled
+        (8, "4:2:0", False, (1, 1)),
+    ],
+)
+def test_half_is_taken_of_what_sharpens_an_enlarged_picture_a_little(percent, subsampling, copied, shares):
+    picture = decode_picture(to_jpeg(soft_shapes(), 85, subsampling=subsampling))
+    decision = decide(decode_picture(to_png(picture.pixels)) if copied else picture, restore=a_little_sharper(percent))
+    assert (decision.restore, decision.luma, decision.chroma) == (True, *shares)
+
+
 def sharper_by_chance(pixels):
     """Sharpens every other part of 16 rows: other parts in a sample that was turned and is no multiple of 32 high."""
     parts = np.arange(len(pixels))[:, np.newaxis, np.newaxis] // 16 % 2
