@@ -79,7 +79,7 @@ three where eleven were, by up to 0.2 dB where it was 4.1.
 """
 
 SHARE_OF_SHARPENED = 0.5
-"""What is taken of the changes of an enlarged picture that the model sharpens by `SOMEWHAT_BEYOND` at least."""
+"""Share of the changes that is taken where the model sharpens an enlarged picture by more than `SOMEWHAT_BEYOND`."""
 
 SMALL = 128
 """Pixels in height or width up to which a picture is small in this."""

@@ -133,7 +133,7 @@ class RestoreConfig:
         self._check_cluster()
         if self.report and self.report.suffix.lower() not in (".csv", ".json"):
             raise InputError(Option("report"), f" must end in .csv or .json: {self.report}")
-        for name in ("in_place", "output", "compare", "watch"):
+        for name in ("in_place", "watch"):
             if self.info and getattr(self, name):
                 raise _exclude("info", name, "the one only prints what is there")
         ranges = {"strength": (0, 1), "blend": (0, 1), "quality": (1, 100), "only_below": (1, 100)}

@@ -157,7 +157,7 @@ def test_what_is_left_alone_is_neither_touched_nor_backed_up(photos, run):
 
 def test_so_is_what_a_jpeg_could_not_hold(photos, run, monkeypatch):
     """Another JPEG would lose more than a faint restoration gains."""
-    monkeypatch.setattr(restore, "_load", lambda config: Restorer(lambda pictures: pictures + 0.3 / 255, 16))
+    monkeypatch.setattr(restore, "_load", lambda config: Restorer(lambda pictures: pictures + [1 / 255, 0, 0], 16))
     before = describe(photos)
     code, printed, _ = run("photos", *IN_PLACE)
     assert code == 0 and printed.splitlines()[-1].startswith("left alone 2")

@@ -314,8 +314,6 @@ def run_without_tensorflow(*arguments):
         (["a.jpg", "--report", "a.txt"], "--report must end in .csv or .json"),
         ([".", "--info", "--watch"], "--info and --watch exclude each other"),
         ([".", "--info", "--in-place", "--backup", "b"], "--info and --in-place exclude each other"),
-        ([".", "--info", "--output", "b"], "--info and --output exclude each other"),
-        ([".", "--info", "--compare"], "--info and --compare exclude each other"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(capfd, arguments, message):

@@ -91,7 +91,7 @@ def test_what_is_left_alone_is_said_and_a_jpeg_comes_back_as_it_is(client):
     assert answer.headers["X-Notes"] == "left alone, as practically uncompressed: quality 98, force restores it"
 
 
-def test_a_jpeg_that_would_lose_what_restoring_gains_comes_back_as_it_is(client):
+def test_a_jpeg_of_which_nothing_is_changed_comes_back_as_it_is(client):
     poor = to_file(PHOTO[:96, :100], quality=50)
     answer = client.post(poor, format="jpeg", strength=0.001)
     assert answer.content == poor

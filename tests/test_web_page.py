@@ -132,7 +132,7 @@ def test_a_jpeg_is_restored_with_any_settings_and_downloaded(page, saved_models,
     assert content == written_by_the_command(saved_models, tmp_path, jpeg, "x.jpg", *said)
 
 
-def test_it_is_said_where_a_jpeg_could_not_hold_what_was_gained(page):
+def test_it_is_said_where_nothing_of_a_jpeg_is_changed(page):
     jpeg = to_file(PHOTO, quality=12)
     add(page, ("a.jpg", jpeg))
     page.fill("#strength", "0")
@@ -141,7 +141,7 @@ def test_it_is_said_where_a_jpeg_could_not_hold_what_was_gained(page):
     assert page.locator(".notes").is_hidden()
     _, content = download(page, ".same")
     assert content == jpeg
-    page.get_by_text("left alone, as it would lose as jpeg what restoring gains").wait_for()
+    page.get_by_text("left alone, as nothing of it is changed").wait_for()
 
 
 def test_the_page_has_a_control_for_every_option_of_the_api(page):
