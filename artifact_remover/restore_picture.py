@@ -192,12 +192,12 @@ def fit_to_format(
     if not restored.decision.restore:
         note = f"{format} of quality {wanted[-1]} loses some of it, PNG keeps it"
         return dataclasses.replace(restored, quality=wanted[-1], notes=(*restored.notes, note))
-    sample = _take_sample(restored.pixels)
-    changed = _mean_square(sample, _take_sample(before.pixels))
     may_stay = not (quality or force or before.truncated) and format == _own_format(before)
-    if not changed:  # as of the strength 0
+    if np.array_equal(restored.pixels, before.pixels):  # as of the strength 0
         unchanged = Decision(restore=False, why="nothing of it is changed", found=restored.decision.found)
         return _hand_back(before, unchanged) if may_stay else dataclasses.replace(restored, quality=wanted[0])
+    sample = _take_sample(restored.pixels)
+    changed = _mean_square(sample, _take_sample(before.pixels))
     for chosen in wanted:
         lost = _mean_square(sample, _write_and_read(sample, format, chosen))
         if lost <= LOST_SHARE * changed:

@@ -45,6 +45,19 @@ def test_of_what_is_not_changed_the_file_is_handed_back(quality):
     assert fitted.notes == (() if quality else ("left alone, as nothing of it is changed",))
 
 
+def test_what_is_changed_beside_the_sample_is_written():
+    """Parts of a large picture are looked at, which may be flat while others are not."""
+    before = decode_picture(to_jpeg(np.full([1400, 1400, 3], 100, np.uint8)))
+
+    def change(pixels):
+        changed = pixels.copy()
+        changed[300:310, 300:310] += 50
+        return changed
+
+    fitted = fit_to_format(before, restore_parts(before, change, fail), "jpeg")
+    assert fitted.decision.restore and fitted.pixels[305, 305, 0] > 140
+
+
 def to_other_program(pixels, quality, **options):
     """A JPEG of libjpeg's tables of this quality, but for one step of 64."""
     tables = [list(table) for table in decode_picture(to_jpeg(pixels, quality)).header.quantization]
