@@ -1,4 +1,5 @@
 import contextlib
+import gzip
 import io
 import re
 import signal
@@ -189,6 +190,12 @@ def test_other_web_sites_are_kept_out(client, headers, status):
     answer = client.post(headers=headers)
     assert answer.status_code == status and "Access-Control-Allow-Origin" not in answer.headers
     assert requests.options(client.url + "/api/restore", timeout=9).status_code == 405
+
+
+def test_a_compressed_body_is_refused_with_the_name_of_its_encoding(client):
+    answer = client.post(gzip.compress(SMALL), headers={**JPEG, "Content-Encoding": "gzip"})
+    assert answer.status_code == 415 and "Content-Encoding: gzip" in answer.json()["error"]
+    assert client.post(headers={**JPEG, "Content-Encoding": "Identity"}).status_code == 200
 
 
 def test_unknown_paths_and_methods_are_json_too(client):

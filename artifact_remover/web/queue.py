@@ -193,6 +193,9 @@ class RestoreQueue:
             raise HTTPException(
                 415, "send the picture as the body, with a Content-Type such as image/jpeg or application/octet-stream"
             )
+        packed = request.headers.get("content-encoding", "identity")
+        if packed.strip().lower() != "identity":
+            raise HTTPException(415, f"send the picture as it is, without Content-Encoding: {packed}")
         most = int(self._config.max_megabytes * 1e6)
         too_large = HTTPException(413, f"the file has more than {self._config.max_megabytes:g} megabytes")
         if int(request.headers.get("content-length", 0)) > most:
