@@ -42,6 +42,9 @@ cuts of validation pictures and drawn ones, repeated 2 to 8 times and saved at q
 or more, 8.9 in the mean, the second 8.1, and one of them loses 3.8.
 """
 
+CELLS_BOTH_WAYS = 2
+"""Pixels in height and width from which cells are decided by; smaller ones get their mean beside what else is done."""
+
 SHARES = ((96, 0.5), (92, 0.75))
 """Quality from which a share of the model's changes is taken: of luma alone where chroma was subsampled, else of all.
 
@@ -172,28 +175,13 @@ def decide(
     if min(picture.pixels.shape[:2]) < SMALLEST and not force:
         return leave_alone(f"it is less than {SMALLEST} pixels high or wide", found)
     cells = find_cells(picture.pixels, compressions)
-    if cells:
-        found = f"{found}, each pixel {cells.side} x {cells.side} times"
+    if not cells:
+        return _decide_by_traces(picture, compressions, force, restore, found)
+    found = f"{found}, each pixel {cells.height:.3g} x {cells.width:.3g} times"
+    if min(cells.height, cells.width) >= CELLS_BOTH_WAYS:
         return _restore_cells(cells, compressions, picture, force, found)
-    grid = _choose_grid(compressions)
-    trial = Trial(picture.pixels, restore, grid) if restore and not force else None
-    if force or _is_coarse(compressions, picture):
-        if trial and len(compressions) == 1:
-            if trial.would_smear(compressions[0]):
-                return leave_alone("it was dithered and would be smeared", found)
-            if trial.would_sharpen(compressions[0]):
-                if _is_subsampled(picture.header) and trial.changes_alike():
-                    return _restore_colors(found)
-                return leave_alone("it was enlarged and would only be sharpened", found)
-        luma, chroma = (1.0, 1.0) if force else _choose_shares(compressions, picture, trial)
-        return Decision(restore=True, found=found, offset=grid, luma=luma, chroma=chroma)
-    if trial and trial.finds_artifacts(bool(compressions)):
-        return Decision(restore=True, found=f"{found}, artifacts", offset=grid)
-    if _is_reduced_in_color(picture, trial):
-        return _restore_colors(found)
-    if compressions:
-        return leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
-    return leave_alone("no trace of JPEG compression was found", found)
+    decision = _decide_by_traces(picture, compressions, force, restore, found)
+    return dataclasses.replace(decision, restore=True, why="", cells=cells, cells_only=not decision.restore)
 
 
 def decide_from_file(
@@ -250,12 +238,35 @@ def leave_alone(why: str, found: str) -> Decision:
     return Decision(restore=False, why=Message(f"{why}, ", Option("force"), " restores it"), found=found)
 
 
+def _decide_by_traces(picture, compressions, force, restore, found) -> Decision:
+    """Decides by the traces of compression, and where there are few by what the model makes of samples."""
+    grid = _choose_grid(compressions)
+    trial = Trial(picture.pixels, restore, grid) if restore and not force else None
+    if force or _is_coarse(compressions, picture):
+        if trial and len(compressions) == 1:
+            if trial.would_smear(compressions[0]):
+                return leave_alone("it was dithered and would be smeared", found)
+            if trial.would_sharpen(compressions[0]):
+                if _is_subsampled(picture.header) and trial.changes_alike():
+                    return _restore_colors(found)
+                return leave_alone("it was enlarged and would only be sharpened", found)
+        luma, chroma = (1.0, 1.0) if force else _choose_shares(compressions, picture, trial)
+        return Decision(restore=True, found=found, offset=grid, luma=luma, chroma=chroma)
+    if trial and trial.finds_artifacts(bool(compressions)):
+        return Decision(restore=True, found=f"{found}, artifacts", offset=grid)
+    if _is_reduced_in_color(picture, trial):
+        return _restore_colors(found)
+    if compressions:
+        return leave_alone(f"practically uncompressed: quality {compressions[-1].quality}", found)
+    return leave_alone("no trace of JPEG compression was found", found)
+
+
 def _restore_colors(found) -> Decision:
     return Decision(restore=True, found=f"{found}, chroma subsampled", luma=0.0)
 
 
 def _restore_cells(cells, compressions, picture, force, found) -> Decision:
-    are_blocks = cells == Cells(8, compressions[-1].offset)
+    are_blocks = cells == Cells(8, 8, *compressions[-1].offset)
     fine = (compressions[0].quality >= CELLS_ALONE or are_blocks) and not force
     subsampled = _is_subsampled(picture.header)
     if are_blocks and fine and picture.header and not subsampled:

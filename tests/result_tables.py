@@ -105,7 +105,7 @@ def _name(row) -> tuple[str, str]:
         case "small":
             return "Small pictures", f"{row['side']} pixels, {state}"
         case "repeated":
-            return "Each pixel repeated", f"{row['factor']} x {row['factor']}, {state}"
+            return "Each pixel repeated", "{:g} x {:g}, ".format(*row["factors"]) + state
         case "written":
             place = "Written as AVIF" if row["format"] == "avif" else "Written as JPEG"
             return place, f"{_NAMES[Path(row['data']).name]}, {state}"

@@ -42,31 +42,61 @@ def find(content):
 @pytest.mark.parametrize(("quality", "subsampling"), [(85, "4:2:0"), (90, "4:4:4"), (97, "4:4:4")])
 def test_it_is_found_that_each_pixel_was_repeated(factor, quality, subsampling):
     jpeg = to_jpeg(repeat(sprite(), factor), quality, subsampling=subsampling)
-    assert find(jpeg) == Cells(factor, (0, 0))
+    assert find(jpeg) == Cells(factor, factor)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5, 8])
 def test_it_is_found_in_a_part_of_such_a_picture_and_in_gray(factor):
     clean = repeat(sprite(), factor)[factor - 1 :, 1:]
     for picture in (clean, clean[..., 0]):
-        assert find(to_jpeg(picture, 90, subsampling="4:4:4")) == Cells(factor, (1, (factor - 1) % factor))
+        assert find(to_jpeg(picture, 90, subsampling="4:4:4")) == Cells(factor, factor, 1, (factor - 1) % factor)
 
 
 def test_it_is_found_in_a_lossless_copy_cut_off_the_grid():
     pixels = decode_picture(to_jpeg(repeat(sprite(), 4), 75)).pixels[2:, 4:]
-    assert find(to_png(pixels)) == Cells(4, (2, 0))
+    assert find(to_png(pixels)) == Cells(4, 4, 2, 0)
+
+
+def enlarge(picture, down, across):
+    rows, columns = (np.floor(np.arange(SIDE) / factor).astype(int) for factor in (down, across))
+    return np.ascontiguousarray(picture[rows][:, columns])
+
+
+@pytest.mark.parametrize(
+    "factors", [(1.25, 1.25), (1.5, 1.5), (2.5, 2.5), (2, 2.4), (3.3, 3.3), (1, 2), (3, 1), (2, 5)]
+)
+@pytest.mark.parametrize("corner", [0, 5])
+@pytest.mark.parametrize("quality", [90, 97])
+def test_it_is_found_of_broken_and_unequal_factors(factors, corner, quality):
+    clean = enlarge(sprite(SIDE), *factors)[corner:, corner:]
+    jpeg = to_jpeg(clean, quality, subsampling="4:4:4")
+    cells, pixels = find(jpeg), decode_picture(jpeg).pixels
+    assert (cells.height, cells.width) == pytest.approx(factors, rel=0.01)
+    assert psnr(average_cells(pixels, cells), clean) > psnr(pixels, clean) + 0.6
+
+
+def test_cells_of_a_broken_side_begin_where_they_are_drawn():
+    clean = enlarge(sprite(SIDE), 2.5, 2.4)
+    cells = find(to_jpeg(clean, 97, subsampling="4:4:4"))
+    assert cells.rows(SIDE).tolist() == np.ceil(np.arange(SIDE / 2.5) * 2.5).tolist()
+    assert cells.columns(SIDE).tolist() == np.ceil(np.arange(SIDE / 2.4) * 2.4).tolist()
 
 
 @pytest.mark.parametrize("quality", [50, 75, 90, 97])
-@pytest.mark.parametrize("change", ["not repeated", "bicubic", "bilinear", "one half", "1.5", "one line", "clean"])
+@pytest.mark.parametrize(
+    "change", ["not repeated", "bicubic", "bilinear", "2.5 bicubic", "one half", "one line", "lines of text", "clean"]
+)
 def test_other_pictures_have_no_cells(change, quality):
     repeated = repeat(sprite(), 2)
     if change == "not repeated":
         repeated = sprite(SIDE)
     elif change == "one half":
         repeated[:96] = sprite(SIDE)[:96]
-    elif change == "1.5":
-        repeated = np.array(Image.fromarray(sprite(128)).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    elif change == "2.5 bicubic":
+        repeated = np.array(Image.fromarray(sprite()[:77, :77]).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    elif change == "lines of text":  # of which each column of the gaps equals the next, and each row between lines
+        repeated = 255 - np.random.default_rng(1).integers(0, 2, [SIDE, SIDE, 1], np.uint8) * np.uint8([200, 230, 240])
+        repeated[::7], repeated[:, 6::7], repeated[:, 5::7] = 255, 255, 255
     elif change == "one line":  # of text over a game
         repeated[80:91, 20:180] = np.where(np.random.default_rng(1).random([11, 160, 1]) > 0.5, 255, 0)
     elif change in ("bicubic", "bilinear"):
@@ -102,7 +132,7 @@ def test_cells_get_their_mean_also_where_the_edges_cut_them(shape, dtype, monkey
         for column in np.unique(columns):
             cell = np.ix_(rows == row, columns == column)
             expected[cell] = np.rint(pixels[cell].mean(axis=(0, 1)))
-    averaged = average_cells(pixels, Cells(3, (1, 2)))
+    averaged = average_cells(pixels, Cells(3, 3, 1, 2))
     assert averaged.dtype == dtype and np.abs(averaged.astype(int) - expected).max() <= 1
     assert (averaged == expected).mean() > 0.95  # float32 rounds halves of 16 bits either way
 
@@ -114,7 +144,7 @@ def test_cells_get_their_mean_also_where_the_edges_cut_them(shape, dtype, monkey
 def test_the_decision_says_what_is_left_to_the_mean(quality, subsampling, colors_only, cells_only):
     picture = decode_picture(to_jpeg(repeat(sprite(), 2), quality, subsampling=subsampling))
     decision = decide(picture)
-    assert decision.restore and decision.cells == Cells(2, (0, 0))
+    assert decision.restore and decision.cells == Cells(2, 2)
     assert decision.found == f"Q{quality}, each pixel 2 x 2 times"
     assert (decision.colors_only, decision.cells_only) == (colors_only, cells_only)
     forced = decide(picture, force=True)
@@ -133,7 +163,7 @@ def test_squares_that_are_the_blocks_themselves_are_left_as_they_are(side, quali
     if side == 8:
         assert decide(subsampled).cells_only
         assert psnr(restore_parts(subsampled, pytest.fail, pytest.fail).pixels, clean) > psnr(subsampled.pixels, clean)
-    assert decide(fine, force=True).cells == Cells(8, (0, 0))
+    assert decide(fine, force=True).cells == Cells(8, 8)
 
 
 def test_a_coarse_jpeg_whose_blocks_are_flat_is_restored():

@@ -156,7 +156,7 @@ def measure_clean(clean, restorer):
         )
     for factor in (2, 3, 4, 8):
         yield {"clean": "pixels repeated", "factor": factor} | restore_clean(
-            (repeat(each, factor) for each in clean), restorer
+            (repeat(each[: 1152 // factor, : 1152 // factor], factor, factor) for each in clean), restorer
         )
     for quality in (20, 50):
         for factor in (0.5, 0.7, 1.4):
@@ -251,12 +251,12 @@ def measure_small(clean, restorer):
 
 
 def measure_repeated(clean, restorer):
-    for factor in (2, 3, 4, 8):
-        large = [repeat(each[: 384 // factor, : 384 // factor], factor) for each in clean]
+    for down, across in ((1, 2), (1.5, 1.5), (2, 2), (2.5, 2.5), (3, 3), (4, 4), (8, 8)):
+        large = [repeat(each[: int(384 / down), : int(384 / across)], down, across) for each in clean]
         for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4"), (97, "4:4:4")):
             jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in large]
             found = sum("each pixel" in decide(decode_picture(each)).found for each in jpegs)
-            case = {"factor": factor, "quality": quality, "subsampling": subsampling, "found": found}
+            case = {"factors": (down, across), "quality": quality, "subsampling": subsampling, "found": found}
             yield case | restore_degraded(large, jpegs, restorer)
 
 
@@ -358,10 +358,10 @@ def scale(pixels, factor, filter=Image.Resampling.BICUBIC):
     return np.array(image.resize((round(image.width * factor), round(image.height * factor)), filter))
 
 
-def repeat(pixels, factor):
-    """Enlarges by whole pixels, to about 1152 a side at most."""
-    most = 1152 // factor
-    return pixels[:most, :most].repeat(factor, axis=0).repeat(factor, axis=1)
+def repeat(pixels, down, across):
+    """Enlarges to the nearest neighbor."""
+    rows, columns = (np.arange(int(length * by)) / by for length, by in zip(pixels.shape, (down, across), strict=False))
+    return pixels[rows.astype(int)][:, columns.astype(int)]
 
 
 def add_noise(pixels, deviation, seed):
