@@ -151,6 +151,25 @@ def test_the_decision_says_what_is_left_to_the_mean(quality, subsampling, colors
     assert forced.cells and not (forced.colors_only or forced.cells_only)
 
 
+@pytest.mark.parametrize(("quality", "cells_only"), [(85, False), (97, True)])
+def test_doubled_lines_get_their_mean_beside_what_else_is_done(quality, cells_only):
+    clean = enlarge(sprite(SIDE), 2, 1)
+    picture = decode_picture(to_jpeg(clean, quality, subsampling="4:4:4"))
+    decision = decide(picture)
+    assert decision.restore and decision.cells == Cells(2, 1) and decision.cells_only == cells_only
+    assert decision.luma == decision.chroma == 1 and decision.found == f"Q{quality}, each pixel 2 x 1 times"
+    asked = []
+
+    def restore(pixels):
+        asked.append(pixels.shape)
+        return np.minimum(pixels, 250) + np.uint8(5)
+
+    restored = restore_parts(picture, restore, lambda sample: sample).pixels
+    assert bool(asked) != cells_only and np.array_equal(restored[0::2], restored[1::2])
+    if cells_only:
+        assert psnr(restored, clean) > psnr(picture.pixels, clean) + 1
+
+
 @pytest.mark.parametrize("side", [8, 16])
 @pytest.mark.parametrize("quality", [50, 75, 90])
 def test_squares_that_are_the_blocks_themselves_are_left_as_they_are(side, quality):
