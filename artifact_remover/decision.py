@@ -107,8 +107,8 @@ class Decision:
         offset: Row and column, each 0..7, of the first pixel at the corner of a block.
         luma: What is taken of the model's changes of luma, 0 to 1.
         chroma: The same of chroma.
-        cells: Squares of pixels that were equal before compression, and are given their mean; None where there are
-            none.
+        cells: Rectangles of pixels that were equal before compression, and are given their mean; None where there
+            are none.
         cells_only: Whether nothing else is done.
     """
 
@@ -129,6 +129,9 @@ class Decision:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes to the user."""
+        if self.colors_only and self.cells:
+            said = "only its colors were restored, and equal pixels got their mean, "
+            return (Message(said, Option("force"), " restores all"),)
         if self.colors_only:
             return (Message("only its colors were restored, ", Option("force"), " restores all"),)
         if self.cells_only:

@@ -75,6 +75,23 @@ def test_it_is_found_of_broken_and_unequal_factors(factors, corner, quality):
     assert psnr(average_cells(pixels, cells), clean) > psnr(pixels, clean) + 0.6
 
 
+@pytest.mark.parametrize("factor", [3, 4, 7])
+def test_whole_sides_are_found_where_little_is_to_be_seen(factor):
+    text = np.full([SIDE, SIDE, 3], 250, np.uint8)
+    for top, left in np.random.default_rng(0).integers(0, SIDE // factor - 4, (8, 2)):
+        text[top, left : left + 3] = text[top : top + 3, left + 1] = 30
+    assert find(to_jpeg(repeat(text, factor), 85)) == Cells(factor, factor)
+
+
+@pytest.mark.parametrize("factor", [1.77, 2.6, 3.333])
+def test_cells_of_broken_sides_are_found_in_wide_pictures(factor):
+    wide = np.tile(sprite(SIDE), (1, 8, 1))
+    columns = np.floor(np.arange(1000) / factor).astype(int)
+    clean = np.ascontiguousarray(wide[columns[:SIDE]][:, columns])
+    cells = find(to_jpeg(clean, 92, subsampling="4:4:4"))
+    assert (cells.height, cells.width) == pytest.approx((factor, factor), rel=0.002)
+
+
 def test_cells_of_a_broken_side_begin_where_they_are_drawn():
     clean = enlarge(sprite(SIDE), 2.5, 2.4)
     cells = find(to_jpeg(clean, 97, subsampling="4:4:4"))
@@ -147,6 +164,7 @@ def test_the_decision_says_what_is_left_to_the_mean(quality, subsampling, colors
     assert decision.restore and decision.cells == Cells(2, 2)
     assert decision.found == f"Q{quality}, each pixel 2 x 2 times"
     assert (decision.colors_only, decision.cells_only) == (colors_only, cells_only)
+    assert ("mean" in " ".join(map(str, decision.notes))) == (colors_only or cells_only)
     forced = decide(picture, force=True)
     assert forced.cells and not (forced.colors_only or forced.cells_only)
 
