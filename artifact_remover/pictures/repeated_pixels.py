@@ -150,20 +150,26 @@ class _Differences:
             if _SMALLEST_SIDE < side < _LARGEST_SIDE
             for shift in (-0.5, 0, 0.5)
         ]
-        for fineness in (1, 5, 25, None):
-            share, side, offset = min(((self._share_inside(*each), *each) for each in near), default=(np.inf, 1, 0))
-            near = list(self._near(side, offset, fineness)) if fineness else []
-        whole = round(side)
-        if abs(side - whole) * self._width / side < _ELSEWHERE:
-            share, side, offset = self.place(whole)
+        if not near:
+            return 1, 0
+        best = self._best(near)
+        for fineness in (1, 5, 25):
+            best = self._best(self._near(*best[1:], fineness))
+        whole = round(best[1])
+        if abs(best[1] - whole) * self._width / best[1] < _ELSEWHERE:
+            best = self.place(whole)
+        share, side, offset = best
         return (side, offset) if share < _INSIDE else (1, 0)
 
-    def place(self, side: int) -> tuple[float, int, int]:
+    def place(self, side: int) -> tuple[float, float, float]:
         """Finds where cells of a whole side lie: the share of differences within them, the side, and the offset."""
-        return min((self._share_inside(side, offset), side, offset) for offset in range(side))
+        return self._best((side, offset) for offset in range(side))
+
+    def _best(self, places) -> tuple[float, float, float]:
+        return min((self._share_inside(*each), *each) for each in places)
 
     def _near(self, side, offset, fineness):
-        """Yields sides and offsets around these; the steps of both move the last border by about 1/8 pixel."""
+        """Yields sides and offsets around these, in steps of 1/8 pixel of the first and last border, or finer ones."""
         middle = self._width / side / 2  # in cells
         for turn in range(-4, 5):
             more = turn / (8 * fineness * middle)
@@ -171,7 +177,7 @@ class _Differences:
                 yield side + more, (offset - more * middle + shift / (8 * fineness)) % (side + more)
 
     def _strongest_periods(self):
-        """Yields sides and offsets of cells with which the differences change, of 1 and more."""
+        """Yields sides, of 1 and more, and offsets of cells that the differences' strongest periods fit."""
         number = 8 * self._width
         counted = self._counted.astype(np.float32)
         window = np.ones(4 * _BLOCK + 1, np.float32)
