@@ -183,6 +183,8 @@ def decide(
     found = f"{found}, each pixel {cells.height:.3g} x {cells.width:.3g} times"
     if min(cells.height, cells.width) >= CELLS_BOTH_WAYS:
         return _restore_cells(cells, compressions, picture, force, found)
+    # Steps of equal pixels look like artifacts, which are not to be looked for in a picture that has hardly any.
+    restore = restore if _is_coarse(compressions, picture) else None
     decision = _decide_by_traces(picture, compressions, force, restore, found)
     return dataclasses.replace(decision, restore=True, why="", cells=cells, cells_only=not decision.restore)
 
