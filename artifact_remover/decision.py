@@ -129,11 +129,9 @@ class Decision:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes to the user."""
-        if self.colors_only and self.cells:
-            said = "only its colors were restored, and equal pixels got their mean, "
-            return (Message(said, Option("force"), " restores all"),)
         if self.colors_only:
-            return (Message("only its colors were restored, ", Option("force"), " restores all"),)
+            means = "and equal pixels got their mean, " if self.cells else ""
+            return (Message(f"only its colors were restored, {means}", Option("force"), " restores all"),)
         if self.cells_only:
             return (Message("each pixel was repeated, only their mean was taken, ", Option("force"), " restores all"),)
         return () if self.restore else (Message("left alone, as ", self.why),)

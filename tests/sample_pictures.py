@@ -94,3 +94,9 @@ def make_pairs():
     turned = stripes[::-1, ::-1]
     clean, restored = [stripes, turned], [blocks, (turned + 0.1).clip(0, 1)]
     return tf.constant(np.stack(clean), tf.float32), tf.constant(np.stack(restored), tf.float32)
+
+
+def repeat_pixels(pixels: np.ndarray, down: float, across: float) -> np.ndarray:
+    """Enlarges to the nearest neighbor by these factors, uint8 [H, W, C] or [H, W] to the same."""
+    rows, columns = (np.arange(int(length * by)) / by for length, by in zip(pixels.shape, (down, across), strict=False))
+    return np.ascontiguousarray(pixels[rows.astype(int)][:, columns.astype(int)])

@@ -8,7 +8,7 @@ from artifact_remover.pictures.picture import decode_picture
 from artifact_remover.pictures.repeated_pixels import Cells, average_cells, find_cells
 from artifact_remover.restore_picture import restore_parts
 from data_prep.drawing import KINDS, draw_graphic
-from tests.sample_pictures import to_jpeg, to_png
+from tests.sample_pictures import repeat_pixels, to_jpeg, to_png
 
 SIDE = 192
 
@@ -25,8 +25,8 @@ def sprite(side=96, number=0):
     return picture
 
 
-def repeat(picture, factor):
-    return np.ascontiguousarray(picture.repeat(factor, axis=0).repeat(factor, axis=1)[:SIDE, :SIDE])
+def repeat(picture, down, across=None):
+    return repeat_pixels(picture, down, across or down)[:SIDE, :SIDE]
 
 
 def psnr(picture, clean):
@@ -57,18 +57,13 @@ def test_it_is_found_in_a_lossless_copy_cut_off_the_grid():
     assert find(to_png(pixels)) == Cells(4, 4, 2, 0)
 
 
-def enlarge(picture, down, across):
-    rows, columns = (np.floor(np.arange(SIDE) / factor).astype(int) for factor in (down, across))
-    return np.ascontiguousarray(picture[rows][:, columns])
-
-
 @pytest.mark.parametrize(
     "factors", [(1.25, 1.25), (1.5, 1.5), (2.5, 2.5), (2, 2.4), (3.3, 3.3), (1, 2), (3, 1), (2, 5)]
 )
 @pytest.mark.parametrize("corner", [0, 5])
 @pytest.mark.parametrize("quality", [90, 97])
 def test_it_is_found_of_broken_and_unequal_factors(factors, corner, quality):
-    clean = enlarge(sprite(SIDE), *factors)[corner:, corner:]
+    clean = repeat(sprite(SIDE), *factors)[corner:, corner:]
     jpeg = to_jpeg(clean, quality, subsampling="4:4:4")
     cells, pixels = find(jpeg), decode_picture(jpeg).pixels
     assert (cells.height, cells.width) == pytest.approx(factors, rel=0.01)
@@ -86,14 +81,13 @@ def test_whole_sides_are_found_where_little_is_to_be_seen(factor):
 @pytest.mark.parametrize("factor", [1.77, 2.6, 3.333])
 def test_cells_of_broken_sides_are_found_in_wide_pictures(factor):
     wide = np.tile(sprite(SIDE), (1, 8, 1))
-    columns = np.floor(np.arange(1000) / factor).astype(int)
-    clean = np.ascontiguousarray(wide[columns[:SIDE]][:, columns])
+    clean = repeat_pixels(wide, factor, factor)[:SIDE, :1000]
     cells = find(to_jpeg(clean, 92, subsampling="4:4:4"))
     assert (cells.height, cells.width) == pytest.approx((factor, factor), rel=0.002)
 
 
 def test_cells_of_a_broken_side_begin_where_they_are_drawn():
-    clean = enlarge(sprite(SIDE), 2.5, 2.4)
+    clean = repeat(sprite(SIDE), 2.5, 2.4)
     cells = find(to_jpeg(clean, 97, subsampling="4:4:4"))
     assert cells.rows(SIDE).tolist() == np.ceil(np.arange(SIDE / 2.5) * 2.5).tolist()
     assert cells.columns(SIDE).tolist() == np.ceil(np.arange(SIDE / 2.4) * 2.4).tolist()
@@ -171,7 +165,7 @@ def test_the_decision_says_what_is_left_to_the_mean(quality, subsampling, colors
 
 @pytest.mark.parametrize(("quality", "cells_only"), [(85, False), (97, True)])
 def test_doubled_lines_get_their_mean_beside_what_else_is_done(quality, cells_only):
-    clean = enlarge(sprite(SIDE), 2, 1)
+    clean = repeat(sprite(SIDE), 2, 1)
     picture = decode_picture(to_jpeg(clean, quality, subsampling="4:4:4"))
     decision = decide(picture)
     assert decision.restore and decision.cells == Cells(2, 1) and decision.cells_only == cells_only

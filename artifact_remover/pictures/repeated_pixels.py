@@ -7,7 +7,7 @@ did to them: it is the orthogonal projection onto all pictures of such cells.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -95,7 +95,7 @@ def find_cells(pixels: np.ndarray, compressions: tuple[Compression, ...]) -> Cel
     down, across = _Differences(pixels.swapaxes(0, 1), grid[0]), _Differences(pixels, grid[1])
     coarsest = min(compressions, key=lambda each: each.quality)
     if down.steps_at_blocks(coarsest) and across.steps_at_blocks(coarsest):
-        likely = iter([Cells(_BLOCK, _BLOCK, *grid)])
+        likely: Iterable[Cells] = [Cells(_BLOCK, _BLOCK, *grid)]
     elif min(down.active_areas(), across.active_areas()) >= _LEAST_ACTIVE:
         likely = _likely_cells(down, across)
     else:

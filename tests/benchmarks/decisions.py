@@ -52,7 +52,7 @@ from artifact_remover.restore_picture import fit_to_format, write_restored
 from data_prep.jpeg_programs import encode_with_jpegli, encode_with_mozjpeg
 from data_prep.photographs import SUFFIXES
 from data_prep.processing import PROCESSES, apply
-from tests.sample_pictures import to_file, to_jpeg, to_png, to_turned_jpeg
+from tests.sample_pictures import repeat_pixels, to_file, to_jpeg, to_png, to_turned_jpeg
 
 PROGRAMS = (
     ("mozjpeg", 60, "4:2:0"),
@@ -156,7 +156,7 @@ def measure_clean(clean, restorer):
         )
     for factor in (2, 3, 4, 8):
         yield {"clean": "pixels repeated", "factor": factor} | restore_clean(
-            (repeat(each[: 1152 // factor, : 1152 // factor], factor, factor) for each in clean), restorer
+            (repeat_pixels(each[: 1152 // factor, : 1152 // factor], factor, factor) for each in clean), restorer
         )
     for quality in (20, 50):
         for factor in (0.5, 0.7, 1.4):
@@ -252,7 +252,7 @@ def measure_small(clean, restorer):
 
 def measure_repeated(clean, restorer):
     for down, across in ((1, 2), (1.5, 1.5), (2, 2), (2.5, 2.5), (3, 3), (4, 4), (8, 8)):
-        large = [repeat(each[: int(384 / down), : int(384 / across)], down, across) for each in clean]
+        large = [repeat_pixels(each[: int(384 / down), : int(384 / across)], down, across) for each in clean]
         for quality, subsampling in ((50, "4:2:0"), (75, "4:2:0"), (90, "4:2:0"), (90, "4:4:4"), (97, "4:4:4")):
             jpegs = [to_jpeg(each, quality, subsampling=subsampling) for each in large]
             found = sum("each pixel" in decide(decode_picture(each)).found for each in jpegs)
@@ -356,12 +356,6 @@ def gain(clean, jpeg, restored):
 def scale(pixels, factor, filter=Image.Resampling.BICUBIC):
     image = Image.fromarray(pixels)
     return np.array(image.resize((round(image.width * factor), round(image.height * factor)), filter))
-
-
-def repeat(pixels, down, across):
-    """Enlarges to the nearest neighbor."""
-    rows, columns = (np.arange(int(length * by)) / by for length, by in zip(pixels.shape, (down, across), strict=False))
-    return pixels[rows.astype(int)][:, columns.astype(int)]
 
 
 def add_noise(pixels, deviation, seed):
